@@ -1,0 +1,328 @@
+"""FaceEmbedder: from face images to descriptors, as a scikit-learn transformer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+from joblib import effective_n_jobs
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
+
+from sfpose.alignment import FaceAligner
+from sfpose.preprocessing import (
+    as_network_input,
+    batched,
+    count_images,
+    iterate_images,
+    loose_crop,
+)
+from sfpose.runtime.artifact import Artifact, read_artifact, write_artifact
+from sfpose.runtime.session import OnnxModel
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sfpose.preprocessing import Images
+
+__all__ = ["FaceEmbedder"]
+
+_NORMALIZATIONS = ("none", "l1")
+
+
+class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Embed face images as descriptors whose chi-square distance tells people apart.
+
+    Without ``fit``, ``transform`` runs the weights that ship with the library, on
+    the CPU and without any network access. ``fit`` trains the network to identify
+    people, starting from ``weights``; afterwards ``transform`` runs what was
+    trained. Training needs ``pip install "sfpose[train]"``.
+
+    Parameters
+    ----------
+    weights : str, path or None, default="default"
+        A shipped name, or the path of an artifact (folder or zip). None starts
+        ``fit`` from random weights.
+    network : str, default="squeezefaceposenet"
+        Architecture that ``fit`` trains when ``weights`` is None; otherwise the
+        artifact's own.
+    align : bool, default=True
+        Turn and scale each image by five landmarks, found by the landmark network
+        that ships with the library. The images are then loose crops of one face,
+        as any face detector gives them. If False, the paper's crop is taken: shorter
+        side to 256, centre 224x224, scaled to the network's size.
+    batch_size : int, default=32
+        Images per call of the network, in ``transform`` and in ``fit``.
+    n_jobs : int, default=None
+        Threads inside the network. None means one unless in a
+        ``joblib.parallel_config``, -1 means all processors.
+    epochs : int, default=10
+        Passes over the training images.
+    learning_rate : float, default=0.01
+        Of stochastic gradient descent with momentum, falling to zero by a cosine.
+    train_size : int, default=113
+        Side of the training images in pixels; smaller trains faster, since the
+        network ends in a global average. The last fifth of the images is always seen
+        at the network's own size.
+    random_state : int, default=0
+        Seeds weights, order and augmentation.
+    device : str, default="auto"
+        torch device of ``fit``; ``"auto"`` takes CUDA where there is one.
+    verbose : bool, default=False
+        Show a progress bar in ``fit``.
+
+    Attributes
+    ----------
+    artifact_ : Artifact
+        What ``fit`` trained; only after ``fit``.
+    classes_ : array of shape (n_people,)
+        The people that ``fit`` saw; only after ``fit``.
+    history_ : list of dict
+        Measurements after each pass; only after ``fit``.
+
+    See Also
+    --------
+    FaceAligner : The alignment alone.
+    TemplateVerifier : From descriptors to a decision.
+
+    References
+    ----------
+    Alonso-Fernandez et al., "SqueezeFacePoseNet: Lightweight Face Verification
+    Across Different Poses for Mobile Platforms".
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sfpose import FaceEmbedder
+    >>> photos = [np.full((200, 160, 3), 90, np.uint8), np.full((96, 96, 3), 30, np.uint8)]
+    >>> descriptors = FaceEmbedder().transform(photos)
+    >>> descriptors.shape, descriptors.dtype
+    ((2, 1000), dtype('float32'))
+    """
+
+    def __init__(
+        self,
+        weights: str | os.PathLike[str] | None = "default",
+        *,
+        network: str = "squeezefaceposenet",
+        align: bool = True,
+        batch_size: int = 32,
+        n_jobs: int | None = None,
+        epochs: int = 10,
+        learning_rate: float = 0.01,
+        train_size: int = 113,
+        random_state: int = 0,
+        device: str = "auto",
+        verbose: bool = False,
+    ) -> None:
+        self.weights = weights
+        self.network = network
+        self.align = align
+        self.batch_size = batch_size
+        self.n_jobs = n_jobs
+        self.epochs = epochs
+        self.learning_rate = learning_rate
+        self.train_size = train_size
+        self.random_state = random_state
+        self.device = device
+        self.verbose = verbose
+
+    def fit(self, X: Images, y: ArrayLike) -> FaceEmbedder:
+        """Train the network to tell the people of ``y`` apart.
+
+        Identification with softmax cross-entropy (section 4): batch normalisation,
+        dropout and a fully connected layer on top of the descriptor, dropped after
+        training.
+
+        Parameters
+        ----------
+        X : sequence of images
+            uint8 RGB arrays of any size, one array of shape (n, H, W, 3), Pillow
+            images, or paths of JPEG, PNG and WebP files. Paths are decoded once;
+            what stays in memory are the crops.
+        y : array of shape (n,)
+            Whose face each image shows.
+
+        Returns
+        -------
+        FaceEmbedder
+            Itself.
+
+        Raises
+        ------
+        ImportError
+            If torch or onnx is missing; says which extra to install.
+        ValueError
+            If an image is refused, lengths differ, or there are fewer than two
+            people.
+        """
+        try:
+            import onnx  # noqa: F401
+            import torch  # noqa: F401
+        except ImportError as error:
+            raise ImportError(
+                f"FaceEmbedder.fit needs torch and onnx, and {error.name!r} is missing: "
+                'pip install "sfpose[train]"'
+            ) from error
+        from sfpose.training.identification import IdentificationSettings, train_identification
+
+        people = np.asarray(y)
+        if people.ndim != 1 or len(people) != count_images(X):
+            raise ValueError(
+                f"y must name one person for each image, {count_images(X)} in all; "
+                f"got shape {people.shape}"
+            )
+        classes, labels = np.unique(people, return_inverse=True)
+        if len(classes) < 2:
+            raise ValueError(f"fit needs images of at least two people; got {len(classes)}")
+        start = None if self.weights is None else read_artifact(self.weights)
+        settings = IdentificationSettings(
+            network=self.network,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            train_size=self.train_size,
+            seed=self.random_state,
+            device=self.device,
+            progress=self.verbose,
+        )
+        crops = self._training_crops(X)
+        artifact, history = train_identification(
+            crops, labels, settings, start=start, aligned=self.align
+        )
+        self.artifact_ = artifact
+        self.history_ = history
+        self.classes_ = classes
+        return self
+
+    def _training_crops(self, X: Images) -> NDArray[np.uint8]:
+        from sfpose.training.identification import CANVAS_SCALE, CANVAS_SIZE
+
+        if self.align:
+            aligner = FaceAligner(
+                size=CANVAS_SIZE, margin=CANVAS_SCALE, batch_size=self.batch_size, n_jobs=self.n_jobs
+            )
+            return aligner.transform(X)
+        return np.stack(
+            [loose_crop(image, CANVAS_SIZE, share=224 / 256 * CANVAS_SCALE) for image in iterate_images(X)]
+        )
+
+    def transform(self, X: Images) -> NDArray[np.float32]:
+        """Embed images.
+
+        Parameters
+        ----------
+        X : sequence of images
+            uint8 RGB arrays of any size, one array of shape (n, H, W, 3), Pillow
+            images, or paths of JPEG, PNG and WebP files, mixed as they come.
+
+        Returns
+        -------
+        float32 array of shape (n, 1000)
+            Non-negative descriptors; rows sum to 1 if the weights say so (the
+            shipped ones do).
+
+        Raises
+        ------
+        ValueError, FileNotFoundError
+            If ``X`` is empty, an image of it is refused, or the weights are of
+            another format.
+        """
+        count_images(X)
+        artifact = self._artifact()
+        model = self._model(artifact)
+        settings = artifact.section("input")
+        mean: list[float] = settings["mean"]  # type: ignore[assignment]
+        std: list[float] = settings["std"]  # type: ignore[assignment]
+        size = int(settings["size"])  # type: ignore[arg-type]
+        rows = [
+            model.run(as_network_input(crops, mean, std)) for crops in self._crops(X, size)
+        ]
+        return _normalise(np.concatenate(rows), artifact)
+
+    def _crops(self, X: Images, size: int) -> Iterator[list[NDArray[np.uint8]]]:
+        if self.align:
+            return self._aligner(size).iterate(X)
+        return batched((loose_crop(image, size) for image in iterate_images(X)), self.batch_size)
+
+    def _aligner(self, size: int) -> FaceAligner:
+        aligner: FaceAligner | None = self.__dict__.get("_cached_aligner")
+        if aligner is None:
+            aligner = self._cached_aligner = FaceAligner()
+        return aligner.set_params(size=size, batch_size=self.batch_size, n_jobs=self.n_jobs)
+
+    def _artifact(self) -> Artifact:
+        if hasattr(self, "artifact_"):
+            return self.artifact_
+        if self.weights is None:
+            raise ValueError("weights=None starts from random weights: call fit before transform")
+        cached: tuple[object, Artifact] | None = self.__dict__.get("_cached_artifact")
+        if cached is None or cached[0] != self.weights:
+            cached = self._cached_artifact = (self.weights, read_artifact(self.weights))
+        return cached[1]
+
+    def _model(self, artifact: Artifact) -> OnnxModel:
+        threads = effective_n_jobs(self.n_jobs)
+        cached: OnnxModel | None = self.__dict__.get("_cached_model")
+        if cached is None or cached.model is not artifact.model or cached.n_threads != threads:
+            cached = self._cached_model = OnnxModel(artifact.model, threads)
+        return cached
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Write the weights that ``transform`` runs as an artifact folder.
+
+        Parameters
+        ----------
+        path : path
+            The folder to make; give it to ``FaceEmbedder(weights=path)`` later.
+        overwrite : bool, default=False
+
+        Returns
+        -------
+        Path
+
+        Raises
+        ------
+        FileExistsError
+            If there is something at ``path`` already.
+        """
+        artifact = self._artifact()
+        manifest = {
+            name: value
+            for name, value in artifact.manifest.items()
+            if name not in ("format", "format_version", "files")
+        }
+        return write_artifact(path, artifact.model, manifest, overwrite=overwrite)
+
+    @property
+    def n_features_out(self) -> int:
+        """Width of the descriptor."""
+        return int(self._artifact().section("descriptor")["size"])  # type: ignore[arg-type]
+
+    def get_feature_names_out(self, input_features: object = None) -> NDArray[np.object_]:
+        """Names of the descriptor's values, for ``set_output``.
+
+        Parameters
+        ----------
+        input_features : ignored
+
+        Returns
+        -------
+        object array of shape (n_features_out,)
+        """
+        name = type(self).__name__.lower()
+        return np.array([f"{name}{number}" for number in range(self.n_features_out)], dtype=object)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "artifact_") or self.weights is not None
+
+
+def _normalise(descriptors: NDArray[np.float32], artifact: Artifact) -> NDArray[np.float32]:
+    kind = artifact.section("descriptor").get("normalization")
+    if kind not in _NORMALIZATIONS:
+        raise ValueError(f"normalization must be one of {_NORMALIZATIONS}; got {kind!r}")
+    if kind == "l1":
+        descriptors /= np.maximum(descriptors.sum(axis=1, keepdims=True), np.float32(1e-12))
+    return descriptors

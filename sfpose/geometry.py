@@ -1,0 +1,111 @@
+"""Similarity alignment of a face by five landmarks: the one canonical crop.
+
+NumPy only, so that training, inference and protocols share it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["CANONICAL_LANDMARKS", "LANDMARK_CROP_SCALE", "similarity_to_canonical", "widen_matrix"]
+
+CANONICAL_LANDMARKS = (
+    np.array(
+        [
+            [38.2946, 51.6963],
+            [73.5318, 51.5014],
+            [56.0252, 71.7366],
+            [41.5493, 92.3655],
+            [70.7299, 92.2041],
+        ]
+    )
+    / 112
+)
+"""Where the five landmarks lie in the canonical crop, as shares of its side.
+
+The template that ArcFace, SFace and most aligned face data sets use.
+"""
+
+LANDMARK_CROP_SCALE = 1.4
+"""Side of the crop in which landmarks are looked for a second time, in canonical sides."""
+
+
+def similarity_to_canonical(landmarks: ArrayLike) -> NDArray[np.float64]:
+    """Similarity from the unit square of the canonical crop to photo coordinates.
+
+    Least squares over the five points, without reflection (Umeyama, 1991).
+
+    Parameters
+    ----------
+    landmarks : array of shape (n, 5, 2)
+        Pixel coordinates: the eye on the image's left, the other eye, nose tip, the
+        mouth corner on the image's left, the other one.
+
+    Returns
+    -------
+    float64 array of shape (n, 3, 3)
+        Maps (x, y, 1) of the crop's unit square to (x, y, 1) of the photo.
+
+    Raises
+    ------
+    ValueError
+        If ``landmarks`` is not finite, has another shape, or all five points of a
+        face fall together.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sfpose.geometry import CANONICAL_LANDMARKS, similarity_to_canonical
+    >>> similarity_to_canonical(CANONICAL_LANDMARKS[None] * 100).round(6)[0]
+    array([[100.,   0.,   0.],
+           [ -0., 100.,   0.],
+           [  0.,   0.,   1.]])
+    """
+    points = np.asarray(landmarks, dtype=np.float64)
+    if points.ndim != 3 or points.shape[1:] != (5, 2):
+        raise ValueError(f"landmarks must have shape (n, 5, 2); got {points.shape}")
+    if not np.isfinite(points).all():
+        raise ValueError("landmarks must be finite; got NaN or infinity")
+    source_mean = CANONICAL_LANDMARKS.mean(0)
+    source = CANONICAL_LANDMARKS - source_mean
+    target_mean = points.mean(1)
+    target = points - target_mean[:, None]
+    spread = (source**2).sum()
+    if ((target**2).sum((1, 2)) < 1e-12).any():
+        raise ValueError("the landmarks of a face must not all coincide; got five equal points")
+    # A similarity is (a, -b; b, a): two unknowns, solved in closed form.
+    a = (target * source).sum((1, 2)) / spread
+    b = (target[..., 1] * source[:, 0] - target[..., 0] * source[:, 1]).sum(1) / spread
+    matrices = np.zeros((len(points), 3, 3))
+    matrices[:, 0, 0], matrices[:, 0, 1] = a, -b
+    matrices[:, 1, 0], matrices[:, 1, 1] = b, a
+    matrices[:, 2, 2] = 1
+    matrices[:, :2, 2] = target_mean - matrices[:, :2, :2] @ source_mean
+    return matrices
+
+
+def widen_matrix(scale: float) -> NDArray[np.float64]:
+    """Map from the unit square to a square ``scale`` times as wide with the same centre.
+
+    Parameters
+    ----------
+    scale : float
+        Positive.
+
+    Returns
+    -------
+    float64 array of shape (3, 3)
+
+    Examples
+    --------
+    >>> from sfpose.geometry import widen_matrix
+    >>> widen_matrix(1.5)
+    array([[ 1.5 ,  0.  , -0.25],
+           [ 0.  ,  1.5 , -0.25],
+           [ 0.  ,  0.  ,  1.  ]])
+    """
+    if not scale > 0:
+        raise ValueError(f"a crop must be wider than nothing: scale > 0; got {scale}")
+    shift = 0.5 - scale / 2
+    return np.array([[scale, 0, shift], [0, scale, shift], [0, 0, 1]], dtype=np.float64)

@@ -1,0 +1,318 @@
+"""From what an app has to what a network takes: decoding, colour and crop geometry.
+
+The test-time geometry of the paper (section 4) and the aligned crop stand here and
+nowhere else.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import numbers
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PillowImage
+
+__all__ = [
+    "MAX_PIXELS",
+    "ImageLike",
+    "Images",
+    "aligned_crop",
+    "as_network_input",
+    "batched",
+    "count_images",
+    "iterate_images",
+    "letterbox_matrix",
+    "loose_crop",
+    "read_image",
+]
+
+ImageLike: TypeAlias = "NDArray[np.uint8] | PillowImage | str | os.PathLike[str]"
+Images: TypeAlias = "Sequence[ImageLike] | NDArray[np.uint8]"
+
+MAX_PIXELS = 64 * 10**6
+"""Images with more pixels than this are refused before they are decoded."""
+
+_FORMATS = ("JPEG", "PNG", "WEBP")
+
+
+def _check_array(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(
+            f"images must be uint8 RGB of shape (H, W, 3); got {image.dtype} of shape {image.shape}"
+        )
+    if 0 in image.shape:
+        raise ValueError(f"images must have at least one pixel; got shape {image.shape}")
+    return image
+
+
+def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+    """Decode a JPEG, PNG or WebP file, turned upright by its EXIF orientation.
+
+    Parameters
+    ----------
+    path : path
+
+    Returns
+    -------
+    uint8 array of shape (H, W, 3), RGB
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is no JPEG, PNG or WebP image, is damaged, animated, has more
+        than 8 bits a channel or more than ``MAX_PIXELS`` pixels.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> import numpy as np
+    >>> from PIL import Image
+    >>> from sfpose.preprocessing import read_image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder) / "grey.png"
+    ...     Image.fromarray(np.full((4, 5), 9, np.uint8)).save(path)
+    ...     read_image(path).shape
+    (4, 5, 3)
+    """
+    from PIL import Image
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"an image path must name a file; there is none at {str(path)!r}")
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            return _from_pillow(image, str(path))
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{str(path)!r} must have at most {MAX_PIXELS} pixels; {error}") from error
+    except (OSError, SyntaxError) as error:
+        raise ValueError(
+            f"an image file must be a whole JPEG, PNG or WebP; {str(path)!r} is not: {error}"
+        ) from error
+
+
+def _from_pillow(image: PillowImage, name: str) -> NDArray[np.uint8]:
+    from PIL import ImageOps
+
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{name} must have at most {MAX_PIXELS} pixels; got {width} x {height}")
+    if getattr(image, "is_animated", False) and image.format != "MPO":
+        raise ValueError(f"{name} must be a still image; got an animation")
+    if image.mode[0] in "IF":
+        raise ValueError(f"{name} must have 8 bits a channel; got mode {image.mode}")
+    upright = ImageOps.exif_transpose(image)
+    return _check_array(np.array(upright.convert("RGB")))
+
+
+def count_images(images: Images) -> int:
+    """Number of images in ``images``; refuses what is no collection of images.
+
+    Raises
+    ------
+    ValueError
+        If ``images`` is empty, one image instead of several, or one path.
+    """
+    if isinstance(images, (str, os.PathLike)) or not hasattr(images, "__len__"):
+        raise ValueError(
+            "images must be a list of images or an array of shape (n, H, W, 3); "
+            f"got one {type(images).__name__}: wrap a single image in a list"
+        )
+    if isinstance(images, np.ndarray) and images.dtype != object and images.dtype.kind not in "US":
+        if images.ndim != 4:
+            raise ValueError(
+                "images must be a list of images or an array of shape (n, H, W, 3); "
+                f"got {images.dtype} of shape {images.shape}: wrap a single image in a list"
+            )
+        if len(images):
+            _check_array(images[0])
+    if len(images) == 0:
+        raise ValueError("images must hold at least one image; got none")
+    return len(images)
+
+
+def iterate_images(images: Images) -> Iterator[NDArray[np.uint8]]:
+    """Decode a collection of images one at a time, in order.
+
+    Parameters
+    ----------
+    images : sequence
+        uint8 RGB arrays of any size, one array of shape (n, H, W, 3), Pillow images,
+        or paths of JPEG, PNG and WebP files; kinds may be mixed in a list.
+
+    Yields
+    ------
+    uint8 array of shape (H, W, 3)
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        With the number of the image that is refused.
+    """
+    count_images(images)
+    for number, image in enumerate(images):
+        try:
+            yield _decode(image)
+        except (ValueError, FileNotFoundError) as error:
+            raise type(error)(f"image {number}: {error}") from error
+
+
+def batched(
+    images: Iterable[NDArray[np.uint8]], size: int
+) -> Iterator[list[NDArray[np.uint8]]]:
+    """Lists of up to ``size`` images, in order.
+
+    Raises
+    ------
+    ValueError
+        If ``size`` is not a positive whole number.
+    """
+    if isinstance(size, bool) or not isinstance(size, numbers.Integral) or size < 1:
+        raise ValueError(f"batch_size must be a positive whole number; got {size!r}")
+    iterator = iter(images)
+    while batch := list(itertools.islice(iterator, int(size))):
+        yield batch
+
+
+def _decode(image: ImageLike) -> NDArray[np.uint8]:
+    if isinstance(image, (str, os.PathLike)):
+        return read_image(image)
+    if isinstance(image, np.ndarray):
+        return _check_array(image)
+    if hasattr(image, "convert") and hasattr(image, "size"):
+        return _from_pillow(image, "a Pillow image")
+    raise ValueError(
+        "an image must be a uint8 RGB array of shape (H, W, 3), a Pillow image or a path; "
+        f"got {type(image).__name__}"
+    )
+
+
+def loose_crop(
+    image: NDArray[np.uint8], size: int = 113, *, share: float = 224 / 256
+) -> NDArray[np.uint8]:
+    """The paper's crop: shorter side to 256, centre 224x224, scaled to ``size``.
+
+    Done in one resampling, since both scalings keep the ratio of the sides.
+
+    Parameters
+    ----------
+    image : uint8 array of shape (H, W, 3)
+    size : int, default=113
+    share : float, default=0.875
+        Side of the square over the shorter side of the image; black outside of it.
+
+    Returns
+    -------
+    uint8 array of shape (size, size, 3)
+
+    References
+    ----------
+    Alonso-Fernandez et al., section 4 (test protocol).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sfpose.preprocessing import loose_crop
+    >>> loose_crop(np.zeros((300, 200, 3), np.uint8)).shape
+    (113, 113, 3)
+    """
+    height, width = image.shape[:2]
+    side = min(height, width) * share
+    square = np.array(
+        [[side, 0, (width - side) / 2], [0, side, (height - side) / 2], [0, 0, 1]]
+    )
+    return aligned_crop(image, square, size)
+
+
+def letterbox_matrix(shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Map from the unit square to the smallest centred square around an image.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Height and width of the image, in pixels; further entries are ignored.
+
+    Returns
+    -------
+    float64 array of shape (3, 3)
+    """
+    height, width = shape[:2]
+    side = max(height, width)
+    return np.array(
+        [[side, 0, (width - side) / 2], [0, side, (height - side) / 2], [0, 0, 1]], dtype=np.float64
+    )
+
+
+def aligned_crop(image: NDArray[np.uint8], matrix: ArrayLike, size: int) -> NDArray[np.uint8]:
+    """Draw the square that a similarity cuts out of an image.
+
+    Parameters
+    ----------
+    image : uint8 array of shape (H, W, 3)
+    matrix : array of shape (3, 3)
+        From the crop's unit square to pixel coordinates of the image (the centre of
+        the first pixel at 0.5, 0.5), as
+        :func:`sfpose.geometry.similarity_to_canonical` gives it.
+    size : int
+        Side of the crop in pixels.
+
+    Returns
+    -------
+    uint8 array of shape (size, size, 3)
+        Black where the square leaves the image.
+    """
+    from PIL import Image
+
+    matrix = np.asarray(matrix, dtype=np.float64)
+    corners = (matrix @ np.array([[0, 1, 1, 0], [0, 0, 1, 1], [1, 1, 1, 1.0]]))[:2]
+    height, width = image.shape[:2]
+    # Two pixels of margin: the bilinear kernel looks at neighbours.
+    left, top = (max(0, math.floor(low) - 2) for low in corners.min(1))
+    right = min(width, math.ceil(corners[0].max()) + 2)
+    bottom = min(height, math.ceil(corners[1].max()) + 2)
+    if right <= left or bottom <= top:
+        return np.zeros((size, size, 3), np.uint8)
+    part = Image.fromarray(image[top:bottom, left:right])
+    move = np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1.0]]) @ matrix
+    step = math.hypot(matrix[0, 0], matrix[1, 0]) / size
+    if step > 1.5:
+        # Shrink with a proper filter first: bilinear sampling alone would alias.
+        target = (max(1, round(part.width / step)), max(1, round(part.height / step)))
+        shrink = np.diag([target[0] / part.width, target[1] / part.height, 1.0])
+        part = part.resize(target, Image.Resampling.BILINEAR)
+        move = shrink @ move
+    to_pixels = move @ np.diag([1 / size, 1 / size, 1.0])
+    crop = part.transform(
+        (size, size),
+        Image.Transform.AFFINE,
+        tuple(to_pixels[:2].ravel()),
+        Image.Resampling.BILINEAR,
+    )
+    return np.asarray(crop)
+
+
+def as_network_input(
+    crops: Iterable[NDArray[np.uint8]], mean: Sequence[float], std: Sequence[float]
+) -> NDArray[np.float32]:
+    """Stack crops to the standardised float32 batch (n, 3, h, w) of a network.
+
+    Parameters
+    ----------
+    crops : iterable of uint8 arrays of shape (h, w, 3)
+    mean, std : sequences of three floats
+        Of the channels, on the scale 0 to 1.
+    """
+    batch = np.stack(list(crops)).astype(np.float32)
+    scale = np.float32(255) * np.asarray(std, dtype=np.float32)
+    batch -= np.float32(255) * np.asarray(mean, dtype=np.float32)
+    batch /= scale
+    return np.ascontiguousarray(batch.transpose(0, 3, 1, 2))

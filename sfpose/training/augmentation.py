@@ -1,0 +1,159 @@
+"""Batched image augmentation in torch: geometry in one sampling, then light and noise.
+
+Everything works on whole batches on the device of the images, so that the loader
+never becomes the bottleneck of a CPU run.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = [
+    "GeometryJitter",
+    "compose",
+    "jitter_matrices",
+    "mirror_matrices",
+    "photometric_jitter",
+    "sample_images",
+]
+
+
+class GeometryJitter(NamedTuple):
+    """How far a crop may move: the standard deviations of a random similarity.
+
+    ``turn`` is in degrees, ``shift`` a share of the crop's side, ``log_scale`` and
+    ``log_stretch`` natural logarithms of the zoom and of the ratio of the axes.
+    """
+
+    turn: float = 0.0
+    shift: float = 0.0
+    log_scale: float = 0.0
+    log_stretch: float = 0.0
+
+
+def jitter_matrices(count: int, jitter: GeometryJitter, *, device: torch.device) -> Tensor:
+    """Random 3x3 matrices from unit-square crop coordinates to the same, moved.
+
+    Returns
+    -------
+    Tensor of shape (count, 3, 3)
+        To be applied to points (x, y, 1) of the unit square, about its centre.
+    """
+    angle = torch.randn(count, device=device) * math.radians(jitter.turn)
+    scale = torch.exp(torch.randn(count, device=device) * jitter.log_scale)
+    stretch = torch.exp(torch.randn(count, device=device) * jitter.log_stretch / 2)
+    shift = torch.randn(count, 2, device=device) * jitter.shift
+    matrices = torch.zeros(count, 3, 3, device=device)
+    cosine, sine = torch.cos(angle) * scale, torch.sin(angle) * scale
+    matrices[:, 0, 0], matrices[:, 0, 1] = cosine * stretch, -sine / stretch
+    matrices[:, 1, 0], matrices[:, 1, 1] = sine * stretch, cosine / stretch
+    matrices[:, 2, 2] = 1
+    centre = torch.full((count, 2, 1), 0.5, device=device)
+    matrices[:, :2, 2:] = centre + shift[..., None] - matrices[:, :2, :2] @ centre
+    return matrices
+
+
+def mirror_matrices(flags: Tensor) -> Tensor:
+    """3x3 matrices that mirror the unit square left to right where ``flags`` is set."""
+    matrices = torch.eye(3, device=flags.device).repeat(len(flags), 1, 1)
+    matrices[flags, 0, 0] = -1
+    matrices[flags, 0, 2] = 1
+    return matrices
+
+
+def compose(outer: Tensor, inner: Tensor) -> Tensor:
+    """Matrices that apply ``inner`` first and ``outer`` to its result."""
+    return outer @ inner
+
+
+def sample_images(
+    photos: Tensor, matrices: Tensor, size: int, *, padding: str = "zeros", oversample: int = 1
+) -> Tensor:
+    """Draw a square crop of each photo through an affine map, in one interpolation.
+
+    Parameters
+    ----------
+    photos : uint8 or float Tensor of shape (n, h, w, 3)
+        Values 0 to 255.
+    matrices : float Tensor of shape (n, 3, 3)
+        From the crop's unit square to pixel coordinates of the photo (the centre of
+        the first pixel is at 0.5, 0.5).
+    size : int
+        Side of the crop in pixels.
+    padding : {"zeros", "border", "reflection"}
+        What lies outside of the photo.
+    oversample : int, default=1
+        Sample a grid this many times finer and average, against aliasing where the
+        crop is smaller than what it shows.
+
+    Returns
+    -------
+    float Tensor of shape (n, 3, size, size), values 0 to 1
+    """
+    count, height, width, _ = photos.shape
+    fine = size * oversample
+    steps = (torch.arange(fine, device=photos.device) + 0.5) / fine
+    points = torch.stack(
+        [steps.repeat(fine, 1), steps[:, None].repeat(1, fine), torch.ones(fine, fine, device=photos.device)]
+    ).reshape(3, -1)
+    where = (matrices @ points)[:, :2]
+    scale = torch.tensor([2.0 / width, 2.0 / height], device=photos.device)
+    grid = (where * scale[:, None] - 1).transpose(1, 2).reshape(count, fine, fine, 2)
+    pixels = photos.permute(0, 3, 1, 2).float() / 255
+    crops = F.grid_sample(pixels, grid, mode="bilinear", padding_mode=padding, align_corners=False)
+    return F.avg_pool2d(crops, oversample) if oversample > 1 else crops
+
+
+def _some(count: int, share: float, device: torch.device) -> Tensor:
+    return torch.rand(count, device=device) < share
+
+
+def photometric_jitter(crops: Tensor, *, strength: float = 1.0) -> Tensor:
+    """Change light, colour, sharpness and noise as cameras and compression do.
+
+    Parameters
+    ----------
+    crops : float Tensor of shape (n, 3, h, w), values 0 to 1
+    strength : float, default=1.0
+        Scales the spread of every change; 0 returns the crops as they are.
+
+    Returns
+    -------
+    float Tensor of the same shape, values 0 to 1
+    """
+    if strength <= 0:
+        return crops
+    count, device = len(crops), crops.device
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(count, *shape, device=device) * strength
+
+    gain = torch.exp(0.18 * normal(1, 1, 1)) * torch.exp(0.05 * normal(3, 1, 1))
+    contrast = torch.exp(0.18 * normal(1, 1, 1))
+    mean = crops.mean((1, 2, 3), keepdim=True)
+    crops = ((crops - mean) * contrast + mean + 0.04 * normal(1, 1, 1)) * gain
+    gamma = torch.exp(0.2 * normal(1, 1, 1))
+    crops = crops.clamp(1e-4, 1) ** gamma
+
+    grey = _some(count, 0.12 * strength, device)
+    if grey.any():
+        weights = torch.tensor([0.299, 0.587, 0.114], device=device).view(1, 3, 1, 1)
+        crops[grey] = (crops[grey] * weights).sum(1, keepdim=True).expand(-1, 3, -1, -1)
+    soft = _some(count, 0.3 * strength, device)
+    if soft.any():
+        crops[soft] = F.avg_pool2d(crops[soft], 3, 1, 1, count_include_pad=False)
+    coarse = _some(count, 0.12 * strength, device)
+    if coarse.any():
+        side = crops.shape[-1]
+        small = F.interpolate(crops[coarse], size=max(8, int(side * (0.35 + 0.4 * torch.rand(1).item()))), mode="area")
+        crops[coarse] = F.interpolate(small, size=side, mode="bilinear", align_corners=False)
+    noisy = _some(count, 0.3 * strength, device)
+    if noisy.any():
+        level = 0.05 * torch.rand(int(noisy.sum()), 1, 1, 1, device=device)
+        crops[noisy] = crops[noisy] + level * torch.randn_like(crops[noisy])
+    return crops.clamp(0, 1)

@@ -1,0 +1,111 @@
+"""Distillation: a student that answers as a teacher's stored embeddings do."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sfpose.geometry import similarity_to_canonical
+from sfpose.networks.registry import IMAGENET_MEAN, IMAGENET_STD
+from sfpose.training.augmentation import (
+    GeometryJitter,
+    compose,
+    jitter_matrices,
+    mirror_matrices,
+    photometric_jitter,
+    sample_images,
+)
+from sfpose.training.faces import TaughtFaces
+
+__all__ = ["TaughtFaceSource", "normalise_images", "teacher_targets"]
+
+
+def normalise_images(images: Tensor) -> Tensor:
+    """Images (n, 3, h, w) with values 0 to 1, standardised as on ImageNet."""
+    mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(1, 3, 1, 1)
+    std = torch.tensor(IMAGENET_STD, device=images.device).view(1, 3, 1, 1)
+    return (images - mean) / std
+
+
+def teacher_targets(faces: TaughtFaces) -> NDArray[np.float32]:
+    """What the student has to find: the teacher's mean of image and mirror.
+
+    Returns
+    -------
+    float32 array of shape (n, d)
+        Centred on the mean of all faces, rows of length 1.
+    """
+    def unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-8)
+
+    both = unit(faces.embeddings) + unit(faces.mirror_embeddings)
+    found = faces.scores > 0
+    return unit(both - both[found].mean(0)).astype(np.float32)
+
+
+class TaughtFaceSource:
+    """Augmented, aligned crops of photos and the rows of their teacher embeddings.
+
+    Parameters
+    ----------
+    faces : TaughtFaces
+    landmarks : array of shape (n, 5, 2), optional
+        By which to align; those of ``faces`` if not given. Give the landmarks that
+        the shipped landmark network finds, so that the student learns its errors.
+    jitter : GeometryJitter
+        Spread of the crop about its aligned place.
+    light : float, default=1.0
+        Strength of :func:`photometric_jitter`.
+    smallest_score : float, default=0.5
+        Photos whose detector score is lower are left out.
+    """
+
+    def __init__(
+        self,
+        faces: TaughtFaces,
+        landmarks: NDArray[np.float32] | None = None,
+        *,
+        jitter: GeometryJitter = GeometryJitter(turn=6, shift=0.025, log_scale=0.06, log_stretch=0.04),
+        light: float = 1.0,
+        smallest_score: float = 0.5,
+    ) -> None:
+        usable = (faces.scores >= smallest_score) & ~faces.held_out
+        self.rows = np.flatnonzero(usable)
+        self.bank = torch.from_numpy(teacher_targets(faces)[self.rows])
+        points = faces.landmarks if landmarks is None else landmarks
+        self._photos = faces.photos
+        self._to_photo = torch.from_numpy(
+            similarity_to_canonical(points[self.rows]).astype(np.float32)
+        )
+        self._jitter = jitter
+        self._light = light
+        self._order: tuple[tuple[int, int], NDArray[np.int64]] | None = None
+
+    def __len__(self) -> int:
+        """Number of photos in one pass."""
+        return len(self.rows)
+
+    def _permutation(self, seed: int, epoch: int) -> NDArray[np.int64]:
+        if self._order is None or self._order[0] != (seed, epoch):
+            order = np.random.default_rng((seed, epoch)).permutation(len(self.rows))
+            self._order = ((seed, epoch), order)
+        return self._order[1]
+
+    def batch(self, seed: int, first: int, count: int, size: int) -> tuple[Tensor, Tensor]:
+        """Normalised crops (count, 3, size, size) and rows of ``bank`` (count,)."""
+        drawn = [
+            self._permutation(seed, place // len(self))[place % len(self)]
+            for place in range(first, first + count)
+        ]
+        chosen = np.sort(np.array(drawn))
+        photos = torch.from_numpy(np.ascontiguousarray(self._photos[self.rows[chosen]]))
+        targets = torch.from_numpy(chosen)
+        device = photos.device
+        flags = torch.rand(count, device=device) < 0.5
+        inner = compose(jitter_matrices(count, self._jitter, device=device), mirror_matrices(flags))
+        matrices = compose(self._to_photo[targets], inner)
+        padding = "zeros" if torch.rand(()) < 0.5 else "reflection"
+        crops = sample_images(photos, matrices, size, padding=padding, oversample=2 if size < 80 else 1)
+        return normalise_images(photometric_jitter(crops, strength=self._light)), targets

@@ -1,0 +1,200 @@
+"""From torch to ONNX and back: what ships is what was trained."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from sfpose.networks.registry import IMAGENET_MEAN, IMAGENET_STD, build_network
+from sfpose.runtime.artifact import DISTANCE, Artifact, Json
+from sfpose.runtime.session import OnnxModel
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = [
+    "OPSET",
+    "check_parity",
+    "fold_batch_norm",
+    "network_from_artifact",
+    "scale_descriptor",
+    "to_onnx",
+    "to_manifest",
+]
+
+OPSET = 17
+PARITY = 1e-4
+"""Largest difference of ONNX and torch, relative to the largest value."""
+
+
+def fold_batch_norm(network: nn.Module) -> nn.Module:
+    """Copy of a network with each batch normalisation folded into its convolution."""
+    network = copy.deepcopy(network).eval()
+    for parent in list(network.modules()):
+        if not isinstance(parent, nn.Sequential):
+            continue
+        children = list(parent.children())
+        merged: list[nn.Module] = []
+        for child in children:
+            if isinstance(child, nn.BatchNorm2d) and merged and isinstance(merged[-1], nn.Conv2d):
+                merged[-1] = fuse_conv_bn_eval(merged[-1], child)
+            else:
+                merged.append(child)
+        if len(merged) != len(children):
+            for name in list(parent._modules):
+                del parent._modules[name]
+            for number, child in enumerate(merged):
+                parent.add_module(str(number), child)
+    return network
+
+
+def scale_descriptor(network: nn.Module, scale: ArrayLike) -> None:
+    """Multiply each value of the descriptor by a positive number, inside conv10.
+
+    ReLU and averaging commute with a positive factor, so the layers stay the same.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Without batch normalisation; changed in place.
+    scale : array of shape (1000,)
+    """
+    factor = torch.as_tensor(np.asarray(scale), dtype=torch.float32)
+    if not bool((factor > 0).all()):
+        raise ValueError("the scale of a descriptor must be positive; got zero or less")
+    convolution = network.get_submodule("conv10.0")
+    assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
+    with torch.no_grad():
+        convolution.weight.mul_(factor[:, None, None, None])
+        convolution.bias.mul_(factor)
+
+
+def to_onnx(network: nn.Module, size: int) -> bytes:
+    """Export a network with one image input of a fixed size and a free batch size.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Batch normalisation is folded away.
+    size : int
+        Side of the images.
+
+    Returns
+    -------
+    bytes
+        The ONNX file; initialisers carry the names of the torch parameters.
+
+    Raises
+    ------
+    ValueError
+        If onnxruntime's answers differ from torch's by more than 1e-4 relative.
+    """
+    import onnx
+
+    folded = fold_batch_norm(network.cpu()).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    buffer = io.BytesIO()
+    example = torch.zeros(2, 3, size, size)
+    torch.onnx.export(
+        folded,
+        (example,),
+        buffer,
+        dynamo=False,
+        opset_version=OPSET,
+        input_names=["images"],
+        output_names=["outputs"],
+        dynamic_axes={"images": {0: "batch"}, "outputs": {0: "batch"}},
+        do_constant_folding=True,
+    )
+    model = onnx.load_from_string(buffer.getvalue())
+    _name_every_parameter(model)
+    onnx.checker.check_model(model)
+    data = model.SerializeToString()
+    check_parity(folded, data, size)
+    return data
+
+
+def _name_every_parameter(model: onnx.ModelProto) -> None:
+    """Undo the exporter's merging of equal tensors, so that the way back finds each one."""
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in list(model.graph.node):
+        if node.op_type == "Identity" and node.input[0] in stored:
+            tensor = model.graph.initializer.add()
+            tensor.CopyFrom(stored[node.input[0]])
+            tensor.name = node.output[0]
+            model.graph.node.remove(node)
+
+
+def check_parity(network: nn.Module, model: bytes, size: int) -> float:
+    """Largest difference of ONNX and torch over the largest value, on random images.
+
+    Raises
+    ------
+    ValueError
+        If it is above 1e-4.
+    """
+    images = torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = network(images).numpy()
+    got = OnnxModel(model).run(images.numpy())
+    error = float(np.abs(got - expected).max() / max(np.abs(expected).max(), 1e-12))
+    if not error <= PARITY:
+        raise ValueError(f"the exported network must answer as torch within {PARITY}; differs by {error:.1e}")
+    return error
+
+
+def to_manifest(
+    *,
+    name: str,
+    kind: str,
+    network: str,
+    size: int,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+    **more: Json,
+) -> dict[str, Json]:
+    """Manifest of an artifact, without what ``write_artifact`` adds."""
+    manifest: dict[str, Json] = {
+        "name": name,
+        "kind": kind,
+        "network": network,
+        "input": {"size": size, "channels": "RGB", "mean": list(mean), "std": list(std)},
+    }
+    if kind == "descriptor":
+        manifest["distance"] = dict(DISTANCE)
+    manifest.update(more)
+    return manifest
+
+
+def network_from_artifact(artifact: Artifact) -> nn.Module:
+    """Build the torch network of an artifact with its weights, to train on.
+
+    Raises
+    ------
+    ValueError
+        If the manifest names no known network or the weights do not fit it.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    network = build_network(str(artifact.manifest.get("network")))
+    model = onnx.load_from_string(artifact.model)
+    stored = {
+        tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy())
+        for tensor in model.graph.initializer
+    }
+    state: dict[str, Tensor] = {}
+    for name, parameter in network.state_dict().items():
+        if name not in stored or stored[name].shape != parameter.shape:
+            got = tuple(stored[name].shape) if name in stored else "none"
+            raise ValueError(f"weights must hold {name} of shape {tuple(parameter.shape)}; got {got}")
+        state[name] = stored[name]
+    network.load_state_dict(state)
+    return network

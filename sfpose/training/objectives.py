@@ -1,0 +1,127 @@
+"""What a network is taught: whose face it is, or what a teacher says of it."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["DistillationObjective", "SoftmaxObjective", "hellinger_features"]
+
+
+class SoftmaxObjective(nn.Module):
+    """Identification with softmax cross-entropy (section 4).
+
+    Batch normalisation, dropout and a fully connected layer on the descriptor; the
+    three are dropped after training.
+
+    Parameters
+    ----------
+    descriptor_size, people : int
+        Width of the descriptor and number of classes.
+    dropout : float, default=0.5
+    """
+
+    def __init__(self, descriptor_size: int, people: int, *, dropout: float = 0.5) -> None:
+        super().__init__()
+        self.batchnorm10 = nn.BatchNorm1d(descriptor_size)
+        self.dropout10 = nn.Dropout(dropout)
+        self.fc = nn.Linear(descriptor_size, people)
+
+    def forward(self, descriptors: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """Loss and measurements of a batch; ``targets`` are class numbers (n,)."""
+        logits = self.fc(self.dropout10(self.batchnorm10(descriptors)))
+        loss = F.cross_entropy(logits, targets)
+        correct = (logits.argmax(1) == targets).float().mean()
+        return loss, {"loss": float(loss.detach()), "accuracy": float(correct)}
+
+
+def hellinger_features(descriptors: Tensor) -> Tensor:
+    """Square roots of the L1-normalised values, brought to length 1.
+
+    The squared Euclidean distance of two such rows lies within a factor of two of
+    the chi-square distance of the L1-normalised descriptors, and has a gradient
+    everywhere: the small constant keeps the root's slope finite at zero.
+    """
+    shares = descriptors / (descriptors.sum(1, keepdim=True) + 1e-8)
+    return F.normalize(torch.sqrt(shares + 1e-4), dim=1)
+
+
+class DistillationObjective(nn.Module):
+    """Contrast against many embeddings of a teacher, in the space of chi-square.
+
+    A descriptor has to pick its own teacher embedding out of a bank of thousands,
+    twice: through a linear map of its Hellinger features under the cosine, and
+    under the Hellinger affinity itself against a learned non-negative code of the
+    teacher's embedding. The second shapes the distance in which descriptors are
+    compared; the first carries more of the teacher early on.
+
+    Parameters
+    ----------
+    bank : float Tensor of shape (n, d)
+        Teacher embeddings, rows of length 1; row ``i`` is the target of photo ``i``.
+    descriptor_size : int, default=1000
+    cosine_temperature, hellinger_temperature : float
+    hellinger_bank : int, default=4096
+        Rows drawn from the bank at each step for the second contrast.
+
+    References
+    ----------
+    Kolf, Damer, Boutros, "Identity-driven knowledge distillation", BMVC 2024.
+    """
+
+    bank: Tensor
+    mean: Tensor
+
+    def __init__(
+        self,
+        bank: Tensor,
+        descriptor_size: int = 1000,
+        *,
+        cosine_temperature: float = 0.07,
+        hellinger_temperature: float = 0.02,
+        hellinger_bank: int = 4096,
+        cosine_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.register_buffer("bank", bank, persistent=False)
+        self.register_buffer("mean", torch.ones(descriptor_size))
+        self.linear = nn.Linear(descriptor_size, bank.shape[1], bias=False)
+        self.code = nn.Linear(bank.shape[1], descriptor_size)
+        nn.init.normal_(self.code.weight, std=4.0)
+        self.cosine_temperature = cosine_temperature
+        self.hellinger_temperature = hellinger_temperature
+        self.hellinger_bank = hellinger_bank
+        self.cosine_weight = cosine_weight
+
+    def scaled(self, descriptors: Tensor) -> Tensor:
+        """Descriptors divided by each value's running mean, which export folds in."""
+        if self.training:
+            with torch.no_grad():
+                self.mean.lerp_(descriptors.mean(0), 0.01)
+        return descriptors / (self.mean + 1e-3 * self.mean.mean())
+
+    def forward(self, descriptors: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """Loss and measurements of a batch; ``targets`` are rows of the bank (n,)."""
+        features = hellinger_features(self.scaled(descriptors))
+        mapped = F.normalize(self.linear(features), dim=1)
+        similar = (mapped * self.bank[targets]).sum(1)
+        cosine_loss = F.cross_entropy(mapped @ self.bank.T / self.cosine_temperature, targets)
+
+        draw = torch.randint(0, len(self.bank), (self.hellinger_bank,), device=targets.device)
+        rows = torch.cat([targets, draw])
+        codes = hellinger_features(F.softplus(self.code(self.bank[rows])))
+        logits = features @ codes.T / self.hellinger_temperature
+        same = rows[None, :] == targets[:, None]
+        same[torch.arange(len(targets)), torch.arange(len(targets))] = False
+        logits = logits.masked_fill(same, float("-inf"))
+        own = torch.arange(len(targets), device=targets.device)
+        hellinger_loss = F.cross_entropy(logits, own)
+
+        loss = cosine_loss + hellinger_loss + self.cosine_weight * (1 - similar.mean())
+        return loss, {
+            "loss": float(loss.detach()),
+            "cosine": float(similar.detach().mean()),
+            "cosine_loss": float(cosine_loss.detach()),
+            "hellinger_loss": float(hellinger_loss.detach()),
+        }
