@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from joblib import effective_n_jobs
@@ -48,11 +48,12 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     network : str, default="squeezefaceposenet"
         Architecture that ``fit`` trains when ``weights`` is None; otherwise the
         artifact's own.
-    align : bool, default=True
-        Turn and scale each image by five landmarks, found by the landmark network
-        that ships with the library. The images are then loose crops of one face,
-        as any face detector gives them. If False, the paper's crop is taken: shorter
-        side to 256, centre 224x224, scaled to the network's size.
+    align : bool or "auto", default="auto"
+        If True, turn and scale each image by five landmarks, found by the landmark
+        network that ships with the library. The images are then loose crops of one
+        face, as any face detector gives them. If False, take the paper's crop:
+        shorter side to 256, centre 224x224, scaled to the network's size. "auto"
+        does what the weights were trained with; the shipped ones were aligned.
     batch_size : int, default=32
         Images per call of the network, in ``transform`` and in ``fit``.
     n_jobs : int, default=None
@@ -107,7 +108,7 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         weights: str | os.PathLike[str] | None = "default",
         *,
         network: str = "squeezefaceposenet",
-        align: bool = True,
+        align: bool | Literal["auto"] = "auto",
         batch_size: int = 32,
         n_jobs: int | None = None,
         epochs: int = 10,
@@ -188,19 +189,27 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             device=self.device,
             progress=self.verbose,
         )
-        crops = self._training_crops(X)
+        aligned = self._aligns(start)
+        crops = self._training_crops(X, aligned)
         artifact, history = train_identification(
-            crops, labels, settings, start=start, aligned=self.align
+            crops, labels, settings, start=start, aligned=aligned
         )
         self.artifact_ = artifact
         self.history_ = history
         self.classes_ = classes
         return self
 
-    def _training_crops(self, X: Images) -> NDArray[np.uint8]:
+    def _aligns(self, artifact: Artifact | None) -> bool:
+        if isinstance(self.align, bool):
+            return self.align
+        if self.align != "auto":
+            raise ValueError(f"align must be True, False or 'auto'; got {self.align!r}")
+        return artifact is None or artifact.manifest.get("alignment") == "five-landmarks"
+
+    def _training_crops(self, X: Images, aligned: bool) -> NDArray[np.uint8]:
         from sfpose.training.identification import CANVAS_SCALE, CANVAS_SIZE
 
-        if self.align:
+        if aligned:
             aligner = FaceAligner(
                 size=CANVAS_SIZE, margin=CANVAS_SCALE, batch_size=self.batch_size, n_jobs=self.n_jobs
             )
@@ -238,12 +247,13 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         std: list[float] = settings["std"]  # type: ignore[assignment]
         size = int(settings["size"])  # type: ignore[arg-type]
         rows = [
-            model.run(as_network_input(crops, mean, std)) for crops in self._crops(X, size)
+            model.run(as_network_input(crops, mean, std))
+            for crops in self._crops(X, size, self._aligns(artifact))
         ]
         return _normalise(np.concatenate(rows), artifact)
 
-    def _crops(self, X: Images, size: int) -> Iterator[list[NDArray[np.uint8]]]:
-        if self.align:
+    def _crops(self, X: Images, size: int, aligned: bool) -> Iterator[list[NDArray[np.uint8]]]:
+        if aligned:
             return self._aligner(size).iterate(X)
         return batched((loose_crop(image, size) for image in iterate_images(X)), self.batch_size)
 

@@ -173,7 +173,7 @@ def to_manifest(
     return manifest
 
 
-def network_from_artifact(artifact: Artifact) -> nn.Module:
+def network_from_artifact(artifact: Artifact, *, dropout: float = 0.0) -> nn.Module:
     """Build the torch network of an artifact with its weights, to train on.
 
     Raises
@@ -184,7 +184,7 @@ def network_from_artifact(artifact: Artifact) -> nn.Module:
     import onnx
     from onnx import numpy_helper
 
-    network = build_network(str(artifact.manifest.get("network")))
+    network = build_network(str(artifact.manifest.get("network")), dropout=dropout)
     model = onnx.load_from_string(artifact.model)
     stored = {
         tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy())

@@ -23,6 +23,7 @@ from sfpose.training.augmentation import (
     sample_images,
 )
 from sfpose.training.faces import TaughtFaces
+from sfpose.training.optimizers import build_optimizer
 
 __all__ = ["LandmarkRecipe", "face_size", "landmark_error", "train_landmarks"]
 
@@ -37,7 +38,7 @@ class LandmarkRecipe:
     """
 
     minutes: float = 6.0
-    batch_size: int = 128
+    batch_size: int = 64
     learning_rate: float = 3e-3
     weight_decay: float = 1e-4
     non_faces: float = 0.2
@@ -129,6 +130,7 @@ def train_landmarks(
     faces: TaughtFaces,
     recipe: LandmarkRecipe | None = None,
     *,
+    start: dict[str, Tensor] | None = None,
     report: Callable[[str], None] = print,
 ) -> FaceLandmarkNet:
     """Train the landmark network for ``recipe.minutes`` on all cores torch may use.
@@ -138,6 +140,8 @@ def train_landmarks(
     faces : TaughtFaces
         Photos with landmarks; those held out only measure.
     recipe : LandmarkRecipe, optional
+    start : dict of str to Tensor, optional
+        State of the network to go on from.
     report : callable, default=print
         Called with a line of progress about every 20 seconds.
 
@@ -152,15 +156,22 @@ def train_landmarks(
     usable = faces.scores >= recipe.smallest_score
     rows = np.flatnonzero(usable & ~faces.held_out)
     network = FaceLandmarkNet().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimiser = torch.optim.AdamW(
-        network.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay
+    if start is not None:
+        network.load_state_dict(start)
+    optimizers = build_optimizer(
+        "muon",
+        network,
+        nn.Identity(),
+        learning_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
     )
     side = faces.photos.shape[1]
     start = said = time.monotonic()
     step, recent = 0, []
     while (share := (time.monotonic() - start) / (60 * recipe.minutes)) < 1:
-        for group in optimiser.param_groups:
-            group["lr"] = recipe.learning_rate * min(1, (step + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * share))
+        factor = min(1, (step + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * share))
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+            group["lr"] = recipe.learning_rate * factor
         batch = rng.choice(rows, recipe.batch_size, replace=False)
         photos = torch.from_numpy(faces.photos[batch])
         points = torch.from_numpy(faces.landmarks[batch])
@@ -186,10 +197,11 @@ def train_landmarks(
         predicted = output[others:, :10].view(-1, 5, 2)
         error = (predicted - target[others:]).abs().mean((1, 2)) / face_size(target[others:])
         loss = error.mean() + 0.1 * F.binary_cross_entropy_with_logits(output[:, 10], is_face)
-        optimiser.zero_grad(set_to_none=True)
+        network.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-        optimiser.step()
+        for optimizer in optimizers:
+            optimizer.step()
         step += 1
         recent.append(float(error.detach().mean()))
         if time.monotonic() - said > 20:

@@ -147,6 +147,7 @@ def run_training(
     *,
     checkpoint: Path | None = None,
     evaluate: Callable[[nn.Module, nn.Module], dict[str, float]] | None = None,
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
     progress: bool = True,
     stop_after_minutes: float | None = None,
 ) -> nn.Module:
@@ -168,6 +169,8 @@ def run_training(
         JSON with the measurements goes beside it (``.jsonl``) at the same times.
     evaluate : callable, optional
         ``evaluate(network, objective)`` at each checkpoint, on the averaged weights.
+    on_epoch : callable, optional
+        Called with the mean measurements of each pass over the source.
     progress : bool, default=True
         Show a bar when the output is a terminal.
     stop_after_minutes : float, optional
@@ -205,11 +208,10 @@ def run_training(
 
     bar = tqdm(total=settings.total, initial=seen, unit="img", disable=None if progress else True)
     begun = written = time.monotonic()
-    sums: dict[str, float] = {}
-    steps = 0
+    since_checkpoint, this_epoch = _Means(), _Means()
 
     def write() -> None:
-        nonlocal written, sums, steps
+        nonlocal written, since_checkpoint
         if checkpoint is not None:
             _save(
                 checkpoint,
@@ -222,8 +224,8 @@ def run_training(
                     "seen": seen,
                 },
             )
-            line: dict[str, float] = {"seen": seen, "minutes": round((time.monotonic() - begun) / 60, 2)}
-            line.update({name: round(value / max(steps, 1), 4) for name, value in sums.items()})
+            line = {"seen": float(seen), "minutes": round((time.monotonic() - begun) / 60, 2)}
+            line.update(since_checkpoint.means())
             if evaluate is not None:
                 averaged.eval()
                 objective.eval()
@@ -232,7 +234,7 @@ def run_training(
                 log.write(json.dumps(line) + "\n")
         network.train()
         objective.train()
-        sums, steps, written = {}, 0, time.monotonic()
+        since_checkpoint, written = _Means(), time.monotonic()
 
     network.train()
     objective.train()
@@ -240,6 +242,8 @@ def run_training(
         while seen < settings.total:
             stage, done = _stage_at(settings.stages, seen)
             count = min(stage.batch_size, done - seen)
+            if done - seen - count == 1:
+                count += 1  # batch normalisation cannot learn from a single image
             _set_rate(optimizers, settings, seen)
             step_seed = seed_of_step(settings.seed, seen)
             torch.manual_seed(step_seed)
@@ -260,10 +264,12 @@ def run_training(
                 optimizer.step()
             if settings.average:
                 _average(averaged, network, settings.average ** (count / 1000))
+            since_checkpoint.add(measured)
+            this_epoch.add(measured)
+            if on_epoch is not None and (seen + count) // len(source) > seen // len(source):
+                on_epoch({"epoch": float((seen + count) // len(source)), **this_epoch.means()})
+                this_epoch = _Means()
             seen += count
-            steps += 1
-            for name, value in measured.items():
-                sums[name] = sums.get(name, 0.0) + value
             bar.update(count)
             bar.set_postfix({name: f"{value:.3f}" for name, value in measured.items()}, refresh=False)
             now = time.monotonic()
@@ -275,6 +281,22 @@ def run_training(
     bar.close()
     objective.eval()
     return averaged.eval()
+
+
+class _Means:
+    """Running means of named measurements."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._count = 0
+
+    def add(self, measured: dict[str, float]) -> None:
+        self._count += 1
+        for name, value in measured.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+
+    def means(self) -> dict[str, float]:
+        return {name: round(value / self._count, 4) for name, value in self._sums.items()}
 
 
 def _stage_at(stages: Sequence[Stage], seen: int) -> tuple[Stage, int]:

@@ -104,7 +104,7 @@ def build_optimizer(
     else:
         optimizers = [
             Muon(matrices, learning_rate, weight_decay=weight_decay),
-            torch.optim.AdamW(rest, learning_rate),
+            torch.optim.AdamW([group for group in rest if group["params"]], learning_rate),
         ]
     for optimizer in optimizers:
         for group in optimizer.param_groups:

@@ -1,0 +1,161 @@
+"""Training that tells people apart: what ``FaceEmbedder.fit`` runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sfpose.networks import build_network
+from sfpose.runtime.artifact import Artifact
+from sfpose.training.augmentation import (
+    GeometryJitter,
+    compose,
+    jitter_matrices,
+    mirror_matrices,
+    photometric_jitter,
+    sample_images,
+)
+from sfpose.training.distillation import normalise_images
+from sfpose.training.export import network_from_artifact, to_manifest, to_onnx
+from sfpose.training.loop import LoopSettings, Stage, run_training
+from sfpose.training.objectives import SoftmaxObjective
+
+__all__ = ["CANVAS_SCALE", "CANVAS_SIZE", "CropSource", "IdentificationSettings", "train_identification"]
+
+CANVAS_SCALE = 1.3
+"""Side of the stored training crops, in sides of what the network sees: room to move."""
+
+CANVAS_SIZE = 147
+
+DROPOUT = 0.5
+"""Of dropout9 and dropout10 (Table 2)."""
+
+
+@dataclass(frozen=True)
+class IdentificationSettings:
+    """Settings of :func:`train_identification`; see the parameters of FaceEmbedder."""
+
+    network: str = "squeezefaceposenet"
+    epochs: int = 10
+    batch_size: int = 32
+    learning_rate: float = 0.01
+    train_size: int = 113
+    seed: int = 0
+    device: str = "auto"
+    progress: bool = False
+
+
+class CropSource:
+    """Stored crops with a margin and their class numbers, augmented batch by batch.
+
+    Parameters
+    ----------
+    crops : uint8 array of shape (n, side, side, 3)
+    labels : int array of shape (n,)
+    mirror : bool, default=True
+    """
+
+    def __init__(
+        self, crops: NDArray[np.uint8], labels: NDArray[np.int64], *, mirror: bool = True
+    ) -> None:
+        self._crops = crops
+        self._labels = labels
+        self._mirror = mirror
+        self._jitter = GeometryJitter(turn=5, shift=0.025, log_scale=0.06, log_stretch=0.03)
+
+    def __len__(self) -> int:
+        """Number of crops in one pass."""
+        return len(self._crops)
+
+    def batch(self, seed: int, first: int, count: int, size: int) -> tuple[Tensor, Tensor]:
+        """Normalised images (count, 3, size, size) and class numbers (count,)."""
+        epochs = range(first // len(self), (first + count - 1) // len(self) + 1)
+        order = np.concatenate(
+            [np.random.default_rng((seed, epoch)).permutation(len(self)) for epoch in epochs]
+        )
+        chosen = order[first % len(self) :][:count]
+        crops = torch.from_numpy(self._crops[chosen])
+        side = self._crops.shape[1]
+        flags = torch.rand(count) < (0.5 if self._mirror else 0.0)
+        inner = compose(
+            jitter_matrices(count, self._jitter, device=crops.device), mirror_matrices(flags)
+        )
+        shift = (1 - 1 / CANVAS_SCALE) / 2 * side
+        centre = torch.tensor(
+            [[side / CANVAS_SCALE, 0, shift], [0, side / CANVAS_SCALE, shift], [0, 0, 1]]
+        )
+        images = sample_images(crops, compose(centre, inner), size, oversample=2 if size < 80 else 1)
+        return normalise_images(photometric_jitter(images)), torch.from_numpy(self._labels[chosen])
+
+
+def train_identification(
+    crops: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    settings: IdentificationSettings,
+    *,
+    start: Artifact | None = None,
+    aligned: bool = True,
+) -> tuple[Artifact, list[dict[str, float]]]:
+    """Train a network with softmax identification and export it.
+
+    Parameters
+    ----------
+    crops : uint8 array of shape (n, CANVAS_SIZE, CANVAS_SIZE, 3)
+    labels : int array of shape (n,)
+        Class numbers from 0.
+    settings : IdentificationSettings
+    start : Artifact, optional
+        Weights to start from; random ones if not given.
+    aligned : bool, default=True
+        Whether the crops were aligned by landmarks, for the manifest.
+
+    Returns
+    -------
+    artifact : Artifact
+    history : list of dict
+        Measurements after each pass.
+    """
+    history: list[dict[str, float]] = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        network = (
+            build_network(settings.network, dropout=DROPOUT)
+            if start is None
+            else network_from_artifact(start, dropout=DROPOUT)
+        )
+        name = settings.network if start is None else str(start.manifest["network"])
+        size = int(network.input_size)  # type: ignore[arg-type]
+        objective = SoftmaxObjective(int(network.descriptor_size), int(labels.max()) + 1, dropout=DROPOUT)  # type: ignore[arg-type]
+        images = settings.epochs * len(crops)
+        last = images if settings.train_size == size else max(1, images // 5)
+        stages = [Stage(size, last, settings.batch_size)]
+        if last < images:
+            stages.insert(0, Stage(settings.train_size, images - last, settings.batch_size))
+        trained = run_training(
+            network,
+            objective,
+            CropSource(crops, labels),
+            LoopSettings(
+                stages=stages,
+                optimizer="sgd",
+                learning_rate=settings.learning_rate,
+                head_factor=10.0 if start is not None else 1.0,
+                seed=settings.seed,
+                device=settings.device,
+            ),
+            progress=settings.progress,
+            on_epoch=history.append,
+        )
+    manifest = to_manifest(
+        name="fitted",
+        kind="descriptor",
+        network=name,
+        size=size,
+        alignment="five-landmarks" if aligned else "loose-crop",
+        descriptor={"size": int(network.descriptor_size), "normalization": "l1"},  # type: ignore[arg-type]
+    )
+    return Artifact(to_onnx(trained, size), manifest), history

@@ -1,0 +1,192 @@
+"""The runs behind the shipped weights, each one function of data and start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from sfpose.geometry import similarity_to_canonical
+from sfpose.networks import build_network
+from sfpose.networks.imagenet import fill_from_squeezenet, read_state
+from sfpose.runtime.artifact import Artifact, read_artifact
+from sfpose.training.augmentation import sample_images
+from sfpose.training.distillation import TaughtFaceSource, normalise_images
+from sfpose.training.export import (
+    fold_batch_norm,
+    network_from_artifact,
+    scale_descriptor,
+    to_manifest,
+    to_onnx,
+)
+from sfpose.training.faces import TaughtFaces
+from sfpose.training.loop import LoopSettings, Stage, run_training
+from sfpose.training.objectives import DistillationObjective
+
+__all__ = ["DistillationRecipe", "distil", "export_distilled", "start_network"]
+
+
+@dataclass(frozen=True)
+class DistillationRecipe:
+    """A run of :func:`distil`; the defaults are those of the shipped weights.
+
+    Attributes
+    ----------
+    network : str
+    loop : LoopSettings
+        Small images first: the network ends in a global average, so that most of
+        what there is to learn can be learnt at a quarter of the cost.
+    cosine_temperature, hellinger_temperature : float
+        See :class:`DistillationObjective`.
+    size : int
+        Side of the images that the exported network takes.
+    """
+
+    network: str = "squeezefaceposenet"
+    loop: LoopSettings = field(
+        default_factory=lambda: LoopSettings(
+            stages=(
+                Stage(40, 220_000, 64),
+                Stage(48, 60_000, 64),
+                Stage(64, 30_000, 64),
+                Stage(113, 6_000, 32),
+            ),
+            optimizer="muon",
+            learning_rate=3e-3,
+            weight_decay=1e-3,
+            average=0.9,
+            seed=1,
+        )
+    )
+    cosine_temperature: float = 0.07
+    hellinger_temperature: float = 0.02
+    size: int = 113
+
+
+def start_network(start: str | Path | None, network: str) -> nn.Module:
+    """Network to train on: from an artifact, from an ImageNet state, or at random.
+
+    Parameters
+    ----------
+    start : str, Path or None
+        A shipped name or the path of an artifact; a ``.safetensors`` or ``.pth``
+        file with a SqueezeNet v1.1 state; None for random weights.
+    network : str
+        Architecture, unless an artifact states its own.
+    """
+    if start is None:
+        return build_network(network)
+    if Path(start).suffix in (".safetensors", ".pth"):
+        built = build_network(network)
+        fill_from_squeezenet(built, read_state(start))
+        return built
+    return network_from_artifact(read_artifact(start))
+
+
+def distil(
+    faces: TaughtFaces,
+    checkpoint: Path,
+    *,
+    landmarks: NDArray[np.float32] | None = None,
+    start: str | Path | None = None,
+    recipe: DistillationRecipe | None = None,
+    evaluate: Callable[[nn.Module, nn.Module], dict[str, float]] | None = None,
+    stop_after_minutes: float | None = None,
+    progress: bool = True,
+) -> Artifact:
+    """Teach a network what a teacher's stored embeddings say of aligned faces.
+
+    Parameters
+    ----------
+    faces : TaughtFaces
+    checkpoint : Path
+        Resumed from if it is there, written every few minutes.
+    landmarks : float32 array of shape (n, 5, 2), optional
+        By which faces are aligned; the stored ones if not given.
+    start : str, Path or None
+        See :func:`start_network`; not used when a checkpoint is there.
+    recipe : DistillationRecipe, optional
+    evaluate, stop_after_minutes, progress
+        See :func:`sfpose.training.loop.run_training`.
+
+    Returns
+    -------
+    Artifact
+        The exported network, without a calibration.
+    """
+    recipe = recipe or DistillationRecipe()
+    torch.manual_seed(recipe.loop.seed)
+    source = TaughtFaceSource(faces, landmarks)
+    network = start_network(None if checkpoint.exists() else start, recipe.network)
+    objective = DistillationObjective(
+        source.bank,
+        cosine_temperature=recipe.cosine_temperature,
+        hellinger_temperature=recipe.hellinger_temperature,
+    )
+    trained = run_training(
+        network,
+        objective,
+        source,
+        recipe.loop,
+        checkpoint=checkpoint,
+        evaluate=evaluate,
+        progress=progress,
+        stop_after_minutes=stop_after_minutes,
+    )
+    return export_distilled(trained, faces, landmarks, recipe)
+
+
+def export_distilled(
+    network: nn.Module,
+    faces: TaughtFaces,
+    landmarks: NDArray[np.float32] | None,
+    recipe: DistillationRecipe,
+) -> Artifact:
+    """Export a distilled network, its values scaled to the same mean over many faces.
+
+    The scale is taken on 2,000 training faces, unaugmented, and folds into conv10.
+    """
+    network = fold_batch_norm(network.cpu())
+    scale_descriptor(network, 1 / _mean_descriptor(network, faces, landmarks, recipe.size))
+    manifest = to_manifest(
+        name="default",
+        kind="descriptor",
+        network=recipe.network,
+        size=recipe.size,
+        alignment="five-landmarks",
+        descriptor={"size": 1000, "normalization": "l1"},
+    )
+    return Artifact(to_onnx(network, recipe.size), manifest)
+
+
+def _mean_descriptor(
+    network: nn.Module, faces: TaughtFaces, landmarks: NDArray[np.float32] | None, size: int
+) -> NDArray[np.float32]:
+    points = faces.landmarks if landmarks is None else landmarks
+    rows = np.flatnonzero((faces.scores > 0) & ~faces.held_out)
+    rows = np.sort(np.random.default_rng(0).choice(rows, 2000, replace=False))
+    total: Tensor | None = None
+    with torch.inference_mode():
+        for part in np.array_split(rows, 40):
+            matrices = torch.from_numpy(similarity_to_canonical(points[part]).astype(np.float32))
+            crops = sample_images(torch.from_numpy(faces.photos[part]), matrices, size)
+            sums = network(normalise_images(crops)).sum(0)
+            total = sums if total is None else total + sums
+    assert total is not None
+    mean: NDArray[np.float32] = (total / len(rows)).numpy()
+    # A value that never fires has no scale of its own: it keeps the smallest one.
+    return np.maximum(mean, 1e-3 * mean.mean())
+
+
+def shorter(recipe: DistillationRecipe, factor: float) -> DistillationRecipe:
+    """The same recipe with every stage's images multiplied by ``factor``."""
+    stages = tuple(
+        replace(stage, images=max(stage.batch_size, int(stage.images * factor)))
+        for stage in recipe.loop.stages
+    )
+    return replace(recipe, loop=replace(recipe.loop, stages=stages))
