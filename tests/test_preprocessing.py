@@ -1,0 +1,232 @@
+"""Decoding and crop geometry against hand-made cases and OpenCV's arithmetic."""
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from sfpose.geometry import CANONICAL_LANDMARKS, similarity_to_canonical, widen_matrix
+from sfpose.preprocessing import (
+    aligned_crop,
+    as_network_input,
+    batched,
+    count_images,
+    iterate_images,
+    letterbox_matrix,
+    loose_crop,
+    read_image,
+)
+
+PHOTO = np.random.default_rng(0).integers(0, 256, (48, 40, 3), dtype=np.uint8)
+
+
+def _gradient(height, width):
+    """An image whose red is x and whose green is y, so that geometry can be read off."""
+    image = np.zeros((height, width, 3), np.uint8)
+    image[..., 0] = np.arange(width)
+    image[..., 1] = np.arange(height)[:, None]
+    return image
+
+
+def test_every_kind_of_image_gives_the_same_pixels(tmp_path):
+    path = tmp_path / "photo.png"
+    Image.fromarray(PHOTO).save(path)
+    for images in ([PHOTO], PHOTO[None], [Image.fromarray(PHOTO)], [path], [str(path)]):
+        (decoded,) = iterate_images(images)
+        np.testing.assert_array_equal(decoded, PHOTO)
+    mixed = list(iterate_images([path, PHOTO, Image.fromarray(PHOTO)]))
+    assert len(mixed) == 3
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ([], "at least one image; got none"),
+        (np.zeros((0, 4, 4, 3), np.uint8), "at least one image; got none"),
+        (PHOTO, "wrap a single image in a list"),
+        ("photo.jpg", "got one str"),
+        ([np.zeros((113, 113))], r"image 0: images must be uint8 RGB of shape \(H, W, 3\); got float64"),
+        ([PHOTO, PHOTO[..., 0]], r"image 1: images must be uint8 RGB .* of shape \(48, 40\)"),
+        ([np.zeros((0, 5, 3), np.uint8)], "at least one pixel"),
+        (np.zeros((2, 5, 5, 3), np.float32), "got float32"),
+        ([12], "an image must be .*; got int"),
+    ],
+)
+def test_what_is_no_collection_of_images_is_refused(images, message):
+    with pytest.raises(ValueError, match=message):
+        list(iterate_images(images))
+
+
+def test_missing_and_broken_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"image 0: .*nowhere\.jpg"):
+        list(iterate_images([tmp_path / "nowhere.jpg"]))
+    text = tmp_path / "text.jpg"
+    text.write_text("no picture")
+    with pytest.raises(ValueError, match=r"whole JPEG, PNG or WebP; .*text\.jpg"):
+        read_image(text)
+    whole = io.BytesIO()
+    Image.fromarray(np.repeat(PHOTO, 8, 0)).save(whole, "PNG")
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(whole.getvalue()[:2000])
+    with pytest.raises(ValueError, match="whole JPEG, PNG or WebP"):
+        read_image(cut)
+    gif = tmp_path / "other.gif"
+    Image.fromarray(PHOTO).save(gif)
+    with pytest.raises(ValueError, match="whole JPEG, PNG or WebP"):
+        read_image(gif)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_honoured(tmp_path, orientation):
+    upright = Image.fromarray(_gradient(24, 40))
+    undo = {
+        1: None,
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }[orientation]
+    stored = upright if undo is None else upright.transpose(undo)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "turned.png"
+    stored.save(path, exif=exif)
+    np.testing.assert_array_equal(read_image(path), np.asarray(upright))
+
+
+def test_sixteen_bits_animation_and_bombs_are_refused(tmp_path, monkeypatch):
+    Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(ValueError, match="8 bits a channel"):
+        read_image(tmp_path / "deep.png")
+    frames = [Image.fromarray(np.full((8, 8, 3), v, np.uint8)) for v in (0, 255)]
+    frames[0].save(tmp_path / "moving.webp", save_all=True, append_images=frames[1:])
+    with pytest.raises(ValueError, match="still image"):
+        read_image(tmp_path / "moving.webp")
+    monkeypatch.setattr("sfpose.preprocessing.MAX_PIXELS", 1000)
+    Image.fromarray(PHOTO).save(tmp_path / "large.png")
+    with pytest.raises(ValueError, match="at most 1000 pixels; got 40 x 48"):
+        read_image(tmp_path / "large.png")
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "CMYK", "1"])
+def test_other_colour_modes_become_rgb(tmp_path, mode):
+    path = tmp_path / ("picture.jpg" if mode == "CMYK" else "picture.png")
+    Image.fromarray(PHOTO).convert(mode).save(path)
+    assert read_image(path).shape == (48, 40, 3)
+
+
+def test_loose_crop_is_the_papers_centre():
+    # 256 x 256: the shorter side needs no scaling, the centre is 16 ... 240.
+    crop = loose_crop(_gradient(256, 256), 224).astype(int)
+    np.testing.assert_allclose(crop[100, :, 0], np.arange(16, 240), atol=1)
+    np.testing.assert_allclose(crop[:, 100, 1], np.arange(16, 240), atol=1)
+    small = loose_crop(_gradient(256, 200), 113).astype(float)
+    expected = 100 + (np.arange(113) + 0.5 - 56.5) * (200 * 224 / 256 / 113) - 0.5
+    np.testing.assert_allclose(small[56, :, 0], expected, atol=1.5)
+
+
+def test_aligned_crop_follows_its_matrix():
+    angle = np.deg2rad(20)
+    turn = 60 * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    matrix = np.eye(3)
+    matrix[:2, :2] = turn
+    matrix[:2, 2] = np.array([90, 80]) - turn @ [0.5, 0.5]
+    crop = aligned_crop(_gradient(160, 180), matrix, 64)
+    for x, y in [(3, 5), (32, 32), (60, 11)]:
+        where = matrix @ [(x + 0.5) / 64, (y + 0.5) / 64, 1] - 0.5
+        np.testing.assert_allclose(crop[y, x, :2], where[:2], atol=1.01)
+
+
+def test_a_crop_that_shrinks_does_not_alias():
+    stripes = np.zeros((512, 512, 3), np.uint8)
+    stripes[:, ::2] = 255
+    crop = aligned_crop(stripes, np.diag([512, 512, 1.0]), 64)
+    assert np.abs(crop[4:-4, 4:-4].astype(int) - 127).max() <= 2
+
+
+def test_a_square_outside_of_the_image_is_black():
+    matrix = np.array([[10, 0, 500], [0, 10, 500], [0, 0, 1.0]])
+    assert not aligned_crop(PHOTO, matrix, 16).any()
+    half = aligned_crop(np.full((20, 20, 3), 255, np.uint8), widen_matrix(3) @ np.eye(3), 30)
+    assert half.shape == (30, 30, 3)
+
+
+@given(
+    scale=st.floats(2, 400),
+    angle=st.floats(-3.1, 3.1),
+    x=st.floats(-100, 500),
+    y=st.floats(-100, 500),
+)
+def test_alignment_recovers_any_similarity(scale, angle, x, y):
+    matrix = np.array(
+        [
+            [scale * np.cos(angle), -scale * np.sin(angle), x],
+            [scale * np.sin(angle), scale * np.cos(angle), y],
+            [0, 0, 1],
+        ]
+    )
+    points = np.c_[CANONICAL_LANDMARKS, np.ones(5)] @ matrix.T
+    found = similarity_to_canonical(points[None, :, :2])[0]
+    np.testing.assert_allclose(found, matrix, rtol=1e-9, atol=1e-7)
+
+
+def test_alignment_is_the_least_squares_similarity():
+    rng = np.random.default_rng(1)
+    points = CANONICAL_LANDMARKS * 90 + rng.normal(0, 4, (5, 2))
+    rows = [[[x, -y, 1, 0], [y, x, 0, 1]] for x, y in CANONICAL_LANDMARKS]
+    a, b, c, d = np.linalg.lstsq(np.concatenate(rows), points.ravel(), rcond=None)[0]
+    expected = np.array([[a, -b, c], [b, a, d], [0, 0, 1]])
+    np.testing.assert_allclose(similarity_to_canonical(points[None])[0], expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("landmarks", "message"),
+    [
+        (np.zeros((5, 2)), r"shape \(n, 5, 2\); got \(5, 2\)"),
+        (np.full((1, 5, 2), np.nan), "must be finite"),
+        (np.ones((1, 5, 2)), "must not all coincide"),
+    ],
+)
+def test_landmarks_that_align_nothing_are_refused(landmarks, message):
+    with pytest.raises(ValueError, match=message):
+        similarity_to_canonical(landmarks)
+
+
+def test_letterbox_centres_the_image_in_a_square():
+    matrix = letterbox_matrix((100, 60, 3))
+    np.testing.assert_allclose(matrix @ [0.5, 0.5, 1], [30, 50, 1])
+    np.testing.assert_allclose(matrix @ [0, 0, 1], [-20, 0, 1])
+
+
+def test_network_input_is_standardised_and_channels_first():
+    batch = as_network_input([PHOTO, PHOTO], (0.5, 0.4, 0.3), (0.2, 0.25, 0.5))
+    expected = (PHOTO / 255.0 - [0.5, 0.4, 0.3]) / [0.2, 0.25, 0.5]
+    np.testing.assert_allclose(batch[1], expected.transpose(2, 0, 1), atol=1e-5)
+    assert batch.dtype == np.float32
+    assert batch.flags.c_contiguous
+
+
+@given(count=st.integers(0, 20), size=st.integers(1, 7))
+@settings(max_examples=30)
+def test_batches_keep_order_and_lose_nothing(count, size):
+    images = [np.full((1, 1, 3), n, np.uint8) for n in range(count)]
+    batches = list(batched(images, size))
+    assert [int(i[0, 0, 0]) for batch in batches for i in batch] == list(range(count))
+    assert all(len(batch) == size for batch in batches[:-1])
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5, True, None])
+def test_batch_size_must_be_a_positive_whole_number(size):
+    with pytest.raises(ValueError, match="batch_size must be a positive whole number"):
+        list(batched([PHOTO], size))
+
+
+def test_count_images_counts():
+    assert count_images([PHOTO] * 3) == 3
+    assert count_images(np.zeros((2, 5, 5, 3), np.uint8)) == 2
