@@ -1,0 +1,176 @@
+"""Chi-square scoring against float64 arithmetic, scikit-learn and its own invariants."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from sklearn.metrics.pairwise import additive_chi2_kernel
+
+from sfpose._kernels import chi2, reference
+from sfpose._scoring import FEW_PAIRS, check_descriptors, chi2_matrix, chi2_pairs, chi2_pairs_at
+
+BOUNDS = {np.float32: 1e-6, np.float64: 1e-13}
+
+
+def _relu_like(rows, width=1000, dtype=np.float32, seed=0):
+    values = np.random.default_rng(seed).normal(size=(rows, width))
+    return np.maximum(values, 0).astype(dtype)
+
+
+def _exact(x, y):
+    """In plain Python, one value at a time: an arithmetic that shares no code."""
+    return sum((a - b) ** 2 / (a + b) for a, b in zip(x.tolist(), y.tolist(), strict=True) if a + b)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_matrix_equals_scikit_learn_and_the_reference(dtype):
+    a, b = _relu_like(70, dtype=dtype), _relu_like(33, dtype=dtype, seed=1)
+    got = chi2_matrix(a, b)
+    assert got.dtype == dtype
+    expected = -additive_chi2_kernel(a.astype(np.float64), b.astype(np.float64))
+    np.testing.assert_allclose(got, expected, rtol=BOUNDS[dtype])
+    np.testing.assert_allclose(got, reference.chi2_matrix(a, b), rtol=BOUNDS[dtype])
+    assert got[3, 5] == pytest.approx(_exact(a[3], b[5]), rel=BOUNDS[dtype])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("count", [1, FEW_PAIRS, FEW_PAIRS + 1, 9000])
+def test_pairs_equal_the_reference_on_both_sides_of_the_switch(dtype, count):
+    a, b = _relu_like(count, 40, dtype), _relu_like(count, 40, dtype, seed=1)
+    got = chi2_pairs(a, b)
+    assert (got.dtype, got.shape) == (dtype, (count,))
+    np.testing.assert_allclose(got, reference.chi2_pairs(a, b), rtol=BOUNDS[dtype])
+
+
+def test_pairs_by_index_are_the_gathered_pairs():
+    a, b = _relu_like(60, 50), _relu_like(45, 50, seed=2)
+    rng = np.random.default_rng(3)
+    rows, columns = rng.integers(0, 60, 5000), rng.integers(0, 45, 5000)
+    got = chi2_pairs_at(a, rows, columns, b)
+    np.testing.assert_array_equal(got, chi2_matrix(a, b)[rows, columns])
+    own = chi2_pairs_at(a, rows, rows)
+    assert not own.any()
+
+
+@pytest.mark.parametrize("n_jobs", [2, 3, -1])
+def test_bits_do_not_depend_on_threads(n_jobs):
+    a, b = _relu_like(101), _relu_like(37, seed=1)
+    np.testing.assert_array_equal(chi2_matrix(a, b), chi2_matrix(a, b, n_jobs=n_jobs))
+    rows = np.arange(101).repeat(100)
+    columns = np.tile(np.arange(37), 273)[: len(rows)]
+    one = chi2_pairs_at(a, rows, columns, b)
+    np.testing.assert_array_equal(one, chi2_pairs_at(a, rows, columns, b, n_jobs=n_jobs))
+
+
+def test_bits_do_not_depend_on_the_company():
+    a, b = _relu_like(101), _relu_like(37, seed=1)
+    whole = chi2_matrix(a, b)
+    np.testing.assert_array_equal(whole[40:99, 3:30], chi2_matrix(a[40:99], b[3:30]))
+
+
+def test_read_only_strided_and_mapped_input_is_welcome(tmp_path):
+    a, b = _relu_like(64, 20), _relu_like(64, 20, seed=1)
+    expected = chi2_matrix(a, b)
+    np.save(tmp_path / "a.npy", a)
+    mapped = np.load(tmp_path / "a.npy", mmap_mode="r")
+    np.testing.assert_array_equal(chi2_matrix(mapped, b), expected)
+    np.testing.assert_array_equal(chi2_matrix(np.asfortranarray(a), b[::-1])[:, ::-1], expected)
+    assert check_descriptors(mapped).base is not None
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e10, 1e30])
+def test_no_overflow_and_no_underflow_far_from_one(scale):
+    a, b = _relu_like(40, 64), _relu_like(40, 64, seed=1)
+    got = chi2_matrix(a * np.float32(scale), b * np.float32(scale)) / scale
+    np.testing.assert_allclose(got, chi2_matrix(a, b), rtol=1e-5)
+
+
+values = st.floats(0, 1e6, width=32)
+
+
+@st.composite
+def two_batches(draw):
+    width = draw(st.integers(1, 9))
+    rows = draw(st.integers(1, 40))
+    array = npst.arrays(np.float32, (rows, width), elements=values)
+    return draw(array), draw(array)
+
+
+@given(two_batches())
+@settings(max_examples=60, deadline=None)
+def test_distance_is_a_bounded_symmetric_dissimilarity(batches):
+    a, b = batches
+    matrix = chi2_matrix(a, b).astype(np.float64)
+    np.testing.assert_array_equal(matrix, chi2_matrix(b, a).T)
+    assert (matrix >= 0).all()
+    assert not np.diag(chi2_matrix(a, a)).any()
+    roots = ((np.sqrt(a.astype(float))[:, None] - np.sqrt(b.astype(float))[None]) ** 2).sum(2)
+    slack = 1e-5 * matrix + 1e-30
+    assert (roots <= matrix + slack).all()
+    assert (matrix <= 2 * roots + slack).all()
+    totals = a.astype(float).sum(1)[:, None] + b.astype(float).sum(1)[None]
+    assert (matrix <= totals * (1 + 1e-5)).all()
+
+
+@given(two_batches(), st.sampled_from([0.25, 2.0, 64.0]), st.randoms(use_true_random=False))
+@settings(max_examples=40, deadline=None)
+def test_distance_is_homogeneous_and_blind_to_order(batches, factor, random):
+    a, b = batches
+    expected = chi2_matrix(a, b)
+    np.testing.assert_allclose(
+        chi2_matrix(a * np.float32(factor), b * np.float32(factor)), factor * expected, rtol=1e-5
+    )
+    order = list(range(a.shape[1]))
+    random.shuffle(order)
+    np.testing.assert_allclose(chi2_matrix(a[:, order], b[:, order]), expected, rtol=1e-5, atol=1e-30)
+
+
+@given(two_batches())
+@settings(max_examples=40, deadline=None)
+def test_kernel_and_reference_agree_on_any_input(batches):
+    a, b = batches
+    out = np.empty((len(a), len(b)), np.float32)
+    chi2.chi2_block(a, b, np.finfo(np.float32).tiny, out)
+    np.testing.assert_allclose(out, reference.chi2_matrix(a, b), rtol=1e-5, atol=1e-30)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ([[1.0, -2.0]], r"A must not be negative; got -2\.0"),
+        ([[1.0, np.nan]], "A must be finite; got NaN or infinity"),
+        ([[1.0, np.inf]], "A must be finite"),
+        ([1.0, 2.0], r"A must have shape \(n, d\); got \(2,\)"),
+        (np.zeros((0, 2)), r"at least one row and one value; got \(0, 2\)"),
+        ([["a", "b"]], "A must be numbers"),
+        ([[1 + 2j, 0]], "A must be numbers"),
+    ],
+)
+@pytest.mark.parametrize("score", [chi2_matrix, chi2_pairs])
+def test_what_is_no_descriptor_is_refused(score, bad, message):
+    with pytest.raises(ValueError, match=message):
+        score(bad, [[1.0, 2.0]])
+
+
+def test_shapes_that_do_not_match_are_refused():
+    with pytest.raises(ValueError, match="B must have 3 values a row; got 2"):
+        chi2_matrix(np.ones((2, 3)), np.ones((2, 2)))
+    with pytest.raises(ValueError, match="as many rows as each other; got 2 and 3"):
+        chi2_pairs(np.ones((2, 3)), np.ones((3, 3)))
+    with pytest.raises(ValueError, match=r"rows must lie in 0 \.\.\. 1; got 0 \.\.\. 2"):
+        chi2_pairs_at(np.ones((2, 3)), [0, 2], [0, 1])
+    with pytest.raises(ValueError, match="equally long"):
+        chi2_pairs_at(np.ones((2, 3)), [0], [0, 1])
+    with pytest.raises(ValueError, match="whole numbers"):
+        chi2_pairs_at(np.ones((2, 3)), [0.5], [0])
+
+
+def test_other_number_types_are_cast_as_stated():
+    whole = np.array([[3, 1], [0, 2]])
+    assert chi2_matrix(whole, whole).dtype == np.float64
+    half = whole.astype(np.float16)
+    assert chi2_matrix(half, half).dtype == np.float32
+    mixed = chi2_matrix(whole.astype(np.float32), whole.astype(np.float64))
+    assert mixed.dtype == np.float64
+    np.testing.assert_allclose(mixed, [[0, 3 + 1 / 3], [3 + 1 / 3, 0]])
