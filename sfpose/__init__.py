@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sfpose.alignment import FaceAligner
     from sfpose.embedder import FaceEmbedder
-    from sfpose.gallery import TemplateGallery
     from sfpose.templates import build_templates
     from sfpose.verifier import TemplateVerifier
 
@@ -17,7 +16,6 @@ __version__ = "0.1.0"
 __all__ = [
     "FaceAligner",
     "FaceEmbedder",
-    "TemplateGallery",
     "TemplateVerifier",
     "__version__",
     "build_templates",
@@ -26,7 +24,6 @@ __all__ = [
 _HOMES = {
     "FaceAligner": "sfpose.alignment",
     "FaceEmbedder": "sfpose.embedder",
-    "TemplateGallery": "sfpose.gallery",
     "TemplateVerifier": "sfpose.verifier",
     "build_templates": "sfpose.templates",
 }

@@ -57,9 +57,9 @@ def similarity_to_canonical(landmarks: ArrayLike) -> NDArray[np.float64]:
     --------
     >>> import numpy as np
     >>> from sfpose.geometry import CANONICAL_LANDMARKS, similarity_to_canonical
-    >>> similarity_to_canonical(CANONICAL_LANDMARKS[None] * 100).round(6)[0]
+    >>> similarity_to_canonical(CANONICAL_LANDMARKS[None] * 100)[0].round(6) + 0.0
     array([[100.,   0.,   0.],
-           [ -0., 100.,   0.],
+           [  0., 100.,   0.],
            [  0.,   0.,   1.]])
     """
     points = np.asarray(landmarks, dtype=np.float64)

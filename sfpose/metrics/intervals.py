@@ -1,0 +1,196 @@
+"""How far a rate may be off: intervals that resample people, and the binomial one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["Interval", "PeopleResampler", "clopper_pearson_interval", "people_interval"]
+
+
+class Interval(NamedTuple):
+    """Lower and upper limit."""
+
+    low: float
+    high: float
+
+
+def clopper_pearson_interval(errors: int, trials: int, *, confidence: float = 0.95) -> Interval:
+    """Exact binomial interval of a rate, as if all comparisons were independent.
+
+    Comparisons that share a person are not independent, so this interval is too
+    narrow for most face data; :func:`people_interval` is the honest one.
+
+    Parameters
+    ----------
+    errors, trials : int
+    confidence : float, default=0.95
+
+    Returns
+    -------
+    Interval
+
+    Raises
+    ------
+    ValueError
+        If ``errors`` does not lie in 0 ... ``trials`` or there is no trial.
+
+    References
+    ----------
+    Clopper and Pearson, "The use of confidence or fiducial limits illustrated in the
+    case of the binomial", Biometrika, 1934.
+
+    Examples
+    --------
+    >>> from sfpose.metrics import clopper_pearson_interval
+    >>> low, high = clopper_pearson_interval(0, 3000)
+    >>> low, round(high, 5)
+    (0.0, 0.00123)
+    """
+    from scipy.stats import beta
+
+    if trials < 1 or not 0 <= errors <= trials:
+        raise ValueError(f"errors must lie in 0 ... trials, trials >= 1; got {errors} of {trials}")
+    tail = (1 - confidence) / 2
+    low = 0.0 if errors == 0 else float(beta.ppf(tail, errors, trials - errors + 1))
+    high = 1.0 if errors == trials else float(beta.ppf(1 - tail, errors + 1, trials - errors))
+    return Interval(low, high)
+
+
+class PeopleResampler:
+    """Draws people with replacement and reweights the comparisons between them.
+
+    A comparison of two people counts as often as the product of their draws, one of
+    a person with themselves as often as that person was drawn. Distances are sorted
+    once; each draw costs one pass over them.
+
+    Parameters
+    ----------
+    distances : array of shape (n,)
+    is_genuine : bool array of shape (n,)
+    first_people, second_people : arrays of shape (n,)
+        Who is on either side of each comparison.
+
+    References
+    ----------
+    Bolle, Ratha, Pankanti, "Error analysis of pattern recognition systems: the
+    subsets bootstrap", CVIU 2004.
+    """
+
+    def __init__(
+        self,
+        distances: ArrayLike,
+        is_genuine: ArrayLike,
+        first_people: ArrayLike,
+        second_people: ArrayLike,
+    ) -> None:
+        from sfpose.metrics.error_rates import check_scores
+
+        scores, genuine = check_scores(distances, is_genuine)
+        first, second = np.asarray(first_people), np.asarray(second_people)
+        if first.shape != scores.shape or second.shape != scores.shape:
+            raise ValueError(
+                f"people of both sides must have shape {scores.shape}; got {first.shape} and {second.shape}"
+            )
+        people, codes = np.unique(np.concatenate([first, second]), return_inverse=True)
+        self._people = len(people)
+        order = np.argsort(scores, kind="stable")
+        self._genuine = genuine[order]
+        self._first = codes[: len(first)][order]
+        self._second = codes[len(first) :][order]
+        scores = scores[order]
+        self._last = np.flatnonzero(np.r_[scores[1:] != scores[:-1], True])
+        self.thresholds = scores[self._last]
+
+    def draw(
+        self, rng: np.random.Generator
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+        """False match and non-match rates at ``thresholds`` for one drawing of people.
+
+        None if the drawn people have no genuine or no impostor comparison.
+        """
+        times = np.bincount(
+            rng.integers(0, self._people, self._people), minlength=self._people
+        ).astype(np.float64)
+        weights = times[self._first]
+        apart = self._first != self._second
+        weights[apart] *= times[self._second[apart]]
+        matches = np.cumsum(np.where(self._genuine, 0.0, weights))
+        genuine = np.cumsum(np.where(self._genuine, weights, 0.0))
+        if not matches[-1] > 0 or not genuine[-1] > 0:
+            return None
+        return matches[self._last] / matches[-1], 1 - genuine[self._last] / genuine[-1]
+
+
+def people_interval(
+    distances: ArrayLike,
+    is_genuine: ArrayLike,
+    first_people: ArrayLike,
+    second_people: ArrayLike,
+    *,
+    statistic: Callable[[NDArray[np.float64], NDArray[np.float64]], float] | None = None,
+    confidence: float = 0.95,
+    draws: int = 200,
+    random_state: int = 0,
+) -> Interval:
+    """Bootstrap interval of an error rate that resamples people, not comparisons.
+
+    Parameters
+    ----------
+    distances : array of shape (n,)
+    is_genuine : bool array of shape (n,)
+    first_people, second_people : arrays of shape (n,)
+        Who is on either side of each comparison.
+    statistic : callable, optional
+        ``statistic(fmr, fnmr)`` of the operating points of one drawing, rising
+        thresholds; the equal error rate if not given.
+    confidence : float, default=0.95
+    draws : int, default=200
+    random_state : int, default=0
+
+    Returns
+    -------
+    Interval
+        Percentiles of the drawings.
+
+    Raises
+    ------
+    ValueError
+        If the scores are refused or fewer than two people are compared.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sfpose.metrics import people_interval
+    >>> rng = np.random.default_rng(0)
+    >>> first, second = rng.integers(0, 30, (2, 2000))
+    >>> genuine = first == second
+    >>> distances = rng.normal(np.where(genuine, 1.0, 3.0))
+    >>> low, high = people_interval(distances, genuine, first, second)
+    >>> low < 0.16 < high
+    True
+    """
+    from sfpose.metrics.error_rates import _crossing
+
+    resampler = PeopleResampler(distances, is_genuine, first_people, second_people)
+    if resampler._people < 2:
+        raise ValueError("an interval over people needs at least two of them; got one")
+    rng = np.random.default_rng(random_state)
+    values = []
+    for _ in range(draws):
+        rates = resampler.draw(rng)
+        if rates is None:
+            continue
+        if statistic is None:
+            fmr, fnmr = np.r_[0.0, rates[0]], np.r_[1.0, rates[1]]
+            values.append(_crossing(fmr, fnmr))
+        else:
+            values.append(statistic(*rates))
+    if not values:
+        raise ValueError("no drawing of people had genuine and impostor comparisons; too few people")
+    tail = 100 * (1 - confidence) / 2
+    low, high = np.percentile(values, [tail, 100 - tail])
+    return Interval(float(low), float(high))

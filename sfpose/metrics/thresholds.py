@@ -1,0 +1,135 @@
+"""Choosing a threshold: what was asked, what was achieved, on how much evidence."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from sfpose.metrics.error_rates import (
+    check_fmr,
+    check_scores,
+    error_rates_at_threshold,
+    threshold_at_fmr,
+)
+from sfpose.metrics.intervals import Interval, clopper_pearson_interval
+
+__all__ = ["SmallSampleWarning", "ThresholdCalibration", "calibrate_threshold"]
+
+
+class SmallSampleWarning(UserWarning):
+    """The data cannot support the false match rate that was asked for."""
+
+
+@dataclass(frozen=True)
+class ThresholdCalibration:
+    """A threshold and the evidence for it.
+
+    Attributes
+    ----------
+    target_fmr : float
+        The false match rate that was asked for.
+    threshold : float
+        Accept when the distance is at most this.
+    achieved_fmr, fnmr : float
+        Rates of the calibration data at the threshold, 0 to 1.
+    genuine_pairs, impostor_pairs, people : int
+        How much was compared; ``people`` is 0 if it was not told.
+    fmr_interval : Interval
+        95 % Clopper-Pearson interval of the false match rate. It takes comparisons
+        as independent, which pairs that share a person are not: it is too narrow.
+    """
+
+    target_fmr: float
+    threshold: float
+    achieved_fmr: float
+    fnmr: float
+    genuine_pairs: int
+    impostor_pairs: int
+    people: int
+    fmr_interval: Interval
+
+    @property
+    def expected_false_matches(self) -> float:
+        """Impostor pairs times target: how many errors the threshold rests on."""
+        return self.target_fmr * self.impostor_pairs
+
+    def to_dict(self) -> dict[str, float | list[float]]:
+        """The attributes as plain numbers, for JSON."""
+        return {**asdict(self), "fmr_interval": list(self.fmr_interval)}
+
+
+def calibrate_threshold(
+    distances: ArrayLike, is_genuine: ArrayLike, target_fmr: float, *, people: Iterable[object] = ()
+) -> ThresholdCalibration:
+    """Find the threshold for a target false match rate and say how well it is founded.
+
+    Parameters
+    ----------
+    distances : array of shape (n,)
+    is_genuine : bool array of shape (n,)
+    target_fmr : float
+        Between 0 and 1.
+    people : iterable, optional
+        Everyone who takes part, to be counted.
+
+    Returns
+    -------
+    ThresholdCalibration
+
+    Raises
+    ------
+    ValueError
+        If the scores are refused or ``target_fmr`` is no rate.
+
+    Warns
+    -----
+    SmallSampleWarning
+        If fewer than 30 false matches are expected at the target (rule of 30: the
+        true rate is then within 30 % with 90 % confidence), or fewer than 3 (rule of
+        3: not even "below the target" can be claimed with 95 % confidence).
+
+    References
+    ----------
+    Doddington et al., "The NIST speaker recognition evaluation", 2000 (rule of 30);
+    ISO/IEC 19795-1, annex B.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sfpose.metrics import calibrate_threshold
+    >>> rng = np.random.default_rng(0)
+    >>> genuine = np.arange(20_000) < 1_000
+    >>> distances = rng.normal(np.where(genuine, 1.0, 3.0), 0.5)
+    >>> calibration = calibrate_threshold(distances, genuine, 0.01)
+    >>> calibration.achieved_fmr
+    0.01
+    """
+    scores, genuine = check_scores(distances, is_genuine)
+    target = check_fmr(target_fmr, "target_fmr")
+    impostors = int((~genuine).sum())
+    expected = target * impostors
+    if expected < 30:
+        rule = 3 if expected < 3 else 30
+        warnings.warn(
+            f"a target FMR of {target:g} needs at least {int(np.ceil(rule / target))} impostor pairs "
+            f"(rule of {rule}); got {impostors}, in which {expected:.1f} false matches are expected",
+            SmallSampleWarning,
+            stacklevel=3,
+        )
+    threshold = threshold_at_fmr(scores, genuine, target)
+    rates = error_rates_at_threshold(scores, genuine, threshold)
+    false_matches = int((scores[~genuine] <= threshold).sum())
+    return ThresholdCalibration(
+        target_fmr=target,
+        threshold=threshold,
+        achieved_fmr=rates.fmr,
+        fnmr=rates.fnmr,
+        genuine_pairs=int(genuine.sum()),
+        impostor_pairs=impostors,
+        people=len(set(people)),
+        fmr_interval=clopper_pearson_interval(false_matches, impostors),
+    )

@@ -1,0 +1,261 @@
+"""Error rates against hand-made cases, scikit-learn and brute force."""
+
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import optimize, stats
+from sklearn.metrics import det_curve as sklearn_det_curve
+from sklearn.metrics import roc_curve
+
+from sfpose.metrics import (
+    PeopleResampler,
+    SmallSampleWarning,
+    calibrate_threshold,
+    clopper_pearson_interval,
+    det_curve,
+    equal_error_rate,
+    error_rates_at_threshold,
+    false_acceptance_rate,
+    false_rejection_rate,
+    fnmr_at_fmr,
+    k_fold_accuracy,
+    people_interval,
+    threshold_at_fmr,
+)
+
+
+def _gaussian(count=4000, seed=0, genuine_share=0.3):
+    rng = np.random.default_rng(seed)
+    genuine = rng.random(count) < genuine_share
+    return rng.normal(np.where(genuine, 1.0, 3.0)), genuine
+
+
+@st.composite
+def scores(draw):
+    """Distances with many ties, and both kinds of comparison."""
+    count = draw(st.integers(2, 40))
+    distances = draw(st.lists(st.integers(0, 8), min_size=count, max_size=count))
+    labels = draw(st.lists(st.booleans(), min_size=count - 2, max_size=count - 2))
+    return np.array(distances, dtype=float), np.array([True, False, *labels])
+
+
+@given(scores())
+def test_every_point_of_the_det_curve_is_what_counting_gives(case):
+    distances, genuine = case
+    curve = det_curve(distances, genuine)
+    for fmr, fnmr, threshold in zip(*curve, strict=True):
+        accepted = distances <= threshold
+        assert fmr == pytest.approx(accepted[~genuine].mean())
+        assert fnmr == pytest.approx(1 - accepted[genuine].mean())
+    assert (curve.fmr[0], curve.fnmr[0]) == (0, 1)
+    assert (curve.fmr[-1], curve.fnmr[-1]) == (1, pytest.approx(0))
+    assert len(curve.thresholds) == len(np.unique(distances)) + 1
+
+
+@given(scores())
+def test_det_curve_equals_scikit_learns_roc(case):
+    distances, genuine = case
+    fmr, tpr, _ = roc_curve(genuine, -distances, drop_intermediate=False)
+    curve = det_curve(distances, genuine)
+    np.testing.assert_allclose(curve.fmr, fmr, atol=1e-12)
+    np.testing.assert_allclose(curve.fnmr, 1 - tpr, atol=1e-12)
+
+
+def test_det_curve_holds_scikit_learns_points():
+    distances, genuine = _gaussian()
+    ours = set(zip(*np.round(det_curve(distances, genuine)[:2], 10), strict=True))
+    fmr, fnmr, _ = sklearn_det_curve(genuine, -distances)
+    assert set(zip(np.round(fmr, 10), np.round(fnmr, 10), strict=True)) <= ours
+
+
+def test_equal_error_rate_of_hand_made_cases():
+    assert equal_error_rate([1, 2, 3, 4], [1, 1, 0, 0]) == 0
+    assert equal_error_rate([3, 4, 1, 2], [1, 1, 0, 0]) == 1
+    assert equal_error_rate([1, 1, 1, 1], [1, 0, 1, 0]) == 0.5
+    # One of four genuine beyond one of four impostors.
+    assert equal_error_rate([1, 2, 3, 6, 5, 7, 8, 9], [1, 1, 1, 1, 0, 0, 0, 0]) == 0.25
+
+
+def test_equal_error_rate_is_that_of_the_normal_distribution():
+    distances, genuine = _gaussian(400_000)
+    assert equal_error_rate(distances, genuine) == pytest.approx(stats.norm.cdf(-1), abs=3e-3)
+
+
+@given(scores())
+def test_equal_error_rate_lies_where_the_interpolated_curves_cross(case):
+    distances, genuine = case
+    fmr, fnmr, _ = det_curve(distances, genuine)
+    along = np.arange(len(fmr), dtype=float)
+    crossing = optimize.brentq(
+        lambda t: np.interp(t, along, fmr) - np.interp(t, along, fnmr), 0, along[-1]
+    )
+    assert equal_error_rate(distances, genuine) == pytest.approx(
+        np.interp(crossing, along, fmr), abs=1e-9
+    )
+
+
+@given(scores(), st.floats(0.01, 0.99))
+def test_threshold_keeps_the_rate_and_wastes_nothing(case, fmr):
+    distances, genuine = case
+    threshold = threshold_at_fmr(distances, genuine, fmr)
+    assert error_rates_at_threshold(distances, genuine, threshold).fmr <= fmr + 1e-9
+    higher = np.unique(distances[distances > threshold])
+    if len(higher):
+        assert (distances[~genuine] <= higher[0]).mean() > fmr - 1e-9 or not (
+            distances[~genuine] == higher[0]
+        ).any()
+    possible = [
+        (distances[genuine] > t).mean()
+        for t in [-1, *distances]
+        if (distances[~genuine] <= t).mean() <= fmr
+    ]
+    assert fnmr_at_fmr(distances, genuine, fmr) == pytest.approx(min(possible))
+
+
+def test_an_impostor_on_the_threshold_is_a_false_match():
+    rates = error_rates_at_threshold([1.0, 2.0], [True, False], 2.0)
+    assert rates == (1.0, 0.0)
+    threshold = threshold_at_fmr([1.0, 2.0], [True, False], 0.5)
+    assert 1.0 <= threshold < 2.0
+
+
+def test_the_papers_names_are_the_same_rates():
+    distances, genuine = _gaussian()
+    rates = error_rates_at_threshold(distances, genuine, 2.0)
+    assert false_acceptance_rate(distances, genuine, 2.0) == rates.fmr
+    assert false_rejection_rate(distances, genuine, 2.0) == rates.fnmr
+
+
+def test_k_fold_accuracy_equals_trying_every_threshold():
+    distances, genuine = _gaussian(600)
+    folds = np.arange(600) % 10
+    result = k_fold_accuracy(distances, genuine, folds)
+    for fold in range(10):
+        inside = folds == fold
+        best = max(
+            ((distances[~inside] <= t) == genuine[~inside]).mean() for t in distances[~inside]
+        )
+        # Whatever threshold was taken, it is one of the best on the other folds.
+        candidates = [
+            ((distances[inside] <= t + gap) == genuine[inside]).mean()
+            for t in distances[~inside]
+            for gap in (0, 0.005)
+            if ((distances[~inside] <= t) == genuine[~inside]).mean() == best
+        ]
+        assert min(candidates) - 0.04 <= result.per_fold[fold] <= max(candidates) + 0.04
+    assert result.mean == pytest.approx(result.per_fold.mean())
+    assert result.mean == pytest.approx(stats.norm.cdf(1), abs=0.04)
+
+
+def test_clopper_pearson_equals_scipy():
+    for errors, trials in [(0, 10), (3, 40), (40, 40), (7, 100_000)]:
+        expected = stats.binomtest(errors, trials).proportion_ci(method="exact")
+        assert clopper_pearson_interval(errors, trials) == pytest.approx(tuple(expected))
+    with pytest.raises(ValueError, match="got 5 of 4"):
+        clopper_pearson_interval(5, 4)
+
+
+def _people_scores(people=60, images=4, seed=0):
+    rng = np.random.default_rng(seed)
+    person = np.repeat(np.arange(people), images)
+    first, second = np.triu_indices(len(person), 1)
+    genuine = person[first] == person[second]
+    hard = rng.normal(0, 0.6, people)
+    distances = rng.normal(np.where(genuine, 1.0 + hard[person[first]], 3.0))
+    return distances, genuine, person[first], person[second]
+
+
+def test_resampling_people_equals_repeating_their_comparisons():
+    distances, genuine, first, second = _people_scores(12, 3)
+    resampler = PeopleResampler(distances, genuine, first, second)
+    fmr, fnmr = resampler.draw(np.random.default_rng(5))
+    drawn = np.bincount(np.random.default_rng(5).integers(0, 12, 12), minlength=12)
+    times = np.where(first == second, drawn[first], drawn[first] * drawn[second])
+    repeated, labels = np.repeat(distances, times), np.repeat(genuine, times)
+    for index in range(0, len(resampler.thresholds), 40):
+        rates = error_rates_at_threshold(repeated, labels, resampler.thresholds[index])
+        assert (fmr[index], fnmr[index]) == pytest.approx(rates)
+
+
+def test_interval_over_people_is_wider_than_the_binomial_one():
+    distances, genuine, first, second = _people_scores()
+    low, high = people_interval(distances, genuine, first, second)
+    rate = equal_error_rate(distances, genuine)
+    assert low < rate < high
+    binomial = clopper_pearson_interval(round(rate * genuine.sum()), int(genuine.sum()))
+    assert high - low > binomial.high - binomial.low
+
+
+def test_interval_covers_the_truth_about_as_often_as_it_says():
+    covered = 0
+    for seed in range(40):
+        case = _people_scores(40, 3, seed)
+        low, high = people_interval(*case, draws=100, random_state=seed)
+        # P(N(1, 1 + 0.36) > t) = P(N(3, 1) <= t) at t = 1 + 2 s / (1 + s), s = sqrt(1.36).
+        spread = np.sqrt(1.36)
+        truth = stats.norm.cdf(-2 / (1 + spread))
+        covered += low <= truth <= high
+    assert 32 <= covered
+
+
+def test_calibration_reports_what_it_rests_on():
+    distances, genuine = _gaussian(20_000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        calibration = calibrate_threshold(distances, genuine, 0.01, people="abc")
+    assert calibration.achieved_fmr <= 0.01
+    assert calibration.achieved_fmr == pytest.approx(0.01, abs=1e-3)
+    assert calibration.impostor_pairs == (~genuine).sum()
+    assert calibration.people == 3
+    low, high = calibration.fmr_interval
+    assert low < calibration.achieved_fmr < high
+    assert calibration.expected_false_matches == pytest.approx(0.01 * (~genuine).sum())
+    assert calibration.to_dict()["threshold"] == calibration.threshold
+
+
+def test_a_target_the_data_cannot_support_is_said_with_the_counts():
+    distances, genuine = _gaussian(8000)
+    impostors = (~genuine).sum()
+    with pytest.warns(SmallSampleWarning, match=rf"30000 impostor pairs .*got {impostors}"):
+        calibrate_threshold(distances, genuine, 1e-3)
+
+
+def test_the_rule_of_three_speaks_below_three_expected_errors():
+    distances, genuine = _gaussian(1000)
+    with pytest.warns(SmallSampleWarning, match=r"30000 impostor pairs \(rule of 3\)"):
+        calibrate_threshold(distances, genuine, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("distances", "labels", "message"),
+    [
+        ([1.0, np.nan], [1, 0], "must not be NaN; got 1 NaN"),
+        ([1.0, 2.0], [1, 1], "one impostor comparison; got 2 and 0"),
+        ([1.0, 2.0], [0, 0], "got 0 and 2"),
+        ([1.0, 2.0], [1, 2], "booleans, or 0 and 1"),
+        ([1.0, 2.0], [1], r"shape \(n,\); got \(2,\) and \(1,\)"),
+        ([[1.0, 2.0]], [[1, 0]], r"shape \(n,\)"),
+        ([], [], "got 0 and 0"),
+    ],
+)
+def test_scores_that_mean_nothing_are_refused(distances, labels, message):
+    for function in (det_curve, equal_error_rate):
+        with pytest.raises(ValueError, match=message):
+            function(distances, labels)
+
+
+@pytest.mark.parametrize("fmr", [0, 1, -0.1, 1.5, np.nan])
+def test_a_rate_must_lie_between_zero_and_one(fmr):
+    with pytest.raises(ValueError, match="must lie between 0 and 1"):
+        threshold_at_fmr([1, 2], [1, 0], fmr)
+
+
+@settings(max_examples=25, deadline=None)
+@given(scores(), st.floats(0.1, 10), st.floats(-5, 5))
+def test_rates_do_not_depend_on_the_scale_of_the_distance(case, factor, shift):
+    distances, genuine = case
+    moved = distances * factor + shift
+    assert equal_error_rate(moved, genuine) == pytest.approx(equal_error_rate(distances, genuine))
