@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -33,12 +34,12 @@ class LandmarkFinder:
 
     Parameters
     ----------
-    weights : str, default="landmarks"
+    weights : str or path, default="landmarks"
         Artifact of the landmark network.
     n_threads : int, default=1
     """
 
-    def __init__(self, weights: str = "landmarks", n_threads: int = 1) -> None:
+    def __init__(self, weights: str | os.PathLike[str] = "landmarks", n_threads: int = 1) -> None:
         artifact = read_artifact(weights)
         settings = artifact.section("input")
         self._size = int(settings["size"])  # type: ignore[arg-type]
@@ -84,6 +85,8 @@ class FaceAligner(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     margin : float, default=1.0
         Side of what a crop shows, in sides of the canonical crop; larger values show
         more of what surrounds the face.
+    weights : str or path, default="landmarks"
+        Artifact of the landmark network.
     batch_size : int, default=32
         Images per call of the landmark network.
     n_jobs : int, default=None
@@ -108,11 +111,13 @@ class FaceAligner(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         *,
         size: int = 113,
         margin: float = 1.0,
+        weights: str | os.PathLike[str] = "landmarks",
         batch_size: int = 32,
         n_jobs: int | None = None,
     ) -> None:
         self.size = size
         self.margin = margin
+        self.weights = weights
         self.batch_size = batch_size
         self.n_jobs = n_jobs
 
@@ -211,8 +216,8 @@ class FaceAligner(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def _finder(self) -> LandmarkFinder:
         threads = effective_n_jobs(self.n_jobs)
-        cached: tuple[int, LandmarkFinder] | None = self.__dict__.get("_cached_finder")
-        if cached is None or cached[0] != threads:
-            cached = (threads, LandmarkFinder(n_threads=threads))
-            self._cached_finder = cached
+        key = (self.weights, threads)
+        cached: tuple[object, LandmarkFinder] | None = self.__dict__.get("_cached_finder")
+        if cached is None or cached[0] != key:
+            cached = self._cached_finder = (key, LandmarkFinder(self.weights, threads))
         return cached[1]

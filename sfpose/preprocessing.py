@@ -12,7 +12,7 @@ import numbers
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,6 +28,7 @@ __all__ = [
     "as_network_input",
     "batched",
     "count_images",
+    "decode_image",
     "iterate_images",
     "letterbox_matrix",
     "loose_crop",
@@ -84,19 +85,36 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     ...     read_image(path).shape
     (4, 5, 3)
     """
-    from PIL import Image
-
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"an image path must name a file; there is none at {str(path)!r}")
+    with open(path, "rb") as file:
+        return decode_image(file, str(path))
+
+
+def decode_image(file: BinaryIO, name: str) -> NDArray[np.uint8]:
+    """Decode an open image file as :func:`read_image` does.
+
+    Parameters
+    ----------
+    file : binary file
+    name : str
+        What to call it in an error.
+
+    Returns
+    -------
+    uint8 array of shape (H, W, 3), RGB
+    """
+    from PIL import Image
+
     try:
-        with Image.open(path, formats=_FORMATS) as image:
-            return _from_pillow(image, str(path))
+        with Image.open(file, formats=_FORMATS) as image:
+            return _from_pillow(image, repr(name))
     except Image.DecompressionBombError as error:
-        raise ValueError(f"{str(path)!r} must have at most {MAX_PIXELS} pixels; {error}") from error
+        raise ValueError(f"{name!r} must have at most {MAX_PIXELS} pixels; {error}") from error
     except (OSError, SyntaxError) as error:
         raise ValueError(
-            f"an image file must be a whole JPEG, PNG or WebP; {str(path)!r} is not: {error}"
+            f"an image file must be a whole JPEG, PNG or WebP; {name!r} is not: {error}"
         ) from error
 
 

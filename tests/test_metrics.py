@@ -130,7 +130,7 @@ def test_the_papers_names_are_the_same_rates():
 
 
 def test_k_fold_accuracy_equals_trying_every_threshold():
-    distances, genuine = _gaussian(600)
+    distances, genuine = _gaussian(600, genuine_share=0.5)
     folds = np.arange(600) % 10
     result = k_fold_accuracy(distances, genuine, folds)
     for fold in range(10):
@@ -181,7 +181,7 @@ def test_resampling_people_equals_repeating_their_comparisons():
 
 
 def test_interval_over_people_is_wider_than_the_binomial_one():
-    distances, genuine, first, second = _people_scores()
+    distances, genuine, first, second = _people_scores(images=10)
     low, high = people_interval(distances, genuine, first, second)
     rate = equal_error_rate(distances, genuine)
     assert low < rate < high

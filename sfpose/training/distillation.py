@@ -17,7 +17,7 @@ from sfpose.training.augmentation import (
     photometric_jitter,
     sample_images,
 )
-from sfpose.training.faces import TaughtFaces
+from sfpose.training.faces import TaughtFaces, pass_order
 
 __all__ = ["TaughtFaceSource", "normalise_images", "teacher_targets"]
 
@@ -81,26 +81,15 @@ class TaughtFaceSource:
         )
         self._jitter = jitter
         self._light = light
-        self._order: tuple[tuple[int, int], NDArray[np.int64]] | None = None
 
     def __len__(self) -> int:
         """Number of photos in one pass."""
         return len(self.rows)
 
-    def _permutation(self, seed: int, epoch: int) -> NDArray[np.int64]:
-        if self._order is None or self._order[0] != (seed, epoch):
-            order = np.random.default_rng((seed, epoch)).permutation(len(self.rows))
-            self._order = ((seed, epoch), order)
-        return self._order[1]
-
     def batch(self, seed: int, first: int, count: int, size: int) -> tuple[Tensor, Tensor]:
         """Normalised crops (count, 3, size, size) and rows of ``bank`` (count,)."""
-        drawn = [
-            self._permutation(seed, place // len(self))[place % len(self)]
-            for place in range(first, first + count)
-        ]
-        chosen = np.sort(np.array(drawn))
-        photos = torch.from_numpy(np.ascontiguousarray(self._photos[self.rows[chosen]]))
+        chosen = pass_order(len(self), seed, first, count)
+        photos = torch.from_numpy(self._photos[self.rows[chosen]])
         targets = torch.from_numpy(chosen)
         device = photos.device
         flags = torch.rand(count, device=device) < 0.5

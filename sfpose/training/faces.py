@@ -12,7 +12,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["TaughtFaces", "decode_archives", "load_taught_faces"]
+__all__ = ["TaughtFaces", "decode_archives", "load_taught_faces", "pass_order"]
+
+
+def pass_order(length: int, seed: int, first: int, count: int) -> NDArray[np.int64]:
+    """Which of ``length`` rows are drawn as number ``first`` and the ``count - 1`` after.
+
+    Each pass draws every row once, in an order that follows from the seed and the
+    number of the pass alone, so that a resumed run draws what an unbroken one would.
+    """
+    passes = range(first // length, (first + count - 1) // length + 1)
+    order = np.concatenate(
+        [np.random.default_rng((seed, number)).permutation(length) for number in passes]
+    )
+    return order[first % length :][:count]
 
 
 @dataclass(frozen=True)

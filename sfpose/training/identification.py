@@ -20,6 +20,7 @@ from sfpose.training.augmentation import (
     sample_images,
 )
 from sfpose.training.distillation import normalise_images
+from sfpose.training.faces import pass_order
 from sfpose.training.export import network_from_artifact, to_manifest, to_onnx
 from sfpose.training.loop import LoopSettings, Stage, run_training
 from sfpose.training.objectives import SoftmaxObjective
@@ -73,11 +74,7 @@ class CropSource:
 
     def batch(self, seed: int, first: int, count: int, size: int) -> tuple[Tensor, Tensor]:
         """Normalised images (count, 3, size, size) and class numbers (count,)."""
-        epochs = range(first // len(self), (first + count - 1) // len(self) + 1)
-        order = np.concatenate(
-            [np.random.default_rng((seed, epoch)).permutation(len(self)) for epoch in epochs]
-        )
-        chosen = order[first % len(self) :][:count]
+        chosen = pass_order(len(self), seed, first, count)
         crops = torch.from_numpy(self._crops[chosen])
         side = self._crops.shape[1]
         flags = torch.rand(count) < (0.5 if self._mirror else 0.0)

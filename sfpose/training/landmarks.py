@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sfpose.networks.facelandmarknet import FaceLandmarkNet
 from sfpose.geometry import LANDMARK_CROP_SCALE, similarity_to_canonical, widen_matrix
+from sfpose.networks.facelandmarknet import FaceLandmarkNet
+from sfpose.runtime.artifact import Artifact
 from sfpose.training.augmentation import (
     GeometryJitter,
     compose,
@@ -22,28 +22,30 @@ from sfpose.training.augmentation import (
     photometric_jitter,
     sample_images,
 )
-from sfpose.training.faces import TaughtFaces
-from sfpose.training.optimizers import build_optimizer
+from sfpose.training.export import to_manifest, to_onnx
+from sfpose.training.faces import TaughtFaces, pass_order
+from sfpose.training.loop import LoopSettings, Stage, run_training
 
-__all__ = ["LandmarkRecipe", "face_size", "landmark_error", "train_landmarks"]
+__all__ = [
+    "LANDMARK_LOOP",
+    "LandmarkObjective",
+    "LandmarkSource",
+    "face_size",
+    "landmark_error",
+    "train_landmarks",
+]
+
+LANDMARK_LOOP = LoopSettings(
+    stages=(Stage(FaceLandmarkNet.input_size, 520_000, 64),),
+    optimizer="muon",
+    learning_rate=4e-3,
+    weight_decay=1e-4,
+    average=0.8,
+)
+"""The run that :func:`train_landmarks` does unless told otherwise."""
 
 _MIRRORED = [1, 0, 2, 4, 3]
-
-
-@dataclass(frozen=True)
-class LandmarkRecipe:
-    """What a run of :func:`train_landmarks` does; the defaults gave the shipped file.
-
-    ``non_faces`` is the share of each batch made into something that is no face.
-    """
-
-    minutes: float = 6.0
-    batch_size: int = 64
-    learning_rate: float = 3e-3
-    weight_decay: float = 1e-4
-    non_faces: float = 0.2
-    smallest_score: float = 0.6
-    seed: int = 0
+_MEAN, _STD = 0.5, 0.25
 
 
 def face_size(landmarks: Tensor) -> Tensor:
@@ -74,7 +76,7 @@ def _crop_matrices(count: int, side: int) -> Tensor:
     return matrices
 
 
-def _refining_matrices(landmarks: np.ndarray) -> Tensor:
+def _refining_matrices(landmarks: NDArray[np.float32]) -> Tensor:
     """Crops as the second look sees them: aligned by a first, imperfect finding."""
     around = similarity_to_canonical(landmarks) @ widen_matrix(LANDMARK_CROP_SCALE)
     aligned = torch.from_numpy(around.astype(np.float32))
@@ -126,102 +128,115 @@ def _to_crop(matrices: Tensor, points: Tensor) -> Tensor:
     return points @ inverse[:, :2, :2].transpose(1, 2) + inverse[:, None, :2, 2]
 
 
-def train_landmarks(
-    faces: TaughtFaces,
-    recipe: LandmarkRecipe | None = None,
-    *,
-    start: dict[str, Tensor] | None = None,
-    report: Callable[[str], None] = print,
-) -> FaceLandmarkNet:
-    """Train the landmark network for ``recipe.minutes`` on all cores torch may use.
+class LandmarkSource:
+    """Random crops of photos, two looks' worth, with landmarks; some made no faces.
+
+    Targets are (n, 11): x and y of the five landmarks in the crop, then 1 for a face;
+    the landmarks of what is no face are NaN.
 
     Parameters
     ----------
     faces : TaughtFaces
-        Photos with landmarks; those held out only measure.
-    recipe : LandmarkRecipe, optional
-    start : dict of str to Tensor, optional
-        State of the network to go on from.
-    report : callable, default=print
-        Called with a line of progress about every 20 seconds.
+        Photos with landmarks; those held out are left out.
+    non_faces : float, default=0.2
+        Share of each batch made into something that is no face.
+    smallest_score : float, default=0.6
+        Photos whose detector score is lower are left out.
+    """
+
+    def __init__(
+        self, faces: TaughtFaces, *, non_faces: float = 0.2, smallest_score: float = 0.6
+    ) -> None:
+        self._faces = faces
+        self._non_faces = non_faces
+        self._rows = np.flatnonzero((faces.scores >= smallest_score) & ~faces.held_out)
+
+    def __len__(self) -> int:
+        """Number of photos in one pass."""
+        return len(self._rows)
+
+    def batch(self, seed: int, first: int, count: int, size: int) -> tuple[Tensor, Tensor]:
+        """Normalised crops (count, 3, size, size) and targets (count, 11)."""
+        rows = self._rows[pass_order(len(self), seed, first, count)]
+        landmarks = self._faces.landmarks[rows]
+        first_looks = count * 2 // 3
+        matrices = torch.cat(
+            [
+                _crop_matrices(first_looks, self._faces.photos.shape[1]),
+                _refining_matrices(landmarks[first_looks:]),
+            ]
+        )
+        flags = torch.rand(count) < 0.5
+        matrices = compose(matrices, mirror_matrices(flags))
+        padding = ("zeros", "border", "reflection")[int(torch.randint(0, 3, ()))]
+        photos = torch.from_numpy(self._faces.photos[rows])
+        crops = sample_images(photos, matrices, size, padding=padding, oversample=2)
+        points = _to_crop(matrices, torch.from_numpy(landmarks))
+        points[flags] = points[flags][:, _MIRRORED]
+        targets = torch.cat([points.flatten(1), torch.ones(count, 1)], 1)
+        others = int(self._non_faces * count)
+        crops[:others] = _turn_into_non_faces(crops[:others])
+        targets[:others, :10] = math.nan
+        targets[:others, 10] = 0
+        return (photometric_jitter(crops) - _MEAN) / _STD, targets
+
+
+class LandmarkObjective(nn.Module):
+    """Distance of landmarks over the face size, plus cross-entropy of the face score."""
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """Loss and measurements; ``outputs`` and ``targets`` are (n, 11)."""
+        is_face = targets[:, 10]
+        faces = is_face > 0
+        points = targets[faces, :10].view(-1, 5, 2)
+        error = (outputs[faces, :10].view(-1, 5, 2) - points).abs().mean((1, 2))
+        error = (error / face_size(points)).mean()
+        loss = error + 0.1 * F.binary_cross_entropy_with_logits(outputs[:, 10], is_face)
+        right = ((outputs[:, 10] > 0) == faces).float().mean()
+        measured = {"loss": float(loss.detach()), "error": float(error.detach())}
+        return loss, {**measured, "face_accuracy": float(right)}
+
+
+def train_landmarks(
+    faces: TaughtFaces,
+    checkpoint: Path,
+    *,
+    settings: LoopSettings = LANDMARK_LOOP,
+    stop_after_minutes: float | None = None,
+    progress: bool = True,
+) -> Artifact:
+    """Train the landmark network and export it.
+
+    Parameters
+    ----------
+    faces : TaughtFaces
+    checkpoint : Path
+        Resumed from if it is there, written every few minutes.
+    settings : LoopSettings
+    stop_after_minutes, progress
+        See :func:`sfpose.training.loop.run_training`.
 
     Returns
     -------
-    FaceLandmarkNet
-        In evaluation mode.
+    Artifact
     """
-    recipe = recipe or LandmarkRecipe()
-    torch.manual_seed(recipe.seed)
-    rng = np.random.default_rng(recipe.seed)
-    usable = faces.scores >= recipe.smallest_score
-    rows = np.flatnonzero(usable & ~faces.held_out)
-    network = FaceLandmarkNet().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if start is not None:
-        network.load_state_dict(start)
-    optimizers = build_optimizer(
-        "muon",
-        network,
-        nn.Identity(),
-        learning_rate=recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
+    torch.manual_seed(settings.seed)
+    network = run_training(
+        FaceLandmarkNet(),
+        LandmarkObjective(),
+        LandmarkSource(faces),
+        settings,
+        checkpoint=checkpoint,
+        stop_after_minutes=stop_after_minutes,
+        progress=progress,
     )
-    side = faces.photos.shape[1]
-    start = said = time.monotonic()
-    step, recent = 0, []
-    while (share := (time.monotonic() - start) / (60 * recipe.minutes)) < 1:
-        factor = min(1, (step + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * share))
-        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-            group["lr"] = recipe.learning_rate * factor
-        batch = rng.choice(rows, recipe.batch_size, replace=False)
-        photos = torch.from_numpy(faces.photos[batch])
-        points = torch.from_numpy(faces.landmarks[batch])
-        flags = torch.rand(len(batch)) < 0.5
-        first_looks = recipe.batch_size * 2 // 3
-        matrices = torch.cat(
-            [
-                _crop_matrices(first_looks, side),
-                _refining_matrices(faces.landmarks[batch[first_looks:]]),
-            ]
-        )
-        matrices = compose(matrices, mirror_matrices(flags))
-        padding = ("zeros", "border", "reflection")[int(torch.randint(0, 3, ()))]
-        crops = sample_images(photos, matrices, FaceLandmarkNet.input_size, padding=padding, oversample=2)
-        target = _to_crop(matrices, points)
-        target[flags] = target[flags][:, _MIRRORED]
-        is_face = torch.ones(len(batch))
-        others = int(recipe.non_faces * len(batch))
-        crops[:others] = _turn_into_non_faces(crops[:others])
-        is_face[:others] = 0
-        crops = photometric_jitter(crops)
-        output = network(((crops - 0.5) / 0.25).contiguous(memory_format=torch.channels_last))
-        predicted = output[others:, :10].view(-1, 5, 2)
-        error = (predicted - target[others:]).abs().mean((1, 2)) / face_size(target[others:])
-        loss = error.mean() + 0.1 * F.binary_cross_entropy_with_logits(output[:, 10], is_face)
-        network.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-        for optimizer in optimizers:
-            optimizer.step()
-        step += 1
-        recent.append(float(error.detach().mean()))
-        if time.monotonic() - said > 20:
-            said = time.monotonic()
-            report(f"{share:4.0%} step {step} L1 {np.mean(recent):.4f} of the face size")
-            recent = []
-    return network.eval()
-
-
-def held_out_error(network: FaceLandmarkNet, faces: TaughtFaces, *, seed: int = 1) -> float:
-    """Mean error over the face size on the held-out photos, randomly cropped."""
-    torch.manual_seed(seed)
-    rows = np.flatnonzero(faces.held_out & (faces.scores > 0))
-    errors = []
-    with torch.inference_mode():
-        for batch in np.array_split(rows, max(1, len(rows) // 256)):
-            matrices = _crop_matrices(len(batch), faces.photos.shape[1])
-            photos = torch.from_numpy(faces.photos[batch])
-            crops = sample_images(photos, matrices, FaceLandmarkNet.input_size, oversample=2)
-            target = _to_crop(matrices, torch.from_numpy(faces.landmarks[batch]))
-            output = network((crops - 0.5) / 0.25)[:, :10].view(-1, 5, 2)
-            errors.append(landmark_error(output, target))
-    return float(torch.cat(errors).mean())
+    size = FaceLandmarkNet.input_size
+    manifest = to_manifest(
+        name="landmarks",
+        kind="landmarks",
+        network="facelandmarknet",
+        size=size,
+        mean=[_MEAN] * 3,
+        std=[_STD] * 3,
+    )
+    return Artifact(to_onnx(network, size), manifest)

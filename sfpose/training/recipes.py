@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sfpose.alignment import FaceAligner
 from sfpose.geometry import similarity_to_canonical
 from sfpose.networks import build_network
 from sfpose.networks.imagenet import fill_from_squeezenet, read_state
@@ -28,7 +29,7 @@ from sfpose.training.faces import TaughtFaces
 from sfpose.training.loop import LoopSettings, Stage, run_training
 from sfpose.training.objectives import DistillationObjective
 
-__all__ = ["DistillationRecipe", "distil", "export_distilled", "start_network"]
+__all__ = ["DistillationRecipe", "distil", "export_distilled", "find_own_landmarks", "shorter", "start_network"]
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,7 @@ def export_distilled(
         kind="descriptor",
         network=recipe.network,
         size=recipe.size,
+        license="BSD-3-Clause",
         alignment="five-landmarks",
         descriptor={"size": 1000, "normalization": "l1"},
     )
@@ -192,12 +194,29 @@ def shorter(recipe: DistillationRecipe, factor: float) -> DistillationRecipe:
     return replace(recipe, loop=replace(recipe.loop, stages=stages))
 
 
-def find_own_landmarks(faces: TaughtFaces, *, n_jobs: int | None = None) -> NDArray[np.float32]:
-    """Landmarks (n, 5, 2) of every photo as the shipped landmark network finds them.
+def find_own_landmarks(
+    faces: TaughtFaces, weights: str, cache: Path, *, n_jobs: int | None = None
+) -> NDArray[np.float32]:
+    """Landmarks (n, 5, 2) of every photo as a landmark network finds them.
 
     The student is trained on these, so that it knows the errors it will meet.
-    """
-    from sfpose.alignment import FaceAligner
 
-    landmarks, _ = FaceAligner(n_jobs=n_jobs).find_landmarks(faces.photos)
-    return landmarks.astype(np.float32)
+    Parameters
+    ----------
+    faces : TaughtFaces
+    weights : str
+        Artifact of the landmark network.
+    cache : Path
+        Folder for the result, under the digest of the network.
+    n_jobs : int, optional
+    """
+    file = cache / f"landmarks_{read_artifact(weights).digest[:16]}.npy"
+    if not file.exists():
+        aligner = FaceAligner(weights=weights, n_jobs=n_jobs)
+        landmarks, _ = aligner.find_landmarks(faces.photos)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_suffix(".part.npy")
+        np.save(temporary, landmarks.astype(np.float32))
+        temporary.replace(file)
+    found: NDArray[np.float32] = np.load(file)
+    return found

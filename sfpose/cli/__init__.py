@@ -1,0 +1,62 @@
+"""The ``sfpose`` command: one file a subcommand, each with ``add_parser`` and ``run``.
+
+May import everything else; nothing imports it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import sfpose
+
+__all__ = ["main"]
+
+_COMMANDS = ("demo", "verify", "evaluate", "info", "train")
+
+EXIT_CODES = """\
+exit codes:
+  0  done; for "verify": the same person
+  1  for "verify": different people
+  2  an error, said on standard error
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sfpose",
+        description="Verify faces across head poses, on the CPU and offline.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"sfpose {sfpose.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name in _COMMANDS:
+        import_module(f"sfpose.cli.{name}").add_parser(commands)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Those of the process if not given.
+
+    Returns
+    -------
+    int
+        The exit code: 0 done (or a match), 1 no match, 2 an error.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except (ValueError, OSError, ImportError) as error:
+        print(f"sfpose {options.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 2

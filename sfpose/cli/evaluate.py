@@ -1,0 +1,93 @@
+"""``sfpose evaluate lfw|cfp PATH``: error rates of the weights on a data set."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from sfpose.embedder import FaceEmbedder
+    from sfpose.protocols import LazyImages
+
+
+def people_range(text: str) -> range:
+    """``101-250`` as a range that holds both ends.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        If the text is no such range.
+    """
+    first, _, last = text.partition("-")
+    if not first.isdigit() or not (last or first).isdigit() or int(first) > int(last or first):
+        raise argparse.ArgumentTypeError(f"people must be given as FIRST-LAST; got {text!r}")
+    return range(int(first), int(last or first) + 1)
+
+
+def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser(
+        "evaluate",
+        help="measure error rates on LFW or CFP",
+        description="Measure error rates on a data set that you have: LFW (a folder or zip "
+        "with pairs.txt) or CFP (a folder or zip of subject/pose/image).",
+    )
+    parser.add_argument("dataset", choices=("lfw", "cfp"))
+    parser.add_argument("path", help="folder or zip file of the data set")
+    parser.add_argument(
+        "--people", type=people_range, metavar="FIRST-LAST", help="people to take (CFP only)"
+    )
+    parser.add_argument("--weights", default="default", help="shipped name or path of an artifact")
+    parser.add_argument(
+        "--no-align", action="store_true", help="take the paper's loose crop, without landmarks"
+    )
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N")
+    parser.add_argument("--n-jobs", type=int, default=-1, metavar="N", help="threads (default: all)")
+    parser.add_argument("--draws", type=int, default=200, metavar="N", help=argparse.SUPPRESS)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=run)
+
+
+def embed_with_progress(embedder: FaceEmbedder, images: LazyImages) -> NDArray[np.float32]:
+    """Embed a data set behind a progress bar, which shows only on a terminal."""
+    import numpy as np
+    from tqdm import tqdm
+
+    step = 4 * embedder.batch_size
+    starts = tqdm(range(0, len(images), step), desc="embedding", unit="batch", disable=None)
+    return np.concatenate([embedder.transform(images[start : start + step]) for start in starts])
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the table or the JSON object."""
+    from sfpose.embedder import FaceEmbedder
+    from sfpose.evaluation import evaluate_cfp, evaluate_lfw, format_table
+    from sfpose.protocols import CFP, LFW
+
+    embedder = FaceEmbedder(
+        options.weights,
+        align=False if options.no_align else "auto",
+        batch_size=options.batch_size,
+        n_jobs=options.n_jobs,
+    )
+
+    def embed(images: LazyImages) -> NDArray[np.float32]:
+        return embed_with_progress(embedder, images)
+
+    if options.dataset == "lfw":
+        if options.people is not None:
+            raise ValueError("--people goes with cfp: LFW names its pairs itself")
+        rows = evaluate_lfw(LFW(options.path), embed, draws=options.draws)
+    else:
+        rows = evaluate_cfp(CFP(options.path, people=options.people), embed, draws=options.draws)
+    if options.json:
+        print(json.dumps({"weights": str(options.weights), "rows": [row.to_dict() for row in rows]}))
+    else:
+        print(format_table(rows))
+    return 0

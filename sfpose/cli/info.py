@@ -1,0 +1,64 @@
+"""``sfpose info``: versions, weights and what they were calibrated on."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+import sfpose
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+_PACKAGES = ("numpy", "numba", "scikit-learn", "onnxruntime", "Pillow", "torch")
+
+
+def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser("info", help="show versions, weights and calibration")
+    parser.add_argument("--weights", default="default", help="shipped name or path of an artifact")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=run)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the information."""
+    from sfpose.runtime.artifact import read_artifact
+
+    artifact = read_artifact(options.weights)
+    information: dict[str, Any] = {
+        "sfpose": sfpose.__version__,
+        "python": platform.python_version(),
+        "packages": {package: _version(package) for package in _PACKAGES},
+        "weights": dict(artifact.manifest),
+        "sha256": artifact.digest,
+    }
+    if options.json:
+        print(json.dumps(information, indent=1))
+        return 0
+    print(f"sfpose {sfpose.__version__}, Python {platform.python_version()}")
+    print(", ".join(f"{name} {number}" for name, number in information["packages"].items()))
+    manifest: dict[str, Any] = information["weights"]
+    print(
+        f"weights {manifest['name']}: {manifest['network']}, {len(artifact.model):,} bytes, "
+        f"sha256 {artifact.digest[:16]}..., licence {manifest.get('license', 'not stated')}"
+    )
+    calibration = manifest.get("calibration")
+    if calibration:
+        print(f"calibrated on {calibration['data']}:")
+        for entry in calibration["thresholds"]:
+            print(
+                f"  target FMR {entry['target_fmr']:g}: threshold {entry['threshold']:.4f}, "
+                f"FMR {entry['achieved_fmr']:.2g}, FNMR {entry['fnmr']:.3f}"
+            )
+    return 0

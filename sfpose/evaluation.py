@@ -1,0 +1,218 @@
+"""From a data set and a way to embed to a table of error rates.
+
+May import everything but ``training`` and ``cli``. The way to embed
+and the distance are arguments, so that peers are measured by the same code on
+identical comparisons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfpose._scoring import chi2_pairs_at
+from sfpose.embedder import FaceEmbedder
+from sfpose.metrics import Interval, equal_error_rate, fnmr_at_fmr, k_fold_accuracy, people_interval
+from sfpose.protocols import CFP, LFW, LazyImages, Trials, all_pairs
+from sfpose.runtime.artifact import Artifact, Json
+from sfpose.verifier import TemplateVerifier
+
+__all__ = ["Comparison", "Row", "calibrated", "evaluate_cfp", "evaluate_lfw", "format_table"]
+
+Descriptors = NDArray[np.floating]
+Embed = Callable[[LazyImages], Descriptors]
+
+
+class Comparison(Protocol):
+    """Distances of pairs of rows given by index: ``compare(rows, first, second)``."""
+
+    def __call__(
+        self, rows: Descriptors, first: NDArray[np.int64], second: NDArray[np.int64], /
+    ) -> Descriptors: ...
+
+
+@dataclass(frozen=True)
+class Row:
+    """Error rates of one list of comparisons, rates 0 to 1.
+
+    ``eer_interval`` is the 95 % interval over people; ``accuracy`` is only there
+    where the protocol has folds.
+    """
+
+    name: str
+    genuine: int
+    impostor: int
+    eer: float
+    eer_interval: Interval
+    fnmr_at_fmr_1_percent: float
+    fnmr_at_fmr_01_percent: float
+    accuracy: float | None = None
+    accuracy_standard_error: float | None = None
+
+    def to_dict(self) -> dict[str, object]:
+        """The attributes as plain values, for JSON."""
+        return {**asdict(self), "eer_interval": list(self.eer_interval)}
+
+
+def _row(name: str, trials: Trials, distances: Descriptors, draws: int) -> Row:
+    accuracy = error = None
+    if trials.folds is not None:
+        result = k_fold_accuracy(distances, trials.is_genuine, trials.folds)
+        accuracy, error = result.mean, result.standard_error
+    genuine = int(trials.is_genuine.sum())
+    return Row(
+        name=name,
+        genuine=genuine,
+        impostor=len(trials) - genuine,
+        eer=equal_error_rate(distances, trials.is_genuine),
+        eer_interval=people_interval(
+            distances, trials.is_genuine, trials.first_people, trials.second_people, draws=draws
+        ),
+        fnmr_at_fmr_1_percent=fnmr_at_fmr(distances, trials.is_genuine, 0.01),
+        fnmr_at_fmr_01_percent=fnmr_at_fmr(distances, trials.is_genuine, 0.001),
+        accuracy=accuracy,
+        accuracy_standard_error=error,
+    )
+
+
+def evaluate_lfw(
+    lfw: LFW, embed: Embed, compare: Comparison = chi2_pairs_at, *, draws: int = 200
+) -> list[Row]:
+    """Error rates and 10-fold accuracy on LFW's View 2.
+
+    Parameters
+    ----------
+    lfw : LFW
+    embed : callable
+        From images to one descriptor each.
+    compare : callable
+        Distances of pairs of rows given by index; chi-square if not given.
+    draws : int, default=200
+        Resamplings of people for the interval.
+
+    Returns
+    -------
+    list of Row
+        One row.
+    """
+    trials = lfw.trials()
+    rows = embed(lfw.images)
+    return [_row("LFW View 2", trials, compare(rows, trials.first, trials.second), draws)]
+
+
+def evaluate_cfp(
+    cfp: CFP, embed: Embed, compare: Comparison = chi2_pairs_at, *, draws: int = 200
+) -> list[Row]:
+    """Error rates on all pairs of CFP: across poses, frontal, and of templates.
+
+    Parameters
+    ----------
+    cfp : CFP
+        With the poses ``frontal`` and ``profile``.
+    embed, compare, draws
+        See :func:`evaluate_lfw`.
+
+    Returns
+    -------
+    list of Row
+        Frontal-profile, frontal-frontal, and the mean of up to five frontal images
+        against the mean of up to four profile images.
+    """
+    rows = embed(cfp.images)
+    table = []
+    for name, poses in [
+        ("frontal-profile", ("frontal", "profile")),
+        ("frontal-frontal", ("frontal", "frontal")),
+    ]:
+        trials = cfp.trials(*poses)
+        table.append(_row(name, trials, compare(rows, trials.first, trials.second), draws))
+    parts = []
+    for pose, count in [("frontal", 5), ("profile", 4)]:
+        chosen = cfp.template_rows(pose, count)
+        parts.append(_means(rows[chosen], cfp.subjects[chosen]))
+    templates = np.concatenate([part for part, _ in parts])
+    people = np.concatenate([names for _, names in parts])
+    half = len(parts[0][0])
+    trials = all_pairs(people, np.arange(half), np.arange(half, len(people)))
+    distances = compare(templates, trials.first, trials.second)
+    table.append(_row("5 frontal against 4 profile", trials, distances, draws))
+    return table
+
+
+TARGET_FMRS = (0.1, 0.01, 0.001, 0.0001)
+"""False match rates that shipped weights have a threshold for."""
+
+
+def calibrated(artifact: Artifact, cfp: CFP, *, n_jobs: int | None = None) -> Artifact:
+    """The artifact with thresholds calibrated on all pairs of images of some people.
+
+    Parameters
+    ----------
+    artifact : Artifact
+        Descriptor network.
+    cfp : CFP
+        People who take no part in any test.
+    n_jobs : int, optional
+
+    Returns
+    -------
+    Artifact
+        The same network; its manifest has a ``calibration``.
+    """
+    embedder = FaceEmbedder(n_jobs=n_jobs)
+    embedder.artifact_ = artifact
+    descriptors = embedder.transform(cfp.images)
+    thresholds = [
+        TemplateVerifier(target).fit(descriptors, cfp.subjects).calibration_.to_dict()
+        for target in TARGET_FMRS
+    ]
+    people = np.unique(cfp.subjects)
+    data = (
+        f"CFP, people {people[0]} to {people[-1]}, all pairs of their {len(cfp.images)} "
+        "frontal and profile images, one image a side"
+    )
+    calibration: dict[str, Json] = {"data": data, "thresholds": list(thresholds)}
+    return Artifact(artifact.model, {**artifact.manifest, "calibration": calibration})
+
+
+def _means(
+    rows: Descriptors, people: NDArray[np.generic]
+) -> tuple[Descriptors, NDArray[np.generic]]:
+    """Mean of each person's rows and whose they are; a peer's rows may be negative."""
+    names, codes = np.unique(people, return_inverse=True)
+    return np.stack([rows[codes == code].mean(0) for code in range(len(names))]), names
+
+
+def format_table(rows: Sequence[Row]) -> str:
+    """The rows as aligned text, rates in percent."""
+    with_accuracy = any(row.accuracy is not None for row in rows)
+    head = ["comparison", "genuine", "impostor", "EER %", "95 % over people", "FNMR % at FMR 1 %", "at 0.1 %"]
+    lines = [head + (["accuracy %"] if with_accuracy else [])]
+    for row in rows:
+        low, high = row.eer_interval
+        cells = [
+            row.name,
+            f"{row.genuine:,}",
+            f"{row.impostor:,}",
+            f"{100 * row.eer:.2f}",
+            f"{100 * low:.2f} to {100 * high:.2f}",
+            f"{100 * row.fnmr_at_fmr_1_percent:.2f}",
+            f"{100 * row.fnmr_at_fmr_01_percent:.2f}",
+        ]
+        if row.accuracy is not None and row.accuracy_standard_error is not None:
+            cells.append(f"{100 * row.accuracy:.2f} +- {100 * row.accuracy_standard_error:.2f}")
+        elif with_accuracy:
+            cells.append("")
+        lines.append(cells)
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    )

@@ -1,0 +1,11 @@
+"""Who is compared with whom: data sets as tables of images and lists of trials.
+
+May import numpy and ``preprocessing``; a protocol never embeds or scores anything.
+"""
+
+from sfpose.protocols.cfp import CFP
+from sfpose.protocols.files import ImageFiles, LazyImages
+from sfpose.protocols.lfw import LFW
+from sfpose.protocols.trials import Trials, all_pairs, first_of_each
+
+__all__ = ["CFP", "LFW", "ImageFiles", "LazyImages", "Trials", "all_pairs", "first_of_each"]

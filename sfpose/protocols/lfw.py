@@ -1,0 +1,91 @@
+"""Labeled Faces in the Wild, View 2: ten folds of given pairs."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import numpy as np
+
+from sfpose.protocols.files import ImageFiles, LazyImages
+from sfpose.protocols.trials import Trials
+
+__all__ = ["LFW"]
+
+
+class LFW:
+    """The images and the 6,000 pairs of LFW's View 2.
+
+    Parameters
+    ----------
+    root : path
+        Folder or zip file with ``pairs.txt`` and images named
+        ``Person_Name_0001.jpg`` at any depth.
+
+    Attributes
+    ----------
+    images : LazyImages
+        The images that pairs name, each once.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no ``pairs.txt`` or it names an image that is missing.
+    ValueError
+        If a line of it cannot be read.
+
+    References
+    ----------
+    Huang et al., "Labeled Faces in the Wild", 2007.
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        files = ImageFiles(root)
+        listed = [name for name in files.names if name.rsplit("/", 1)[-1] == "pairs.txt"]
+        if not listed:
+            raise FileNotFoundError(f"LFW needs a pairs.txt; there is none in {str(root)!r}")
+        by_file = {name.rsplit("/", 1)[-1]: name for name in files.images()}
+        rows: dict[str, int] = {}
+        pairs = []
+        for fold, line, people, numbers in _read_pairs(files.read(listed[0]).decode("utf-8")):
+            both = []
+            for person, number in zip(people, numbers, strict=True):
+                name = f"{person}_{number:04d}.jpg"
+                if name not in by_file:
+                    raise FileNotFoundError(f"line {line} of pairs.txt names {name}, which is missing")
+                both.append(rows.setdefault(by_file[name], len(rows)))
+            pairs.append((*both, fold, *people))
+        self.images = LazyImages(files, list(rows))
+        self._pairs = pairs
+
+    def trials(self) -> Trials:
+        """The pairs of View 2 with their folds."""
+        first, second, folds, one, other = zip(*self._pairs, strict=True)
+        people = np.array(one), np.array(other)
+        return Trials(
+            np.array(first), np.array(second), people[0] == people[1], *people, np.array(folds)
+        )
+
+
+def _read_pairs(text: str) -> list[tuple[int, int, tuple[str, str], tuple[int, int]]]:
+    """Fold, line number, both people and both image numbers of each pair."""
+    lines = text.splitlines()
+    head = re.fullmatch(r"\s*(\d+)\s+(\d+)\s*", lines[0]) if lines else None
+    if head is None:
+        raise ValueError("line 1 of pairs.txt must be the number of folds and of pairs")
+    folds, size = int(head[1]), int(head[2])
+    body = [(n, line.split()) for n, line in enumerate(lines[1:], 2) if line.strip()]
+    if not body or len(body) != folds * size * 2:
+        raise ValueError(
+            f"pairs.txt must list {folds} folds of {size} genuine and {size} impostor pairs; got {len(body)} lines"
+        )
+    pairs = []
+    for place, (line, parts) in enumerate(body):
+        if len(parts) == 3 and parts[1].isdigit() and parts[2].isdigit():
+            people, numbers = (parts[0], parts[0]), (int(parts[1]), int(parts[2]))
+        elif len(parts) == 4 and parts[1].isdigit() and parts[3].isdigit():
+            people, numbers = (parts[0], parts[2]), (int(parts[1]), int(parts[3]))
+        else:
+            raise ValueError(f"line {line} of pairs.txt must name two images; got {' '.join(parts)!r}")
+        pairs.append((place // (2 * size), line, people, numbers))
+    return pairs

@@ -1,0 +1,95 @@
+"""Lists of comparisons as indices, with their labels and people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["Trials", "all_pairs", "first_of_each"]
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Comparisons between rows of one table of images or templates.
+
+    Attributes
+    ----------
+    first, second : int64 arrays of shape (n,)
+        Rows that are compared.
+    is_genuine : bool array of shape (n,)
+    first_people, second_people : arrays of shape (n,)
+        Who is on either side, for intervals that resample people.
+    folds : int64 array of shape (n,) or None
+        Fold of each comparison, where the protocol has folds.
+    """
+
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+    is_genuine: NDArray[np.bool_]
+    first_people: NDArray[np.generic]
+    second_people: NDArray[np.generic]
+    folds: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+
+def all_pairs(subjects: ArrayLike, first: ArrayLike, second: ArrayLike | None = None) -> Trials:
+    """Compare every selected row with every other.
+
+    Parameters
+    ----------
+    subjects : array of shape (n,)
+        Whose each row is.
+    first : int array
+        Rows of one side.
+    second : int array, optional
+        Rows of the other side. If not given, each pair of ``first`` counts once and
+        no row is compared with itself.
+
+    Returns
+    -------
+    Trials
+
+    Raises
+    ------
+    ValueError
+        If no row is selected on a side.
+
+    Examples
+    --------
+    >>> from sfpose.protocols import all_pairs
+    >>> trials = all_pairs(["a", "a", "b"], [0, 1, 2])
+    >>> trials.first.tolist(), trials.second.tolist(), trials.is_genuine.tolist()
+    ([0, 0, 1], [1, 2, 2], [True, False, False])
+    """
+    people = np.asarray(subjects)
+    left = np.asarray(first, dtype=np.int64)
+    right = left if second is None else np.asarray(second, dtype=np.int64)
+    if not len(left) or not len(right):
+        raise ValueError(f"both sides must have rows to compare; got {len(left)} and {len(right)}")
+    if second is None:
+        one, other = np.triu_indices(len(left), 1)
+        left, right = left[one], left[other]
+    else:
+        left, right = np.repeat(left, len(right)), np.tile(right, len(left))
+    return Trials(left, right, people[left] == people[right], people[left], people[right])
+
+
+def first_of_each(subjects: ArrayLike, rows: ArrayLike, count: int) -> NDArray[np.int64]:
+    """Up to ``count`` of the selected rows of each person, in order.
+
+    Examples
+    --------
+    >>> from sfpose.protocols import first_of_each
+    >>> first_of_each(["a", "b", "a", "a"], [0, 1, 2, 3], 2).tolist()
+    [0, 1, 2]
+    """
+    people = np.asarray(subjects)
+    selected = np.asarray(rows, dtype=np.int64)
+    kept: list[NDArray[np.int64]] = [
+        selected[people[selected] == person][:count] for person in np.unique(people[selected])
+    ]
+    return np.sort(np.concatenate(kept))
