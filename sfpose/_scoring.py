@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,7 +27,7 @@ _SAFE = {np.dtype(np.float32): (1e-12, 1e18), np.dtype(np.float64): (1e-140, 1e1
 _BLOCK_ROWS = 32
 _BLOCK_PAIRS = 4096
 
-Floats = NDArray[np.float32] | NDArray[np.float64]
+Floats = NDArray[np.floating[Any]]
 
 
 def check_descriptors(
@@ -241,9 +242,7 @@ def chi2_pairs_at(
     left = _check_index(rows, "rows", len(first))
     right = _check_index(columns, "columns", len(second))
     if len(left) != len(right):
-        raise ValueError(
-            f"rows and columns must be equally long; got {len(left)} and {len(right)}"
-        )
+        raise ValueError(f"rows and columns must be equally long; got {len(left)} and {len(right)}")
     return _pairs(first, second, left, right, factor, n_jobs)
 
 
@@ -256,10 +255,14 @@ def _times(distances: Floats, factor: float) -> Floats:
 def _check_index(index: ArrayLike, name: str, size: int) -> NDArray[np.int64]:
     array = np.asarray(index)
     if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
-        raise ValueError(f"{name} must be whole numbers of shape (p,); got {array.dtype} {array.shape}")
+        raise ValueError(
+            f"{name} must be whole numbers of shape (p,); got {array.dtype} {array.shape}"
+        )
     array = array.astype(np.int64, copy=False)
     if array.size and (array.min() < 0 or array.max() >= size):
-        raise ValueError(f"{name} must lie in 0 ... {size - 1}; got {array.min()} ... {array.max()}")
+        raise ValueError(
+            f"{name} must lie in 0 ... {size - 1}; got {array.min()} ... {array.max()}"
+        )
     return array
 
 

@@ -211,11 +211,17 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
         if aligned:
             aligner = FaceAligner(
-                size=CANVAS_SIZE, margin=CANVAS_SCALE, batch_size=self.batch_size, n_jobs=self.n_jobs
+                size=CANVAS_SIZE,
+                margin=CANVAS_SCALE,
+                batch_size=self.batch_size,
+                n_jobs=self.n_jobs,
             )
             return aligner.transform(X)
         return np.stack(
-            [loose_crop(image, CANVAS_SIZE, share=224 / 256 * CANVAS_SCALE) for image in iterate_images(X)]
+            [
+                loose_crop(image, CANVAS_SIZE, share=224 / 256 * CANVAS_SCALE)
+                for image in iterate_images(X)
+            ]
         )
 
     def transform(self, X: Images) -> NDArray[np.float32]:
@@ -261,7 +267,8 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         aligner: FaceAligner | None = self.__dict__.get("_cached_aligner")
         if aligner is None:
             aligner = self._cached_aligner = FaceAligner()
-        return aligner.set_params(size=size, batch_size=self.batch_size, n_jobs=self.n_jobs)
+        aligner.set_params(size=size, batch_size=self.batch_size, n_jobs=self.n_jobs)
+        return aligner
 
     def _artifact(self) -> Artifact:
         if hasattr(self, "artifact_"):

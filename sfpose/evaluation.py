@@ -30,7 +30,7 @@ Embed = Callable[[LazyImages], Descriptors]
 class Comparison(Protocol):
     """Distances of pairs of rows given by index: ``compare(rows, first, second)``."""
 
-    def __call__(
+    def __call__(  # noqa: D102
         self, rows: Descriptors, first: NDArray[np.int64], second: NDArray[np.int64], /
     ) -> Descriptors: ...
 
@@ -166,7 +166,7 @@ def calibrated(artifact: Artifact, cfp: CFP, *, n_jobs: int | None = None) -> Ar
     embedder = FaceEmbedder(n_jobs=n_jobs)
     embedder.artifact_ = artifact
     descriptors = embedder.transform(cfp.images)
-    thresholds = [
+    thresholds: list[Json] = [
         TemplateVerifier(target).fit(descriptors, cfp.subjects).calibration_.to_dict()
         for target in TARGET_FMRS
     ]
@@ -175,7 +175,7 @@ def calibrated(artifact: Artifact, cfp: CFP, *, n_jobs: int | None = None) -> Ar
         f"CFP, people {people[0]} to {people[-1]}, all pairs of their {len(cfp.images)} "
         "frontal and profile images, one image a side"
     )
-    calibration: dict[str, Json] = {"data": data, "thresholds": list(thresholds)}
+    calibration: dict[str, Json] = {"data": data, "thresholds": thresholds}
     return Artifact(artifact.model, {**artifact.manifest, "calibration": calibration})
 
 
@@ -190,7 +190,15 @@ def _means(
 def format_table(rows: Sequence[Row]) -> str:
     """The rows as aligned text, rates in percent."""
     with_accuracy = any(row.accuracy is not None for row in rows)
-    head = ["comparison", "genuine", "impostor", "EER %", "95 % over people", "FNMR % at FMR 1 %", "at 0.1 %"]
+    head = [
+        "comparison",
+        "genuine",
+        "impostor",
+        "EER %",
+        "95 % over people",
+        "FNMR % at FMR 1 %",
+        "at 0.1 %",
+    ]
     lines = [head + (["accuracy %"] if with_accuracy else [])]
     for row in rows:
         low, high = row.eer_interval

@@ -184,9 +184,7 @@ def iterate_images(images: Images) -> Iterator[NDArray[np.uint8]]:
             raise type(error)(f"image {number}: {error}") from error
 
 
-def batched(
-    images: Iterable[NDArray[np.uint8]], size: int
-) -> Iterator[list[NDArray[np.uint8]]]:
+def batched(images: Iterable[NDArray[np.uint8]], size: int) -> Iterator[list[NDArray[np.uint8]]]:
     """Lists of up to ``size`` images, in order.
 
     Raises
@@ -245,9 +243,7 @@ def loose_crop(
     """
     height, width = image.shape[:2]
     side = min(height, width) * share
-    square = np.array(
-        [[side, 0, (width - side) / 2], [0, side, (height - side) / 2], [0, 0, 1]]
-    )
+    square = np.array([[side, 0, (width - side) / 2], [0, side, (height - side) / 2], [0, 0, 1]])
     return aligned_crop(image, square, size)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,7 +24,7 @@ class Templates(NamedTuple):
         Images that each template was made of.
     """
 
-    templates: NDArray[np.float32] | NDArray[np.float64]
+    templates: NDArray[np.floating[Any]]
     groups: NDArray[np.generic]
     counts: NDArray[np.int64]
 
@@ -76,7 +76,8 @@ def build_templates(
     names, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
     totals = np.bincount(codes, shares)
     if not (totals > 0).all():
-        raise ValueError(f"the weights of a group must not all be zero; they are for {names[totals == 0][0]!r}")
+        name = names[totals == 0][0]
+        raise ValueError(f"the weights of a group must not all be zero; they are for {name}")
     sums = np.zeros((len(names), rows.shape[1]))
     np.add.at(sums, codes, rows * shares[:, None])
     return Templates((sums / totals[:, None]).astype(rows.dtype), names, counts)

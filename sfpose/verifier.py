@@ -157,7 +157,8 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         names, codes = np.unique(people, return_inverse=True)
         if len(names) < 2:
             raise ValueError(
-                f"a calibration needs at least two people, or there is no impostor pair; got {len(names)}"
+                "a calibration needs at least two people, or there is no impostor pair; "
+                f"got {len(names)}"
             )
         first, second = self._pairs(codes)
         genuine = codes[first] == codes[second]

@@ -30,4 +30,6 @@ def shared_data() -> Path:
 def photos():
     """Three images of different sizes that no test takes for more than pixels."""
     rng = np.random.default_rng(0)
-    return [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in [(80, 64), (64, 90), (120, 120)]]
+    return [
+        rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in [(80, 64), (64, 90), (120, 120)]
+    ]

@@ -48,7 +48,10 @@ def test_every_kind_of_image_gives_the_same_pixels(tmp_path):
         (np.zeros((0, 4, 4, 3), np.uint8), "at least one image; got none"),
         (PHOTO, "wrap a single image in a list"),
         ("photo.jpg", "got one str"),
-        ([np.zeros((113, 113))], r"image 0: images must be uint8 RGB of shape \(H, W, 3\); got float64"),
+        (
+            [np.zeros((113, 113))],
+            r"image 0: images must be uint8 RGB of shape \(H, W, 3\); got float64",
+        ),
         ([PHOTO, PHOTO[..., 0]], r"image 1: images must be uint8 RGB .* of shape \(48, 40\)"),
         ([np.zeros((0, 5, 3), np.uint8)], "at least one pixel"),
         (np.zeros((2, 5, 5, 3), np.float32), "got float32"),

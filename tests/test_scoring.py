@@ -123,7 +123,9 @@ def test_distance_is_homogeneous_and_blind_to_order(batches, factor, random):
     )
     order = list(range(a.shape[1]))
     random.shuffle(order)
-    np.testing.assert_allclose(chi2_matrix(a[:, order], b[:, order]), expected, rtol=1e-5, atol=1e-30)
+    np.testing.assert_allclose(
+        chi2_matrix(a[:, order], b[:, order]), expected, rtol=1e-5, atol=1e-30
+    )
 
 
 @given(two_batches())

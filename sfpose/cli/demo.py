@@ -37,7 +37,7 @@ def _portraits() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         import skimage
     except ImportError as error:
         raise ImportError(
-            f'the demo needs the portraits of matplotlib and scikit-image, and {error.name!r} is '
+            f"the demo needs the portraits of matplotlib and scikit-image, and {error.name!r} is "
             'missing: pip install "sfpose[demo]"'
         ) from error
     from sfpose.preprocessing import read_image

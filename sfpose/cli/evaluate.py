@@ -48,7 +48,9 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "--no-align", action="store_true", help="take the paper's loose crop, without landmarks"
     )
     parser.add_argument("--batch-size", type=int, default=32, metavar="N")
-    parser.add_argument("--n-jobs", type=int, default=-1, metavar="N", help="threads (default: all)")
+    parser.add_argument(
+        "--n-jobs", type=int, default=-1, metavar="N", help="threads (default: all)"
+    )
     parser.add_argument("--draws", type=int, default=200, metavar="N", help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
@@ -87,7 +89,9 @@ def run(options: argparse.Namespace) -> int:
     else:
         rows = evaluate_cfp(CFP(options.path, people=options.people), embed, draws=options.draws)
     if options.json:
-        print(json.dumps({"weights": str(options.weights), "rows": [row.to_dict() for row in rows]}))
+        print(
+            json.dumps({"weights": str(options.weights), "rows": [row.to_dict() for row in rows]})
+        )
     else:
         print(format_table(rows))
     return 0

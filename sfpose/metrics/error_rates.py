@@ -75,7 +75,8 @@ def check_scores(
     labels = np.asarray(is_genuine)
     if scores.ndim != 1 or scores.shape != labels.shape:
         raise ValueError(
-            f"distances and is_genuine must both have shape (n,); got {scores.shape} and {labels.shape}"
+            "distances and is_genuine must both have shape (n,); "
+            f"got {scores.shape} and {labels.shape}"
         )
     if np.isnan(scores).any():
         raise ValueError(
@@ -205,9 +206,7 @@ def error_rates_at_threshold(
     return ErrorRates(float(accepted[~genuine].mean()), float((~accepted)[genuine].mean()))
 
 
-def false_acceptance_rate(
-    distances: ArrayLike, is_genuine: ArrayLike, threshold: float
-) -> float:
+def false_acceptance_rate(distances: ArrayLike, is_genuine: ArrayLike, threshold: float) -> float:
     """FAR, the paper's name of the false match rate at a threshold.
 
     Parameters and errors are those of :func:`error_rates_at_threshold`.
@@ -305,9 +304,7 @@ def fnmr_at_fmr(distances: ArrayLike, is_genuine: ArrayLike, fmr: float) -> floa
     return error_rates_at_threshold(distances, is_genuine, threshold).fnmr
 
 
-def k_fold_accuracy(
-    distances: ArrayLike, is_genuine: ArrayLike, folds: ArrayLike
-) -> FoldAccuracy:
+def k_fold_accuracy(distances: ArrayLike, is_genuine: ArrayLike, folds: ArrayLike) -> FoldAccuracy:
     """Accuracy of each fold at the threshold that is best on the other folds.
 
     Parameters

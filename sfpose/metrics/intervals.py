@@ -93,7 +93,8 @@ class PeopleResampler:
         first, second = np.asarray(first_people), np.asarray(second_people)
         if first.shape != scores.shape or second.shape != scores.shape:
             raise ValueError(
-                f"people of both sides must have shape {scores.shape}; got {first.shape} and {second.shape}"
+                f"people of both sides must have shape {scores.shape}; "
+                f"got {first.shape} and {second.shape}"
             )
         people, codes = np.unique(np.concatenate([first, second]), return_inverse=True)
         self._people = len(people)
@@ -190,7 +191,9 @@ def people_interval(
         else:
             values.append(statistic(*rates))
     if not values:
-        raise ValueError("no drawing of people had genuine and impostor comparisons; too few people")
+        raise ValueError(
+            "no drawing of people had genuine and impostor comparisons; too few people"
+        )
     tail = 100 * (1 - confidence) / 2
     low, high = np.percentile(values, [tail, 100 - tail])
     return Interval(float(low), float(high))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -57,8 +58,8 @@ class ThresholdCalibration:
         """Impostor pairs times target: how many errors the threshold rests on."""
         return self.target_fmr * self.impostor_pairs
 
-    def to_dict(self) -> dict[str, float | list[float]]:
-        """The attributes as plain numbers, for JSON."""
+    def to_dict(self) -> dict[str, Any]:
+        """Attributes as plain numbers, for JSON."""
         return {**asdict(self), "fmr_interval": list(self.fmr_interval)}
 
 
@@ -115,8 +116,9 @@ def calibrate_threshold(
     if expected < 30:
         rule = 3 if expected < 3 else 30
         warnings.warn(
-            f"a target FMR of {target:g} needs at least {int(np.ceil(rule / target))} impostor pairs "
-            f"(rule of {rule}); got {impostors}, in which {expected:.1f} false matches are expected",
+            f"a target FMR of {target:g} needs at least {int(np.ceil(rule / target))} impostor "
+            f"pairs (rule of {rule}); got {impostors}, "
+            f"in which {expected:.1f} false matches are expected",
             SmallSampleWarning,
             stacklevel=3,
         )

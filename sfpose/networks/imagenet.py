@@ -9,7 +9,17 @@ from torch import Tensor, nn
 
 __all__ = ["fill_from_squeezenet", "read_state"]
 
-_FEATURES = {0: "conv1", 3: "fire2", 4: "fire3", 6: "fire4", 7: "fire5", 9: "fire6", 10: "fire7", 11: "fire8", 12: "fire9"}
+_FEATURES = {
+    0: "conv1",
+    3: "fire2",
+    4: "fire3",
+    6: "fire4",
+    7: "fire5",
+    9: "fire6",
+    10: "fire7",
+    11: "fire8",
+    12: "fire9",
+}
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
@@ -33,7 +43,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
 
 
 def _squeezenet_name(name: str) -> str | None:
-    """torchvision's name of one of our parameters, if it has a counterpart."""
+    """Name in torchvision of one of our parameters, if it has a counterpart."""
     layer, *rest = name.split(".")
     if layer == "conv10":
         return f"classifier.1.{rest[-1]}" if rest[0] == "0" else None
@@ -43,7 +53,9 @@ def _squeezenet_name(name: str) -> str | None:
     return ".".join(["features", str(place), *rest[:-2], rest[-1]])
 
 
-def fill_from_squeezenet(network: nn.Module, state: dict[str, Tensor]) -> tuple[list[str], list[str]]:
+def fill_from_squeezenet(
+    network: nn.Module, state: dict[str, Tensor]
+) -> tuple[list[str], list[str]]:
     """Copy the matching layers of a SqueezeNet v1.1 state into a network.
 
     Parameters
@@ -73,10 +85,13 @@ def fill_from_squeezenet(network: nn.Module, state: dict[str, Tensor]) -> tuple[
                 continue
             if state[origin].shape != parameter.shape:
                 raise ValueError(
-                    f"layer {origin} must have shape {tuple(parameter.shape)}; got {tuple(state[origin].shape)}"
+                    f"layer {origin} must have shape {tuple(parameter.shape)}; "
+                    f"got {tuple(state[origin].shape)}"
                 )
             parameter.copy_(state[origin])
             filled.append(name)
     if not filled:
-        raise ValueError("the state must be a SqueezeNet v1.1 with torchvision's names; no layer matched")
+        raise ValueError(
+            "the state must be a SqueezeNet v1.1 with torchvision's names; no layer matched"
+        )
     return filled, left

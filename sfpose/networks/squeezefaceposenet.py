@@ -8,9 +8,7 @@ from torch import Tensor, nn
 __all__ = ["Fire", "SqueezeFacePoseNet"]
 
 
-def _convolution(
-    inputs: int, outputs: int, kernel: int, batch_norm: bool
-) -> nn.Sequential:
+def _convolution(inputs: int, outputs: int, kernel: int, batch_norm: bool) -> nn.Sequential:
     layers: list[nn.Module] = [
         nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=not batch_norm)
     ]
@@ -33,9 +31,7 @@ class Fire(nn.Module):
         folds it into the convolution).
     """
 
-    def __init__(
-        self, inputs: int, squeeze: int, expand: int, *, batch_norm: bool = False
-    ) -> None:
+    def __init__(self, inputs: int, squeeze: int, expand: int, *, batch_norm: bool = False) -> None:
         super().__init__()
         self.squeeze = _convolution(inputs, squeeze, 1, batch_norm)
         self.expand1x1 = _convolution(squeeze, expand, 1, batch_norm)

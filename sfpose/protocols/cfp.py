@@ -59,7 +59,10 @@ class CFP:
             subject, pose = parts[-3], parts[-2]
             if people is not None:
                 if not subject.isdigit():
-                    raise ValueError(f"people can be chosen by number only where folders are numbers; got {subject!r}")
+                    raise ValueError(
+                        "people can be chosen by number only where folders are numbers; "
+                        f"got {subject!r}"
+                    )
                 if int(subject) not in people:
                     continue
             names.append(name)
@@ -81,7 +84,9 @@ class CFP:
         """
         rows = np.flatnonzero(self.poses == pose)
         if not len(rows):
-            raise ValueError(f"pose must be one of {sorted(set(self.poses.tolist()))}; got {pose!r}")
+            raise ValueError(
+                f"pose must be one of {sorted(set(self.poses.tolist()))}; got {pose!r}"
+            )
         return rows
 
     def trials(self, first: str = "frontal", second: str = "profile") -> Trials:
@@ -96,8 +101,6 @@ class CFP:
             return all_pairs(self.subjects, self.rows(first))
         return all_pairs(self.subjects, self.rows(first), self.rows(second))
 
-    def template_rows(
-        self, pose: str, count: int
-    ) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    def template_rows(self, pose: str, count: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         """Rows of the first ``count`` images of each person in one pose."""
         return first_of_each(self.subjects, self.rows(pose), count)

@@ -46,7 +46,9 @@ class ImageFiles:
             found = (path for path in self.root.rglob("*") if path.is_file())
             self.names = sorted(path.relative_to(self.root).as_posix() for path in found)
         elif not self.root.exists():
-            raise FileNotFoundError(f"a data set must be a folder or a zip file; there is none at {str(root)!r}")
+            raise FileNotFoundError(
+                f"a data set must be a folder or a zip file; there is none at {str(root)!r}"
+            )
         elif not zipfile.is_zipfile(self.root):
             raise ValueError(f"a data set must be a folder or a zip file; got {str(root)!r}")
         else:

@@ -52,7 +52,9 @@ class LFW:
             for person, number in zip(people, numbers, strict=True):
                 name = f"{person}_{number:04d}.jpg"
                 if name not in by_file:
-                    raise FileNotFoundError(f"line {line} of pairs.txt names {name}, which is missing")
+                    raise FileNotFoundError(
+                        f"line {line} of pairs.txt names {name}, which is missing"
+                    )
                 both.append(rows.setdefault(by_file[name], len(rows)))
             pairs.append((*both, fold, *people))
         self.images = LazyImages(files, list(rows))
@@ -77,7 +79,8 @@ def _read_pairs(text: str) -> list[tuple[int, int, tuple[str, str], tuple[int, i
     body = [(n, line.split()) for n, line in enumerate(lines[1:], 2) if line.strip()]
     if not body or len(body) != folds * size * 2:
         raise ValueError(
-            f"pairs.txt must list {folds} folds of {size} genuine and {size} impostor pairs; got {len(body)} lines"
+            f"pairs.txt must list {folds} folds of {size} genuine and {size} impostor pairs; "
+            f"got {len(body)} lines"
         )
     pairs = []
     for place, (line, parts) in enumerate(body):
@@ -86,6 +89,8 @@ def _read_pairs(text: str) -> list[tuple[int, int, tuple[str, str], tuple[int, i
         elif len(parts) == 4 and parts[1].isdigit() and parts[3].isdigit():
             people, numbers = (parts[0], parts[2]), (int(parts[1]), int(parts[3]))
         else:
-            raise ValueError(f"line {line} of pairs.txt must name two images; got {' '.join(parts)!r}")
+            raise ValueError(
+                f"line {line} of pairs.txt must name two images; got {' '.join(parts)!r}"
+            )
         pairs.append((place // (2 * size), line, people, numbers))
     return pairs

@@ -33,7 +33,7 @@ __all__ = [
     "write_artifact",
 ]
 
-Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 Manifest: TypeAlias = Mapping[str, Json]
 
 FORMAT = "sfpose-artifact"
@@ -138,7 +138,8 @@ def _parse_manifest(data: bytes) -> Manifest:
     version = manifest.get("format_version")
     if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
         raise ValueError(
-            f"format_version must be 1 to {FORMAT_VERSION}; got {version!r}: a newer sfpose wrote this"
+            f"format_version must be 1 to {FORMAT_VERSION}; got {version!r}: "
+            "a newer sfpose wrote this"
         )
     return manifest
 
@@ -245,11 +246,14 @@ def write_artifact(
     path = Path(path)
     if path.exists() and not (overwrite and (path / _MANIFEST).is_file()):
         raise FileExistsError(f"{str(path)!r} must not exist, or be an artifact to overwrite")
-    full = {
+    listed: dict[str, Json] = {
+        _MODEL: {"sha256": hashlib.sha256(model).hexdigest(), "bytes": len(model)}
+    }
+    full: dict[str, Json] = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         **manifest,
-        "files": {_MODEL: {"sha256": hashlib.sha256(model).hexdigest(), "bytes": len(model)}},
+        "files": listed,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))

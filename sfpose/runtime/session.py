@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 from typing import TYPE_CHECKING
@@ -52,8 +53,8 @@ class OnnxModel:
         self._forget_session()
 
     def _ready(self) -> InferenceSession:
-        if self._process != os.getpid() and self._process:
-            # Threads of a session do not survive a fork; nor may its lock be trusted.
+        if self._process not in (0, os.getpid()):
+            _leak(self._session)
             self._forget_session()
         with self._lock:
             if self._session is None:
@@ -79,3 +80,12 @@ class OnnxModel:
         session = self._ready()
         (output,) = session.run(None, {session.get_inputs()[0].name: batch})
         return np.asarray(output, dtype=np.float32)
+
+
+def _leak(session: InferenceSession | None) -> None:
+    """Keep an inherited session from ever being destroyed.
+
+    The threads of a session do not survive a fork, and its destructor waits for them
+    forever: the memory is the price of a child that neither hangs now nor at exit.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))

@@ -99,7 +99,11 @@ def sample_images(
     fine = size * oversample
     steps = (torch.arange(fine, device=photos.device) + 0.5) / fine
     points = torch.stack(
-        [steps.repeat(fine, 1), steps[:, None].repeat(1, fine), torch.ones(fine, fine, device=photos.device)]
+        [
+            steps.repeat(fine, 1),
+            steps[:, None].repeat(1, fine),
+            torch.ones(fine, fine, device=photos.device),
+        ]
     ).reshape(3, -1)
     where = (matrices @ points)[:, :2]
     scale = torch.tensor([2.0 / width, 2.0 / height], device=photos.device)
@@ -150,7 +154,9 @@ def photometric_jitter(crops: Tensor, *, strength: float = 1.0) -> Tensor:
     coarse = _some(count, 0.12 * strength, device)
     if coarse.any():
         side = crops.shape[-1]
-        small = F.interpolate(crops[coarse], size=max(8, int(side * (0.35 + 0.4 * torch.rand(1).item()))), mode="area")
+        small = F.interpolate(
+            crops[coarse], size=max(8, int(side * (0.35 + 0.4 * torch.rand(1).item()))), mode="area"
+        )
         crops[coarse] = F.interpolate(small, size=side, mode="bilinear", align_corners=False)
     noisy = _some(count, 0.3 * strength, device)
     if noisy.any():

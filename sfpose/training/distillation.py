@@ -22,6 +22,9 @@ from sfpose.training.faces import TaughtFaces, pass_order
 __all__ = ["TaughtFaceSource", "normalise_images", "teacher_targets"]
 
 
+_JITTER = GeometryJitter(turn=6, shift=0.025, log_scale=0.06, log_stretch=0.04)
+
+
 def normalise_images(images: Tensor) -> Tensor:
     """Images (n, 3, h, w) with values 0 to 1, standardised as on ImageNet."""
     mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(1, 3, 1, 1)
@@ -37,6 +40,7 @@ def teacher_targets(faces: TaughtFaces) -> NDArray[np.float32]:
     float32 array of shape (n, d)
         Centred on the mean of all faces, rows of length 1.
     """
+
     def unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
         return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-8)
 
@@ -67,7 +71,7 @@ class TaughtFaceSource:
         faces: TaughtFaces,
         landmarks: NDArray[np.float32] | None = None,
         *,
-        jitter: GeometryJitter = GeometryJitter(turn=6, shift=0.025, log_scale=0.06, log_stretch=0.04),
+        jitter: GeometryJitter = _JITTER,
         light: float = 1.0,
         smallest_score: float = 0.5,
     ) -> None:
@@ -96,5 +100,7 @@ class TaughtFaceSource:
         inner = compose(jitter_matrices(count, self._jitter, device=device), mirror_matrices(flags))
         matrices = compose(self._to_photo[targets], inner)
         padding = "zeros" if torch.rand(()) < 0.5 else "reflection"
-        crops = sample_images(photos, matrices, size, padding=padding, oversample=2 if size < 80 else 1)
+        crops = sample_images(
+            photos, matrices, size, padding=padding, oversample=2 if size < 80 else 1
+        )
         return normalise_images(photometric_jitter(crops, strength=self._light)), targets

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-import io
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,8 +27,8 @@ __all__ = [
     "fold_batch_norm",
     "network_from_artifact",
     "scale_descriptor",
-    "to_onnx",
     "to_manifest",
+    "to_onnx",
 ]
 
 OPSET = 17
@@ -71,7 +72,8 @@ def scale_descriptor(network: nn.Module, scale: ArrayLike) -> None:
     if not bool((factor > 0).all()):
         raise ValueError("the scale of a descriptor must be positive; got zero or less")
     convolution = network.get_submodule("conv10.0")
-    assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
+    assert isinstance(convolution, nn.Conv2d)
+    assert convolution.bias is not None
     with torch.no_grad():
         convolution.weight.mul_(factor[:, None, None, None])
         convolution.bias.mul_(factor)
@@ -100,20 +102,19 @@ def to_onnx(network: nn.Module, size: int) -> bytes:
     import onnx
 
     folded = fold_batch_norm(network.cpu()).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    buffer = io.BytesIO()
-    example = torch.zeros(2, 3, size, size)
-    torch.onnx.export(
-        folded,
-        (example,),
-        buffer,
-        dynamo=False,
-        opset_version=OPSET,
-        input_names=["images"],
-        output_names=["outputs"],
-        dynamic_axes={"images": {0: "batch"}, "outputs": {0: "batch"}},
-        do_constant_folding=True,
-    )
-    model = onnx.load_from_string(buffer.getvalue())
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        torch.onnx.export(
+            folded,
+            (torch.zeros(2, 3, size, size),),
+            path,
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=["images"],
+            output_names=["outputs"],
+            dynamic_axes={"images": {0: "batch"}, "outputs": {0: "batch"}},
+        )
+        model = onnx.load(path)
     _name_every_parameter(model)
     onnx.checker.check_model(model)
     data = model.SerializeToString()
@@ -146,7 +147,9 @@ def check_parity(network: nn.Module, model: bytes, size: int) -> float:
     got = OnnxModel(model).run(images.numpy())
     error = float(np.abs(got - expected).max() / max(np.abs(expected).max(), 1e-12))
     if not error <= PARITY:
-        raise ValueError(f"the exported network must answer as torch within {PARITY}; differs by {error:.1e}")
+        raise ValueError(
+            f"the exported network must answer as torch within {PARITY}; differs by {error:.1e}"
+        )
     return error
 
 
@@ -194,7 +197,9 @@ def network_from_artifact(artifact: Artifact, *, dropout: float = 0.0) -> nn.Mod
     for name, parameter in network.state_dict().items():
         if name not in stored or stored[name].shape != parameter.shape:
             got = tuple(stored[name].shape) if name in stored else "none"
-            raise ValueError(f"weights must hold {name} of shape {tuple(parameter.shape)}; got {got}")
+            raise ValueError(
+                f"weights must hold {name} of shape {tuple(parameter.shape)}; got {got}"
+            )
         state[name] = stored[name]
     network.load_state_dict(state)
     return network

@@ -54,7 +54,9 @@ class TaughtFaces:
     held_out: NDArray[np.bool_]
 
 
-def decode_archives(archives: Sequence[Path], names: Sequence[str], cache: Path) -> NDArray[np.uint8]:
+def decode_archives(
+    archives: Sequence[Path], names: Sequence[str], cache: Path
+) -> NDArray[np.uint8]:
     """Decode images of equal size from zip archives into one memory-mapped array.
 
     Parameters
@@ -119,7 +121,9 @@ def load_taught_faces(folder: Path, cache: Path) -> TaughtFaces:
     """
     with np.load(folder / "fairface_teacher.npz") as stored:
         files = [str(name) for name in stored["files"]]
-        photos = decode_archives(sorted(folder.glob("fairface_128_*.zip")), files, cache / "fairface_128.npy")
+        photos = decode_archives(
+            sorted(folder.glob("fairface_128_*.zip")), files, cache / "fairface_128.npy"
+        )
         return TaughtFaces(
             photos=photos,
             landmarks=stored["landmarks"].astype(np.float32),

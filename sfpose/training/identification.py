@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sfpose.networks import build_network
+from sfpose.networks import NETWORKS, build_network
 from sfpose.runtime.artifact import Artifact
 from sfpose.training.augmentation import (
     GeometryJitter,
@@ -20,12 +20,18 @@ from sfpose.training.augmentation import (
     sample_images,
 )
 from sfpose.training.distillation import normalise_images
-from sfpose.training.faces import pass_order
 from sfpose.training.export import network_from_artifact, to_manifest, to_onnx
+from sfpose.training.faces import pass_order
 from sfpose.training.loop import LoopSettings, Stage, run_training
 from sfpose.training.objectives import SoftmaxObjective
 
-__all__ = ["CANVAS_SCALE", "CANVAS_SIZE", "CropSource", "IdentificationSettings", "train_identification"]
+__all__ = [
+    "CANVAS_SCALE",
+    "CANVAS_SIZE",
+    "CropSource",
+    "IdentificationSettings",
+    "train_identification",
+]
 
 CANVAS_SCALE = 1.3
 """Side of the stored training crops, in sides of what the network sees: room to move."""
@@ -85,7 +91,9 @@ class CropSource:
         centre = torch.tensor(
             [[side / CANVAS_SCALE, 0, shift], [0, side / CANVAS_SCALE, shift], [0, 0, 1]]
         )
-        images = sample_images(crops, compose(centre, inner), size, oversample=2 if size < 80 else 1)
+        images = sample_images(
+            crops, compose(centre, inner), size, oversample=2 if size < 80 else 1
+        )
         return normalise_images(photometric_jitter(images)), torch.from_numpy(self._labels[chosen])
 
 
@@ -125,13 +133,15 @@ def train_identification(
             else network_from_artifact(start, dropout=DROPOUT)
         )
         name = settings.network if start is None else str(start.manifest["network"])
-        size = int(network.input_size)  # type: ignore[arg-type]
-        objective = SoftmaxObjective(int(network.descriptor_size), int(labels.max()) + 1, dropout=DROPOUT)  # type: ignore[arg-type]
+        size, width = NETWORKS[name].input_size, NETWORKS[name].descriptor_size
+        objective = SoftmaxObjective(width, int(labels.max()) + 1, dropout=DROPOUT)
         images = settings.epochs * len(crops)
         last = images if settings.train_size == size else max(1, images // 5)
-        stages = [Stage(size, last, settings.batch_size)]
+        turn = last / images
+        stages = [Stage(size, last, settings.batch_size, (turn, 0.0))]
         if last < images:
-            stages.insert(0, Stage(settings.train_size, images - last, settings.batch_size))
+            small = images - last
+            stages.insert(0, Stage(settings.train_size, small, settings.batch_size, (1.0, turn)))
         trained = run_training(
             network,
             objective,
@@ -153,6 +163,6 @@ def train_identification(
         network=name,
         size=size,
         alignment="five-landmarks" if aligned else "loose-crop",
-        descriptor={"size": int(network.descriptor_size), "normalization": "l1"},  # type: ignore[arg-type]
+        descriptor={"size": width, "normalization": "l1"},
     )
     return Artifact(to_onnx(trained, size), manifest), history

@@ -38,11 +38,23 @@ class BatchSource(Protocol):
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a run: so many images of this size, in batches of this size."""
+    """A part of a run: so many images of this size, in batches of this size.
+
+    Attributes
+    ----------
+    size : int
+        Side of the images in pixels.
+    images : int
+    batch_size : int
+    rates : (float, float)
+        Share of the learning rate at the stage's first and last image, a straight
+        line between them. A last stage at a new size needs a rate worth the name.
+    """
 
     size: int
     images: int
     batch_size: int = 64
+    rates: tuple[float, float] = (1.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -54,8 +66,6 @@ class LoopSettings:
     stages : sequence of Stage
     optimizer : {"sgd", "adamw", "muon"}
     learning_rate, weight_decay : float
-    final_rate : float
-        Share of ``learning_rate`` left at the end of the cosine schedule.
     warmup : float
         Share of all images over which the rate rises from zero.
     average : float
@@ -74,7 +84,6 @@ class LoopSettings:
     optimizer: str = "sgd"
     learning_rate: float = 0.01
     weight_decay: float = 1e-4
-    final_rate: float = 0.01
     warmup: float = 0.02
     average: float = 0.0
     clip: float = 5.0
@@ -135,7 +144,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:
         raise ValueError(f"checkpoint {path} cannot be read: {error}") from error
     if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
-        raise ValueError(f"checkpoint {path} must have format {CHECKPOINT_FORMAT}; got another file")
+        raise ValueError(
+            f"checkpoint {path} must have format {CHECKPOINT_FORMAT}; got another file"
+        )
     return state
 
 
@@ -254,12 +265,15 @@ def run_training(
             loss, measured = objective(descriptors.float(), targets.to(device))
             if not math.isfinite(measured["loss"]):
                 raise FloatingPointError(
-                    f"the loss must stay finite; it became {measured['loss']} after {seen} images: lower the learning rate"
+                    f"the loss must stay finite; it became {measured['loss']} after {seen} images: "
+                    "lower the learning rate"
                 )
             for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            nn.utils.clip_grad_norm_([*network.parameters(), *objective.parameters()], settings.clip)
+            nn.utils.clip_grad_norm_(
+                [*network.parameters(), *objective.parameters()], settings.clip
+            )
             for optimizer in optimizers:
                 optimizer.step()
             if settings.average:
@@ -271,7 +285,9 @@ def run_training(
                 this_epoch = _Means()
             seen += count
             bar.update(count)
-            bar.set_postfix({name: f"{value:.3f}" for name, value in measured.items()}, refresh=False)
+            bar.set_postfix(
+                {name: f"{value:.3f}" for name, value in measured.items()}, refresh=False
+            )
             now = time.monotonic()
             stop = stop_after_minutes is not None and now - begun > 60 * stop_after_minutes
             if stop or now - written > 60 * settings.checkpoint_minutes or seen >= settings.total:
@@ -308,13 +324,14 @@ def _stage_at(stages: Sequence[Stage], seen: int) -> tuple[Stage, int]:
     raise ValueError(f"no stage holds image {seen}; the stages end at {end}")
 
 
-def _set_rate(optimizers: Sequence[torch.optim.Optimizer], settings: LoopSettings, seen: int) -> None:
-    share = seen / settings.total
-    if share < settings.warmup:
-        factor = max(share / settings.warmup, 1e-3)
-    else:
-        share = (share - settings.warmup) / (1 - settings.warmup)
-        factor = settings.final_rate + (1 - settings.final_rate) * (0.5 + 0.5 * math.cos(math.pi * share))
+def _set_rate(
+    optimizers: Sequence[torch.optim.Optimizer], settings: LoopSettings, seen: int
+) -> None:
+    stage, end = _stage_at(settings.stages, seen)
+    first, last = stage.rates
+    factor = last + (first - last) * (end - seen) / stage.images
+    warming = seen / max(1.0, settings.warmup * settings.total)
+    factor *= min(1.0, max(warming, 1e-3))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
@@ -323,6 +340,6 @@ def _set_rate(optimizers: Sequence[torch.optim.Optimizer], settings: LoopSetting
 @torch.no_grad()
 def _average(averaged: nn.Module, network: nn.Module, decay: float) -> None:
     for kept, new in zip(averaged.parameters(), network.parameters(), strict=True):
-        kept.lerp_(new, 1 - decay)
-    for kept, new in zip(averaged.buffers(), network.buffers(), strict=True):
-        kept.copy_(new)
+        kept.data.lerp_(new.data, 1 - decay)
+    for buffer, latest in zip(averaged.buffers(), network.buffers(), strict=True):
+        buffer.copy_(latest)

@@ -29,7 +29,14 @@ from sfpose.training.faces import TaughtFaces
 from sfpose.training.loop import LoopSettings, Stage, run_training
 from sfpose.training.objectives import DistillationObjective
 
-__all__ = ["DistillationRecipe", "distil", "export_distilled", "find_own_landmarks", "shorter", "start_network"]
+__all__ = [
+    "DistillationRecipe",
+    "distil",
+    "export_distilled",
+    "find_own_landmarks",
+    "shorter",
+    "start_network",
+]
 
 
 @dataclass(frozen=True)
@@ -52,15 +59,15 @@ class DistillationRecipe:
     loop: LoopSettings = field(
         default_factory=lambda: LoopSettings(
             stages=(
-                Stage(40, 220_000, 64),
-                Stage(48, 60_000, 64),
-                Stage(64, 30_000, 64),
-                Stage(113, 6_000, 32),
+                Stage(40, 220_000, 64, (1.0, 0.5)),
+                Stage(48, 90_000, 64, (0.5, 0.4)),
+                Stage(64, 50_000, 64, (0.4, 0.3)),
+                Stage(113, 14_000, 32, (0.35, 0.0)),
             ),
             optimizer="muon",
             learning_rate=3e-3,
             weight_decay=1e-3,
-            average=0.9,
+            average=0.6,
             seed=1,
         )
     )
@@ -150,7 +157,7 @@ def export_distilled(
 ) -> Artifact:
     """Export a distilled network, its values scaled to the same mean over many faces.
 
-    The scale is taken on 2,000 training faces, unaugmented, and folds into conv10.
+    The scale is taken on up to 2,000 training faces, unaugmented, and folds into conv10.
     """
     network = fold_batch_norm(network.cpu())
     scale_descriptor(network, 1 / _mean_descriptor(network, faces, landmarks, recipe.size))
@@ -171,10 +178,10 @@ def _mean_descriptor(
 ) -> NDArray[np.float32]:
     points = faces.landmarks if landmarks is None else landmarks
     rows = np.flatnonzero((faces.scores > 0) & ~faces.held_out)
-    rows = np.sort(np.random.default_rng(0).choice(rows, 2000, replace=False))
+    rows = np.sort(np.random.default_rng(0).permutation(rows)[:2000])
     total: Tensor | None = None
     with torch.inference_mode():
-        for part in np.array_split(rows, 40):
+        for part in np.array_split(rows, max(1, len(rows) // 50)):
             matrices = torch.from_numpy(similarity_to_canonical(points[part]).astype(np.float32))
             crops = sample_images(torch.from_numpy(faces.photos[part]), matrices, size)
             sums = network(normalise_images(crops)).sum(0)

@@ -1,0 +1,216 @@
+"""FaceEmbedder and FaceAligner on the shipped weights."""
+
+import copy
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import onnxruntime
+import pytest
+from PIL import Image
+from sklearn.base import clone
+from sklearn.pipeline import make_pipeline
+
+from sfpose import FaceAligner, FaceEmbedder
+from sfpose.geometry import CANONICAL_LANDMARKS
+from sfpose.preprocessing import loose_crop
+from sfpose.runtime.artifact import read_artifact, read_manifest, write_artifact
+
+
+@pytest.fixture(scope="module")
+def embedder():
+    return FaceEmbedder()
+
+
+@pytest.fixture(scope="module")
+def portrait():
+    """A public-domain portrait, cropped as a face detector would."""
+    from pathlib import Path
+
+    skimage = pytest.importorskip("skimage", reason="the portrait comes with scikit-image")
+    image = np.asarray(Image.open(Path(skimage.__file__).parent / "data" / "astronaut.png"))
+    return image[45:205, 150:310, :3]
+
+
+def test_descriptors_have_the_documented_form(embedder, photos):
+    descriptors = embedder.transform(photos)
+    assert descriptors.shape == (3, 1000)
+    assert descriptors.dtype == np.float32
+    assert (descriptors >= 0).all()
+    np.testing.assert_allclose(descriptors.sum(1), 1, rtol=1e-5)
+
+
+def test_transform_runs_the_shipped_file_as_onnxruntime_does(embedder, photos):
+    artifact = read_artifact("default")
+    session = onnxruntime.InferenceSession(artifact.model)
+    mean, std = (np.array(artifact.manifest["input"][key]) for key in ("mean", "std"))
+    crop = (loose_crop(photos[0]) / 255 - mean) / std
+    (expected,) = session.run(None, {"images": crop.transpose(2, 0, 1)[None].astype(np.float32)})
+    got = FaceEmbedder(align=False).transform(photos[:1])
+    np.testing.assert_allclose(got, expected / expected.sum(), rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_batch_size_and_threads_do_not_change_the_answer(embedder, photos, batch_size):
+    expected = embedder.transform(photos)
+    other = FaceEmbedder(batch_size=batch_size, n_jobs=2).transform(photos)
+    np.testing.assert_allclose(other, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_all_forms_of_input_are_equal(embedder, photos, tmp_path):
+    path = tmp_path / "photo.png"
+    Image.fromarray(photos[0]).save(path)
+    expected = embedder.transform([photos[0]])
+    for images in ([path], [str(path)], [Image.fromarray(photos[0])], photos[0][None]):
+        np.testing.assert_array_equal(embedder.transform(images), expected)
+
+
+def test_bad_images_are_named_and_nothing_is_returned(embedder, photos):
+    with pytest.raises(ValueError, match=r"image 1: images must be uint8 RGB"):
+        embedder.transform([photos[0], photos[1].astype(float)])
+    with pytest.raises(ValueError, match="at least one image"):
+        embedder.transform([])
+    with pytest.raises(ValueError, match="wrap a single image in a list"):
+        embedder.transform(photos[0])
+    with pytest.raises(ValueError, match="batch_size must be a positive whole number"):
+        FaceEmbedder(batch_size=0).transform(photos)
+    with pytest.raises(ValueError, match="align must be"):
+        FaceEmbedder(align="yes").transform(photos)
+
+
+def test_it_is_a_scikit_learn_transformer(embedder, photos):
+    pandas = pytest.importorskip("pandas")
+    frame = clone(embedder).set_output(transform="pandas").transform(photos)
+    assert isinstance(frame, pandas.DataFrame)
+    assert list(frame.columns[:2]) == ["faceembedder0", "faceembedder1"]
+    assert embedder.n_features_out == 1000
+    pipeline = make_pipeline(FaceAligner(), FaceEmbedder(align=False))
+    assert pipeline.transform(photos).shape == (3, 1000)
+    assert "FaceEmbedder" in repr(embedder)
+
+
+def test_copies_pickles_and_threads_answer_alike(embedder, photos):
+    expected = embedder.transform(photos)
+    for other in (pickle.loads(pickle.dumps(embedder)), copy.deepcopy(embedder), clone(embedder)):
+        np.testing.assert_array_equal(other.transform(photos), expected)
+    with ThreadPoolExecutor(8) as pool:
+        for answer in pool.map(lambda _: embedder.transform(photos), range(16)):
+            np.testing.assert_array_equal(answer, expected)
+
+
+def test_alignment_undoes_turning_and_scaling(portrait):
+    """Wherever the face lies in the crop, the canonical crop shows it the same way."""
+    aligner = FaceAligner()
+    landmarks, scores = aligner.find_landmarks([portrait])
+    assert scores[0] > 0.9
+    canvas = Image.new("RGB", (320, 320))
+    canvas.paste(Image.fromarray(portrait).rotate(12, Image.Resampling.BICUBIC), (70, 90))
+    turned, _ = aligner.find_landmarks([np.asarray(canvas)[70:270, 60:260]])
+    angle = np.deg2rad(-12)
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    expected = (landmarks[0] - 80) @ rotation.T + 80 + [10, 20]
+    eye_distance = np.linalg.norm(landmarks[0, 0] - landmarks[0, 1])
+    error = np.linalg.norm(turned[0] - expected, axis=1).mean()
+    assert error < 0.15 * eye_distance
+
+
+def test_aligned_crops_put_the_eyes_where_the_template_has_them(portrait):
+    crop = FaceAligner(size=224).transform([portrait])
+    again, _ = FaceAligner().find_landmarks(crop)
+    np.testing.assert_allclose(again[0] / 224, CANONICAL_LANDMARKS, atol=0.08)
+
+
+def test_artifacts_go_out_and_come_back(embedder, photos, tmp_path):
+    expected = embedder.transform(photos)
+    folder = embedder.save(tmp_path / "mine")
+    np.testing.assert_array_equal(FaceEmbedder(folder).transform(photos), expected)
+    with pytest.raises(FileExistsError, match="must not exist"):
+        embedder.save(folder)
+    embedder.save(folder, overwrite=True)
+    archive = shutil.make_archive(str(tmp_path / "mine"), "zip", folder)
+    np.testing.assert_array_equal(FaceEmbedder(archive).transform(photos), expected)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine", "mine.zip"]
+
+
+def test_weights_of_another_format_are_refused(photos, tmp_path, embedder):
+    with pytest.raises(FileNotFoundError, match=r"one of .*'default'.* or the path of an artifact"):
+        FaceEmbedder("no-such-weights").transform(photos)
+    text = tmp_path / "weights.pth"
+    text.write_text("none")
+    with pytest.raises(ValueError, match=r"folder or a zip file with model\.onnx"):
+        FaceEmbedder(text).transform(photos)
+    with zipfile.ZipFile(tmp_path / "empty.zip", "w") as archive:
+        archive.writestr("readme.txt", "")
+    with pytest.raises(ValueError, match=r"must hold manifest\.json"):
+        FaceEmbedder(tmp_path / "empty.zip").transform(photos)
+
+    folder = embedder.save(tmp_path / "mine")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for change, message in [
+        ({"format": "other"}, "must state format"),
+        ({"format_version": 99}, "newer sfpose"),
+        ({"descriptor": {"size": 1000, "normalization": "l7"}}, "normalization must be one of"),
+        ({"input": None}, "must have a table 'input'"),
+    ]:
+        (folder / "manifest.json").write_text(json.dumps({**manifest, **change}))
+        with pytest.raises(ValueError, match=message):
+            FaceEmbedder(folder).transform(photos)
+    (folder / "manifest.json").write_text("{")
+    with pytest.raises(ValueError, match="must be JSON"):
+        FaceEmbedder(folder).transform(photos)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "model.onnx").write_bytes(b"tampered")
+    with pytest.raises(ValueError, match="changed or damaged"):
+        FaceEmbedder(folder).transform(photos)
+
+
+def test_a_network_that_is_no_onnx_is_refused(photos, tmp_path):
+    manifest = {k: v for k, v in read_manifest("default").items() if not k.startswith("format")}
+    folder = write_artifact(tmp_path / "odd", b"no network", manifest)
+    with pytest.raises(ValueError, match="must be an ONNX file that onnxruntime can load"):
+        FaceEmbedder(folder).transform(photos)
+
+
+def test_a_failed_save_leaves_nothing(embedder, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="no space"):
+        embedder.save(tmp_path / "mine")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_child_process_after_fork_answers_alike(tmp_path):
+    program = """
+import os, sys
+import numpy as np
+from sfpose import FaceEmbedder
+photos = [np.random.default_rng(0).integers(0, 256, (80, 64, 3), dtype=np.uint8)]
+embedder = FaceEmbedder(n_jobs=2)
+expected = embedder.transform(photos)
+child = os.fork()
+if child == 0:
+    os._exit(0 if np.array_equal(embedder.transform(photos), expected) else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    if not hasattr(__import__("os"), "fork"):
+        pytest.skip("this system cannot fork")
+    done = subprocess.run([sys.executable, "-c", program], timeout=120, check=False)
+    assert done.returncode == 0
+
+
+def test_random_start_needs_a_fit(photos):
+    with pytest.raises(ValueError, match="call fit before transform"):
+        FaceEmbedder(weights=None).transform(photos)
+
+
+def test_fit_without_torch_says_which_extra(photos, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ImportError, match=r'pip install "sfpose\[train\]"'):
+        FaceEmbedder().fit(photos, [0, 1, 1])

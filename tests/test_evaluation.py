@@ -1,0 +1,199 @@
+"""Evaluation and command line with a made-up embedding, and with the shipped one."""
+
+import io
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sfpose.cli import main
+from sfpose.evaluation import calibrated, evaluate_cfp, evaluate_lfw, format_table
+from sfpose.metrics import SmallSampleWarning, equal_error_rate
+from sfpose.protocols import CFP, LFW
+from sfpose.runtime.artifact import read_artifact
+
+
+@pytest.fixture
+def cfp_zip(tmp_path):
+    """Twelve made-up people whose images are noisy copies of one picture each."""
+    rng = np.random.default_rng(0)
+    path = tmp_path / "cfp.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for person in range(1, 13):
+            face = rng.integers(0, 256, (16, 16, 3))
+            for pose, count, noise in [("frontal", 5, 60), ("profile", 4, 140)]:
+                for number in range(1, count + 1):
+                    image = np.clip(face + rng.normal(0, noise, face.shape), 0, 255)
+                    data = io.BytesIO()
+                    Image.fromarray(image.astype(np.uint8)).save(data, "PNG")
+                    archive.writestr(f"{person:03d}/{pose}/{number:02d}.png", data.getvalue())
+    return path
+
+
+def _pixels(images):
+    return np.stack([image.astype(np.float64).ravel() for image in images])
+
+
+def test_cfp_rows_are_those_of_brute_force(cfp_zip):
+    cfp = CFP(cfp_zip)
+    rows = evaluate_cfp(cfp, _pixels, draws=20)
+    assert [(row.genuine, row.impostor) for row in rows] == [
+        (12 * 20, 60 * 48 - 240),
+        (12 * 10, 60 * 59 // 2 - 120),
+        (12, 12 * 11),
+    ]
+    pixels = _pixels(cfp.images)
+    frontal, profile = (np.flatnonzero(cfp.poses == pose) for pose in ("frontal", "profile"))
+    x, y = pixels[frontal][:, None], pixels[profile][None]
+    sums = np.where(x + y > 0, x + y, 1)
+    distances = ((x - y) ** 2 / sums).sum(2).ravel()
+    genuine = (cfp.subjects[frontal][:, None] == cfp.subjects[profile][None]).ravel()
+    assert rows[0].eer == pytest.approx(equal_error_rate(distances, genuine), abs=1e-9)
+    for row in rows:
+        assert row.eer_interval.low <= row.eer <= row.eer_interval.high
+        assert row.fnmr_at_fmr_1_percent <= row.fnmr_at_fmr_01_percent
+
+
+def test_a_peer_brings_its_own_distance(cfp_zip):
+    def opposite(rows, first, second):
+        return -np.abs(rows[first] - rows[second]).sum(1)
+
+    ours = evaluate_cfp(CFP(cfp_zip), _pixels, draws=5)[0]
+    theirs = evaluate_cfp(CFP(cfp_zip), lambda x: _pixels(x) - 99, opposite, draws=5)[0]
+    assert (theirs.genuine, theirs.impostor) == (ours.genuine, ours.impostor)
+    assert theirs.eer > 0.5 > ours.eer
+
+
+def test_table_shows_every_row_in_percent(cfp_zip):
+    rows = evaluate_cfp(CFP(cfp_zip), _pixels, draws=5)
+    lines = format_table(rows).splitlines()
+    assert len(lines) == 4
+    assert f"{100 * rows[0].eer:.2f}" in lines[1]
+    assert "accuracy" not in lines[0]
+
+
+@pytest.mark.filterwarnings("ignore::sfpose.metrics.SmallSampleWarning")
+def test_calibration_goes_into_the_manifest(cfp_zip):
+    artifact = calibrated(read_artifact("default"), CFP(cfp_zip))
+    thresholds = artifact.manifest["calibration"]["thresholds"]
+    assert [entry["target_fmr"] for entry in thresholds] == [0.1, 0.01, 0.001, 0.0001]
+    assert all(entry["achieved_fmr"] <= entry["target_fmr"] for entry in thresholds)
+    assert "people 001 to 012" in artifact.manifest["calibration"]["data"]
+    json.dumps(artifact.manifest)
+
+
+def test_small_calibrations_warn(cfp_zip):
+    with pytest.warns(SmallSampleWarning):
+        calibrated(read_artifact("default"), CFP(cfp_zip))
+
+
+def test_evaluate_cfp_prints_a_table_and_json(cfp_zip, capsys):
+    assert main(["evaluate", "cfp", str(cfp_zip), "--people", "1-4", "--draws", "5"]) == 0
+    assert "frontal-profile" in capsys.readouterr().out
+    assert main(["evaluate", "cfp", str(cfp_zip), "--people", "1-4", "--draws", "5", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["genuine"] for row in rows] == [80, 40, 4]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["verify", "none.jpg", "none.jpg"], "none.jpg"),
+        (["evaluate", "lfw", "nowhere"], "there is none at 'nowhere'"),
+        (["evaluate", "lfw", ".", "--people", "1-2"], "--people goes with cfp"),
+        (["info", "--weights", "missing"], "got 'missing'"),
+    ],
+)
+def test_errors_are_one_line_and_exit_with_two(arguments, message, capsys):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("text", ["x", "5-1", "", "1-x"])
+def test_people_must_be_a_range(text, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", "cfp", "path", "--people", text])
+    assert stop.value.code == 2
+    assert "FIRST-LAST" in capsys.readouterr().err
+
+
+def _sfpose(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "sfpose", *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def test_verify_tells_a_copy_from_a_stranger():
+    skimage = pytest.importorskip("skimage", reason="a portrait comes with scikit-image")
+    matplotlib = pytest.importorskip("matplotlib", reason="a portrait comes with matplotlib")
+    collins = Path(skimage.__file__).parent / "data" / "astronaut.png"
+    hopper = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+    same = _sfpose("verify", str(hopper), str(hopper), "--json")
+    assert same.returncode == 0, same.stderr
+    assert json.loads(same.stdout)["distance"] == 0
+    other = _sfpose("verify", str(hopper), str(collins))
+    assert other.returncode == 1, other.stderr
+    assert other.stdout.startswith("different people: distance")
+
+
+def test_demo_enrols_and_decides():
+    pytest.importorskip("skimage", reason="the demo needs scikit-image")
+    done = _sfpose("demo")
+    assert done.returncode == 0, done.stderr
+    assert "Enrolled Hopper" in done.stdout
+    assert done.stdout.count("same person") == 1
+    assert done.stdout.count("different people") == 1
+
+
+def test_info_names_weights_and_calibration(capsys):
+    assert main(["info", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["sha256"] == read_artifact("default").digest
+    assert main(["info"]) == 0
+    assert "target FMR 0.001" in capsys.readouterr().out
+
+
+def test_shipped_weights_on_lfw_are_far_from_chance(shared_data):
+    """A tenth of LFW: the exact figures stand in the model card."""
+    lfw = LFW(shared_data / "lfw_pairs.zip")
+    trials = lfw.trials()
+    keep = trials.folds < 2
+    used = np.unique(np.concatenate([trials.first[keep], trials.second[keep]]))
+    from sfpose import FaceEmbedder
+    from sfpose._scoring import chi2_pairs_at
+
+    rows = np.zeros((len(lfw.images), 1000), np.float32)
+    rows[used] = FaceEmbedder().transform([lfw.images[i] for i in used])
+    distances = chi2_pairs_at(rows, trials.first[keep], trials.second[keep])
+    assert equal_error_rate(distances, trials.is_genuine[keep]) < 0.2
+
+
+def test_lfw_row_has_an_accuracy(tmp_path):
+    data = io.BytesIO()
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(data, "PNG")
+    lines = ["2 2"]
+    with zipfile.ZipFile(tmp_path / "lfw.zip", "w") as archive:
+        for fold in "xy":
+            for person in "ab":
+                for number in (1, 2):
+                    archive.writestr(f"{fold}{person}_000{number}.jpg", data.getvalue())
+            lines += [
+                f"{fold}a 1 2",
+                f"{fold}b 1 2",
+                f"{fold}a 1 {fold}b 1",
+                f"{fold}a 2 {fold}b 2",
+            ]
+        archive.writestr("pairs.txt", "\n".join(lines))
+    lfw = LFW(tmp_path / "lfw.zip")
+    people = {name[:2]: k + 1 for k, name in enumerate(sorted({n[:2] for n in lfw.images.names}))}
+    rows = np.eye(6)[[people[name[:2]] for name in lfw.images.names]]
+    (row,) = evaluate_lfw(lfw, lambda images: rows, draws=5)
+    assert (row.accuracy, row.eer) == (1.0, 0.0)
+    assert "accuracy %" in format_table([row])

@@ -1,0 +1,156 @@
+"""Data set readers on made-up folders and zips, and on the real ones where they are."""
+
+import io
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sfpose.protocols import CFP, LFW, ImageFiles, LazyImages, all_pairs, first_of_each
+
+
+def _jpeg(value=0):
+    data = io.BytesIO()
+    Image.fromarray(np.full((12, 10, 3), value, np.uint8)).save(data, "PNG")
+    return data.getvalue()
+
+
+def _write(root, files, kind):
+    if kind == "zip":
+        with zipfile.ZipFile(root / "set.zip", "w") as archive:
+            for name, data in files.items():
+                archive.writestr(name, data)
+        return root / "set.zip"
+    for name, data in files.items():
+        path = root / "set" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return root / "set"
+
+
+PAIRS = b"2 1\nAnn\t1\t2\nAnn\t1\tBo\t1\nBo\t1\t2\nAnn\t2\tBo\t2\n"
+
+
+def _lfw_files(pairs=PAIRS):
+    names = [f"lfw/{person}/{person}_000{n}.jpg" for person in ("Ann", "Bo") for n in (1, 2)]
+    return {"pairs.txt": pairs, **{name: _jpeg(40 * k) for k, name in enumerate(names)}}
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_lfw_pairs_are_those_of_the_file(tmp_path, kind):
+    lfw = LFW(_write(tmp_path, _lfw_files(), kind))
+    trials = lfw.trials()
+    names = [name.rsplit("/", 1)[-1] for name in lfw.images.names]
+    told = [
+        (names[a], names[b], bool(g), int(f))
+        for a, b, g, f in zip(
+            trials.first, trials.second, trials.is_genuine, trials.folds, strict=True
+        )
+    ]
+    assert told == [
+        ("Ann_0001.jpg", "Ann_0002.jpg", True, 0),
+        ("Ann_0001.jpg", "Bo_0001.jpg", False, 0),
+        ("Bo_0001.jpg", "Bo_0002.jpg", True, 1),
+        ("Ann_0002.jpg", "Bo_0002.jpg", False, 1),
+    ]
+    assert lfw.images[1].shape == (12, 10, 3)
+    assert [image[0, 0, 0] for image in lfw.images[1:3]] == [40, 80]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "error", "message"),
+    [
+        (b"2 1\nAnn 1 3\nAnn 1 Bo 1\nBo 1 2\nAnn 2 Bo 2\n", FileNotFoundError, "line 2 .*Ann_0003"),
+        (b"2 1\nAnn 1 2\nAnn 1 Bo 1\nBo 1 2\nAnn x Bo 2\n", ValueError, "line 5 .*'Ann x Bo 2'"),
+        (b"2 1\nAnn 1 2\n", ValueError, "2 folds of 1 genuine and 1 impostor pairs; got 1 lines"),
+        (b"", ValueError, "line 1 of pairs.txt"),
+        (b"Ann 1 2\n", ValueError, "line 1 of pairs.txt"),
+    ],
+)
+def test_lfw_refuses_pairs_it_cannot_follow(tmp_path, pairs, error, message):
+    with pytest.raises(error, match=message):
+        LFW(_write(tmp_path, _lfw_files(pairs), "zip"))
+
+
+def test_data_sets_that_are_not_there_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="folder or a zip file"):
+        LFW(tmp_path / "none")
+    (tmp_path / "text").write_text("x")
+    with pytest.raises(ValueError, match="folder or a zip file"):
+        CFP(tmp_path / "text")
+    with pytest.raises(FileNotFoundError, match=r"needs a pairs\.txt"):
+        LFW(tmp_path)
+
+
+def _cfp_files(people=("001", "002", "003"), frontal=3, profile=2):
+    return {
+        f"{person}/{pose}/{n:02d}.jpg": _jpeg(n)
+        for person in people
+        for pose, count in [("frontal", frontal), ("profile", profile)]
+        for n in range(1, count + 1)
+    }
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_cfp_counts_are_those_of_all_pairs(tmp_path, kind):
+    cfp = CFP(_write(tmp_path, _cfp_files(), kind))
+    across = cfp.trials()
+    assert (len(across), across.is_genuine.sum()) == (9 * 6, 3 * 3 * 2)
+    assert set(cfp.poses[across.first]) == {"frontal"}
+    assert set(cfp.poses[across.second]) == {"profile"}
+    same = cfp.trials("frontal", "frontal")
+    assert (len(same), same.is_genuine.sum()) == (9 * 8 // 2, 3 * 3)
+    assert (same.first != same.second).all()
+    for trials in (across, same):
+        labels = cfp.subjects[trials.first] == cfp.subjects[trials.second]
+        np.testing.assert_array_equal(trials.is_genuine, labels)
+    assert len(cfp.template_rows("frontal", 2)) == 6
+
+
+def test_cfp_takes_the_people_it_is_told(tmp_path):
+    path = _write(tmp_path, _cfp_files(), "zip")
+    assert set(CFP(path, people=range(2, 4)).subjects) == {"002", "003"}
+    with pytest.raises(ValueError, match="no image of the people"):
+        CFP(path, people=range(7, 9))
+    with pytest.raises(
+        ValueError, match=r"pose must be one of \['frontal', 'profile'\]; got 'back'"
+    ):
+        CFP(path).trials("back", "profile")
+
+
+def test_layouts_that_are_no_cfp_are_refused(tmp_path):
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "flat" / "one.jpg").write_bytes(_jpeg())
+    with pytest.raises(ValueError, match=r"subject/pose folders; got 'one\.jpg'"):
+        CFP(tmp_path / "flat")
+    named = _write(tmp_path, _cfp_files(("ann",)), "folder")
+    with pytest.raises(ValueError, match="by number only"):
+        CFP(named, people=range(1, 2))
+
+
+def test_a_broken_image_is_named(tmp_path):
+    path = _write(tmp_path, {"a/b/c.jpg": b"no image"}, "zip")
+    images = LazyImages(ImageFiles(path), ["a/b/c.jpg", "a/b/d.jpg"])
+    with pytest.raises(ValueError, match=r"'a/b/c\.jpg' is not"):
+        images[0]
+    with pytest.raises(FileNotFoundError, match=r"must hold 'a/b/d\.jpg'"):
+        images[1]
+
+
+def test_pairs_need_two_sides():
+    with pytest.raises(ValueError, match="both sides"):
+        all_pairs(["a"], [0], [])
+    assert first_of_each(list("abab"), [3, 2, 1, 0], 1).tolist() == [2, 3]
+
+
+def test_the_real_lfw_has_its_published_counts(shared_data):
+    trials = LFW(shared_data / "lfw_pairs.zip").trials()
+    assert (len(trials), int(trials.is_genuine.sum())) == (6000, 3000)
+    assert np.bincount(trials.folds).tolist() == [600] * 10
+
+
+def test_the_real_cfp_has_its_published_counts(shared_data):
+    cfp = CFP(shared_data / "cfp_dev.zip", people=range(101, 251))
+    trials = cfp.trials()
+    assert (len(trials), int(trials.is_genuine.sum())) == (1500 * 600, 150 * 40)

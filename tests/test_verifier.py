@@ -1,0 +1,161 @@
+"""Templates and TemplateVerifier against counting by hand."""
+
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.base import clone
+
+from sfpose import TemplateVerifier, build_templates
+from sfpose._kernels import reference
+from sfpose.metrics import SmallSampleWarning
+from sfpose.runtime.artifact import read_manifest
+
+
+def _people(count=40, images=5, width=60, seed=0):
+    rng = np.random.default_rng(seed)
+    centres = rng.gamma(1.0, 1.0, (count, width))
+    subjects = np.repeat(np.arange(count), images)
+    return rng.gamma(centres[subjects] * 6 + 0.1).astype(np.float32), subjects
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return TemplateVerifier(target_fmr=0.01).fit(*_people())
+
+
+def test_calibration_is_what_counting_all_pairs_gives(fitted):
+    descriptors, subjects = _people()
+    matrix = reference.chi2_matrix(descriptors, descriptors)
+    first, second = np.triu_indices(len(subjects), 1)
+    genuine = subjects[first] == subjects[second]
+    accepted = matrix[first, second] <= fitted.threshold_
+    calibration = fitted.calibration_
+    # float32 against float64: a distance on the threshold may fall to either side.
+    assert calibration.achieved_fmr == pytest.approx(accepted[~genuine].mean(), abs=1.5 / 19_500)
+    assert calibration.fnmr == pytest.approx((~accepted)[genuine].mean(), abs=1.5 / 400)
+    assert calibration.achieved_fmr <= 0.01
+    assert (calibration.genuine_pairs, calibration.impostor_pairs) == (400, 19_500)
+    assert calibration.people == 40
+
+
+def test_a_sample_of_impostors_gives_nearly_the_same_threshold(fitted):
+    few = TemplateVerifier(target_fmr=0.01, max_pairs=8_000).fit(*_people())
+    assert few.calibration_.genuine_pairs == 400
+    assert few.calibration_.impostor_pairs < 8_000
+    assert few.threshold_ == pytest.approx(fitted.threshold_, rel=0.05)
+    again = clone(few).fit(*_people())
+    assert again.threshold_ == few.threshold_
+
+
+def test_all_ways_to_decide_agree(fitted):
+    descriptors, _ = _people()
+    a, b = descriptors[:-1], descriptors[1:]
+    distances = fitted.score_pairs(a, b)
+    np.testing.assert_allclose(distances, reference.chi2_pairs(a, b), rtol=1e-6)
+    np.testing.assert_allclose(np.diag(fitted.score_matrix(a[:9], b[:9])), distances[:9], rtol=1e-6)
+    decisions = fitted.predict(a, b)
+    np.testing.assert_array_equal(decisions, distances <= fitted.threshold_)
+    np.testing.assert_array_equal(decisions, fitted.decision_function(a, b) >= 0)
+    for row in range(0, len(a), 17):
+        result = fitted.verify(a[row], b[row])
+        assert result.match == bool(result) == decisions[row]
+        assert result.distance == pytest.approx(distances[row], rel=1e-6)
+        assert (result.threshold, result.target_fmr) == (fitted.threshold_, 0.01)
+
+
+def test_a_distance_on_the_threshold_is_accepted(fitted):
+    exact = clone(fitted).fit(*_people())
+    exact.threshold_ = 0.0
+    assert exact.verify([1.0, 2.0], [1.0, 2.0]).match
+
+
+def test_many_images_are_averaged(fitted):
+    descriptors, _ = _people()
+    whole = fitted.verify(descriptors[:4], descriptors[5:7])
+    mean = fitted.verify(descriptors[:4].mean(0), descriptors[5:7].mean(0))
+    assert whole.distance == pytest.approx(mean.distance, rel=1e-5)
+    assert "for one false match in 100)" in str(whole)
+
+
+def test_before_fit_the_shipped_calibration_decides():
+    thresholds = read_manifest("default")["calibration"]["thresholds"]
+    descriptors, _ = _people(2, 2, 1000)
+    for entry in thresholds:
+        result = TemplateVerifier(entry["target_fmr"]).verify(descriptors[0], descriptors[1])
+        assert result.threshold == entry["threshold"]
+    with pytest.raises(ValueError, match=r"before fit, target_fmr must be one .*0\.001.*got 0\.02"):
+        TemplateVerifier(0.02).verify(descriptors[0], descriptors[1])
+
+
+def test_a_target_that_the_data_cannot_support_warns_with_the_count():
+    with pytest.warns(SmallSampleWarning, match="got 19500"):
+        TemplateVerifier(target_fmr=1e-5).fit(*_people())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        TemplateVerifier(target_fmr=0.01).fit(*_people())
+
+
+@pytest.mark.parametrize(
+    ("descriptors", "subjects", "message"),
+    [
+        (np.ones((3, 4)), [1, 1, 1], "at least two people, or there is no impostor pair; got 1"),
+        (np.ones((3, 4)), [1, 2, 3], "one person with two descriptors"),
+        (np.ones((3, 4)), [1, 2], r"shape \(3,\); got \(2,\)"),
+        (-np.ones((3, 4)), [1, 1, 2], "must not be negative"),
+        (np.full((3, 4), np.nan), [1, 1, 2], "must be finite"),
+        (np.ones((0, 4)), [], "at least one row"),
+    ],
+)
+def test_fit_refuses_what_calibrates_nothing(descriptors, subjects, message):
+    verifier = TemplateVerifier()
+    with pytest.raises(ValueError, match=message):
+        verifier.fit(descriptors, subjects)
+    assert not hasattr(verifier, "threshold_")
+
+
+def test_verify_names_the_side_that_is_wrong(fitted):
+    with pytest.raises(ValueError, match="template must not be negative"):
+        fitted.verify([-1.0, 2.0], [1.0, 2.0])
+    with pytest.raises(ValueError, match="probe must be finite"):
+        fitted.verify([1.0, 2.0], [1.0, np.inf])
+    with pytest.raises(ValueError, match="B must have 2 values a row; got 3"):
+        fitted.verify([1.0, 2.0], [1.0, 2.0, 3.0])
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=30), st.integers(0, 2**31))
+@settings(max_examples=40, deadline=None)
+def test_templates_are_group_means(groups, seed):
+    rng = np.random.default_rng(seed)
+    rows = rng.random((len(groups), 7)).astype(np.float32)
+    built = build_templates(rows, groups)
+    assert built.groups.tolist() == sorted(set(groups))
+    for template, group, count in zip(*built, strict=True):
+        members = rows[np.array(groups) == group].astype(np.float64)
+        assert count == len(members)
+        np.testing.assert_allclose(template, members.mean(0), rtol=1e-6)
+    assert built.templates.dtype == np.float32
+
+
+def test_weighted_templates_equal_numpys_average():
+    rows, weights = np.random.default_rng(0).random((2, 6, 4))
+    weights = weights[:, 0]
+    built = build_templates(rows, [0, 0, 0, 1, 1, 1], weights=weights)
+    np.testing.assert_allclose(built.templates[0], np.average(rows[:3], 0, weights[:3]))
+    np.testing.assert_allclose(built.templates[1], np.average(rows[3:], 0, weights[3:]))
+
+
+@pytest.mark.parametrize(
+    ("groups", "weights", "message"),
+    [
+        ([0], None, r"groups must have shape \(2,\); got \(1,\)"),
+        ([0, 1], [1.0], r"weights must have shape \(2,\)"),
+        ([0, 1], [1.0, -1.0], "finite and not negative"),
+        ([0, 1], [1.0, 0.0], "must not all be zero; they are for 1"),
+    ],
+)
+def test_templates_of_nothing_are_refused(groups, weights, message):
+    with pytest.raises(ValueError, match=message):
+        build_templates(np.ones((2, 3)), groups, weights=weights)
