@@ -136,7 +136,9 @@ def train_identification(
         size, width = NETWORKS[name].input_size, NETWORKS[name].descriptor_size
         objective = SoftmaxObjective(width, int(labels.max()) + 1, dropout=DROPOUT)
         images = settings.epochs * len(crops)
-        last = images if settings.train_size == size else max(1, images // 5)
+        last = max(images // 5, settings.batch_size)
+        if settings.train_size == size or images - last < 2:
+            last = images
         turn = last / images
         stages = [Stage(size, last, settings.batch_size, (turn, 0.0))]
         if last < images:

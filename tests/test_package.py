@@ -1,0 +1,156 @@
+"""The package as a whole: what importing it costs, who may import whom, what ships."""
+
+import ast
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import sfpose
+from sfpose.runtime.artifact import SHIPPED, read_artifact, read_manifest
+
+PACKAGE = Path(sfpose.__file__).parent
+
+# Who may import whom, by first name below sfpose. Imports inside functions count too,
+# except the ones listed as late.
+ALLOWED = {
+    "_kernels": set(),
+    "_scoring": {"_kernels"},
+    "geometry": set(),
+    "preprocessing": set(),
+    "runtime": set(),
+    "weights": set(),
+    "metrics": set(),
+    "networks": set(),
+    "templates": {"_scoring"},
+    "verifier": {"_scoring", "metrics", "runtime"},
+    "protocols": {"preprocessing"},
+    "alignment": {"geometry", "preprocessing", "runtime"},
+    "embedder": {"alignment", "preprocessing", "runtime"},
+    "training": {"alignment", "geometry", "networks", "runtime"},
+    "evaluation": {"_scoring", "embedder", "metrics", "protocols", "runtime", "verifier"},
+}
+LATE = {("embedder", "training")}
+HEAVY = {"torch", "onnx", "onnxruntime", "numba", "matplotlib"}
+
+
+def _modules():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        yield parts[0], path
+
+
+def _imports(tree, inside_functions):
+    """Names of imported modules at the top of a module, or anywhere in it."""
+    for node in ast.walk(tree) if inside_functions else _top(tree.body):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+def _top(body):
+    for node in body:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        yield node
+
+
+@pytest.mark.parametrize(
+    ("home", "path"), list(_modules()), ids=lambda v: v if isinstance(v, str) else v.stem
+)
+def test_arrows_go_one_way(home, path):
+    if home in ("__init__", "__main__", "cli"):
+        return
+    tree = ast.parse(path.read_text())
+    for name in _imports(tree, inside_functions=True):
+        parts = name.split(".")
+        if parts[0] == "sfpose" and len(parts) > 1 and parts[1] != home:
+            late = (home, parts[1]) in LATE and name not in _imports(tree, False)
+            assert parts[1] in ALLOWED[home] or late, f"{home} imports {name}"
+
+
+@pytest.mark.parametrize(
+    ("home", "path"), list(_modules()), ids=lambda v: v if isinstance(v, str) else v.stem
+)
+def test_nothing_heavy_is_imported_before_it_is_used(home, path):
+    if home in ("networks", "training", "_kernels"):
+        return
+    heavy = {name.split(".")[0] for name in _imports(ast.parse(path.read_text()), False)} & HEAVY
+    assert not heavy
+
+
+def test_modules_can_be_read_in_one_sitting():
+    long = {path.name: len(path.read_text().splitlines()) for _, path in _modules()}
+    assert {name: lines for name, lines in long.items() if lines > 400} == {}
+
+
+def _run(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def test_import_loads_nothing_heavy():
+    loaded = _run("import sys, sfpose; print(*sorted({m.split('.')[0] for m in sys.modules}))")
+    assert not {*HEAVY, "sklearn", "scipy", "PIL", "pandas"} & set(loaded.split())
+
+
+def test_import_takes_under_three_tenths_of_a_second():
+    def seconds(code):
+        start = time.perf_counter()
+        _run(code)
+        return time.perf_counter() - start
+
+    extra = sorted(seconds("import numpy, sfpose") - seconds("import numpy") for _ in range(5))
+    assert extra[2] < 0.3
+
+
+def test_one_decision_needs_neither_numba_nor_torch():
+    loaded = _run(
+        "import sys, numpy as np; from sfpose import FaceEmbedder, TemplateVerifier;"
+        "d = FaceEmbedder().transform(np.zeros((2, 64, 64, 3), np.uint8));"
+        "TemplateVerifier().verify(d[0], d[1]);"
+        "print(*sorted({m.split('.')[0] for m in sys.modules}))"
+    )
+    assert not {"numba", "torch", "onnx", "matplotlib"} & set(loaded.split())
+
+
+def test_first_decision_comes_within_two_seconds():
+    code = (
+        "import numpy as np; from sfpose import FaceEmbedder, TemplateVerifier;"
+        "d = FaceEmbedder().transform(np.zeros((2, 150, 150, 3), np.uint8));"
+        "TemplateVerifier().verify(d[0], d[1])"
+    )
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        _run(code)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 2.0
+
+
+def test_every_public_name_is_there():
+    for name in sfpose.__all__:
+        assert getattr(sfpose, name) is not None
+        assert name in dir(sfpose)
+    with pytest.raises(AttributeError, match="has no attribute 'FaceDetector'"):
+        sfpose.FaceDetector  # noqa: B018
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_what_ships_is_whole_and_has_a_card(name):
+    assert len(read_artifact(name).model) == read_manifest(name)["files"]["model.onnx"]["bytes"]
+    card = (PACKAGE / "weights" / name / "card.md").read_text()
+    for word in ("Data", "Licence", "Command", "Limits"):
+        assert f"## {word}" in card
+    assert read_artifact(name).digest[:16] in card
+
+
+def test_shipped_calibration_is_complete():
+    manifest = read_manifest("default")
+    for entry in manifest["calibration"]["thresholds"]:
+        assert entry["achieved_fmr"] <= entry["target_fmr"]
+        assert entry["people"] == 100
+    assert manifest["distance"]["factor"] == 1.0
