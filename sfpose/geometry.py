@@ -34,7 +34,10 @@ LANDMARK_CROP_SCALE = 1.4
 def similarity_to_canonical(landmarks: ArrayLike) -> NDArray[np.float64]:
     """Similarity from the unit square of the canonical crop to photo coordinates.
 
-    Least squares over the five points, without reflection (Umeyama, 1991).
+    The inverse of the similarity that brings the five points closest to their places
+    in the canonical crop, by least squares and without reflection (Umeyama, 1991), as
+    ArcFace's and OpenCV's alignment do. Least squares in the photo instead would
+    magnify profiles, whose landmarks lie close together.
 
     Parameters
     ----------
@@ -50,8 +53,8 @@ def similarity_to_canonical(landmarks: ArrayLike) -> NDArray[np.float64]:
     Raises
     ------
     ValueError
-        If ``landmarks`` is not finite, has another shape, or all five points of a
-        face fall together.
+        If ``landmarks`` is not finite, has another shape, or the five points of a
+        face fall together so that they tell no size.
 
     Examples
     --------
@@ -71,12 +74,15 @@ def similarity_to_canonical(landmarks: ArrayLike) -> NDArray[np.float64]:
     source = CANONICAL_LANDMARKS - source_mean
     target_mean = points.mean(1)
     target = points - target_mean[:, None]
-    spread = (source**2).sum()
-    if ((target**2).sum((1, 2)) < 1e-12).any():
-        raise ValueError("the landmarks of a face must not all coincide; got five equal points")
-    # A similarity is (a, -b; b, a): two unknowns, solved in closed form.
-    a = (target * source).sum((1, 2)) / spread
-    b = (target[..., 1] * source[:, 0] - target[..., 0] * source[:, 1]).sum(1) / spread
+    # A similarity is (a, -b; b, a): two unknowns, solved in closed form; its inverse is
+    # (a, b; -b, a) over a^2 + b^2.
+    a = (target * source).sum((1, 2))
+    b = (target[..., 1] * source[:, 0] - target[..., 0] * source[:, 1]).sum(1)
+    size = a**2 + b**2
+    if (size < 1e-12).any():
+        raise ValueError("the landmarks of a face must tell its size; got points that do not")
+    spread = (target**2).sum((1, 2))
+    a, b = a * spread / size, b * spread / size
     matrices = np.zeros((len(points), 3, 3))
     matrices[:, 0, 0], matrices[:, 0, 1] = a, -b
     matrices[:, 1, 0], matrices[:, 1, 1] = b, a

@@ -182,9 +182,10 @@ def test_alignment_recovers_any_similarity(scale, angle, x, y):
 def test_alignment_is_the_least_squares_similarity():
     rng = np.random.default_rng(1)
     points = CANONICAL_LANDMARKS * 90 + rng.normal(0, 4, (5, 2))
-    rows = [[[x, -y, 1, 0], [y, x, 0, 1]] for x, y in CANONICAL_LANDMARKS]
-    a, b, c, d = np.linalg.lstsq(np.concatenate(rows), points.ravel(), rcond=None)[0]
-    expected = np.array([[a, -b, c], [b, a, d], [0, 0, 1]])
+    rows = [[[x, -y, 1, 0], [y, x, 0, 1]] for x, y in points]
+    a, b, c, d = np.linalg.lstsq(np.concatenate(rows), CANONICAL_LANDMARKS.ravel(), rcond=None)[0]
+    to_crop = np.array([[a, -b, c], [b, a, d], [0, 0, 1]])
+    expected = np.linalg.inv(to_crop)
     np.testing.assert_allclose(similarity_to_canonical(points[None])[0], expected, rtol=1e-9)
 
 
@@ -193,7 +194,7 @@ def test_alignment_is_the_least_squares_similarity():
     [
         (np.zeros((5, 2)), r"shape \(n, 5, 2\); got \(5, 2\)"),
         (np.full((1, 5, 2), np.nan), "must be finite"),
-        (np.ones((1, 5, 2)), "must not all coincide"),
+        (np.ones((1, 5, 2)), "must tell its size"),
     ],
 )
 def test_landmarks_that_align_nothing_are_refused(landmarks, message):

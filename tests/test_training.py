@@ -39,7 +39,7 @@ from sfpose.training.loop import (  # noqa: E402
     LoopSettings,
     Stage,
     load_checkpoint,
-    run_training,
+    train,
 )
 from sfpose.training.objectives import (  # noqa: E402
     DistillationObjective,
@@ -97,9 +97,9 @@ def _train(checkpoint=None, images=320, stop=None, average=0.5, **changes):
                 return super().batch(seed, first, count, size)
 
         with pytest.raises(KeyboardInterrupt):
-            run_training(network, objective, Stopping(), settings, checkpoint=checkpoint)
+            train(network, objective, Stopping(), settings, checkpoint=checkpoint)
         return None
-    return run_training(network, objective, Blobs(), settings, checkpoint=checkpoint)
+    return train(network, objective, Blobs(), settings, checkpoint=checkpoint)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -119,7 +119,7 @@ def test_training_learns():
     network, objective = Tiny(), SoftmaxObjective(16, 4, dropout=0.0)
     epochs = []
     settings = LoopSettings(stages=(Stage(12, 1280, 32),), learning_rate=0.2)
-    run_training(network, objective, Blobs(), settings, on_epoch=epochs.append)
+    train(network, objective, Blobs(), settings, on_epoch=epochs.append)
     assert [entry["epoch"] for entry in epochs] == list(range(1, 21))
     assert epochs[-1]["accuracy"] > 0.9 > epochs[0]["accuracy"]
 
@@ -131,7 +131,7 @@ def test_the_global_generator_is_left_alone():
     settings = LoopSettings(stages=(Stage(12, 64, 32),))
     network = Tiny()
     torch.manual_seed(5)
-    run_training(network, SoftmaxObjective(16, 4), Blobs(), settings)
+    train(network, SoftmaxObjective(16, 4), Blobs(), settings)
     torch.manual_seed(5)
     assert torch.equal(torch.rand(3), expected)
 
@@ -139,7 +139,7 @@ def test_the_global_generator_is_left_alone():
 def test_a_loss_that_explodes_is_said():
     settings = LoopSettings(stages=(Stage(12, 640, 32),), learning_rate=1e30, clip=1e30)
     with pytest.raises(FloatingPointError, match="lower the learning rate"):
-        run_training(Tiny(), SoftmaxObjective(16, 4), Blobs(), settings)
+        train(Tiny(), SoftmaxObjective(16, 4), Blobs(), settings)
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path):

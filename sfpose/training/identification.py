@@ -22,7 +22,7 @@ from sfpose.training.augmentation import (
 from sfpose.training.distillation import normalise_images
 from sfpose.training.export import network_from_artifact, to_manifest, to_onnx
 from sfpose.training.faces import pass_order
-from sfpose.training.loop import LoopSettings, Stage, run_training
+from sfpose.training.loop import LoopSettings, Stage, train
 from sfpose.training.objectives import SoftmaxObjective
 
 __all__ = [
@@ -144,7 +144,7 @@ def train_identification(
         if last < images:
             small = images - last
             stages.insert(0, Stage(settings.train_size, small, settings.batch_size, (1.0, turn)))
-        trained = run_training(
+        trained = train(
             network,
             objective,
             CropSource(crops, labels),

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sfpose.training.optimizers import build_optimizer
 
-__all__ = ["BatchSource", "LoopSettings", "Stage", "run_training", "seed_of_step"]
+__all__ = ["BatchSource", "LoopSettings", "Stage", "seed_of_step", "train"]
 
 CHECKPOINT_FORMAT = 1
 
@@ -150,7 +150,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def run_training(
+def train(
     network: nn.Module,
     objective: nn.Module,
     source: BatchSource,

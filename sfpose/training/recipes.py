@@ -26,7 +26,7 @@ from sfpose.training.export import (
     to_onnx,
 )
 from sfpose.training.faces import TaughtFaces
-from sfpose.training.loop import LoopSettings, Stage, run_training
+from sfpose.training.loop import LoopSettings, Stage, train
 from sfpose.training.objectives import DistillationObjective
 
 __all__ = [
@@ -120,7 +120,7 @@ def distil(
         See :func:`start_network`; not used when a checkpoint is there.
     recipe : DistillationRecipe, optional
     evaluate, stop_after_minutes, progress
-        See :func:`sfpose.training.loop.run_training`.
+        See :func:`sfpose.training.loop.train`.
 
     Returns
     -------
@@ -136,7 +136,7 @@ def distil(
         cosine_temperature=recipe.cosine_temperature,
         hellinger_temperature=recipe.hellinger_temperature,
     )
-    trained = run_training(
+    trained = train(
         network,
         objective,
         source,
