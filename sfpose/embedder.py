@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from joblib import effective_n_jobs
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
+from sfpose._embedding import Align, Embedding, aligns
 from sfpose.alignment import FaceAligner
-from sfpose.preprocessing import (
-    as_network_input,
-    batched,
-    count_images,
-    iterate_images,
-    loose_crop,
-)
+from sfpose.preprocessing import count_images, iterate_images, loose_crop
 from sfpose.runtime.artifact import Artifact, read_artifact, write_artifact
-from sfpose.runtime.session import OnnxModel
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,8 +21,6 @@ if TYPE_CHECKING:
     from sfpose.preprocessing import Images
 
 __all__ = ["FaceEmbedder"]
-
-_NORMALIZATIONS = ("none", "l1")
 
 
 class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -108,7 +99,7 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         weights: str | os.PathLike[str] | None = "default",
         *,
         network: str = "squeezefaceposenet",
-        align: bool | Literal["auto"] = "auto",
+        align: Align = "auto",
         batch_size: int = 32,
         n_jobs: int | None = None,
         epochs: int = 10,
@@ -189,7 +180,7 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             device=self.device,
             progress=self.verbose,
         )
-        aligned = self._aligns(start)
+        aligned = aligns(self.align, start)
         crops = self._training_crops(X, aligned)
         artifact, history = train_identification(
             crops, labels, settings, start=start, aligned=aligned
@@ -198,13 +189,6 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.history_ = history
         self.classes_ = classes
         return self
-
-    def _aligns(self, artifact: Artifact | None) -> bool:
-        if isinstance(self.align, bool):
-            return self.align
-        if self.align != "auto":
-            raise ValueError(f"align must be True, False or 'auto'; got {self.align!r}")
-        return artifact is None or artifact.manifest.get("alignment") == "five-landmarks"
 
     def _training_crops(self, X: Images, aligned: bool) -> NDArray[np.uint8]:
         from sfpose.training.identification import CANVAS_SCALE, CANVAS_SIZE
@@ -245,47 +229,27 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             If ``X`` is empty, an image of it is refused, or the weights are of
             another format.
         """
-        count_images(X)
-        artifact = self._artifact()
-        model = self._model(artifact)
-        settings = artifact.section("input")
-        mean: list[float] = settings["mean"]  # type: ignore[assignment]
-        std: list[float] = settings["std"]  # type: ignore[assignment]
-        size = int(settings["size"])  # type: ignore[arg-type]
-        rows = [
-            model.run(as_network_input(crops, mean, std))
-            for crops in self._crops(X, size, self._aligns(artifact))
-        ]
-        return _normalise(np.concatenate(rows), artifact)
+        return self._embedding()(X)
 
-    def _crops(self, X: Images, size: int, aligned: bool) -> Iterator[list[NDArray[np.uint8]]]:
-        if aligned:
-            return self._aligner(size).iterate(X)
-        return batched((loose_crop(image, size) for image in iterate_images(X)), self.batch_size)
-
-    def _aligner(self, size: int) -> FaceAligner:
-        aligner: FaceAligner | None = self.__dict__.get("_cached_aligner")
-        if aligner is None:
-            aligner = self._cached_aligner = FaceAligner()
-        aligner.set_params(size=size, batch_size=self.batch_size, n_jobs=self.n_jobs)
-        return aligner
+    def _embedding(self) -> Embedding:
+        fitted = getattr(self, "artifact_", None)
+        source = fitted.digest if fitted is not None else self.weights
+        threads = effective_n_jobs(self.n_jobs)
+        key = (fitted is not None, source, self.align, self.batch_size, threads)
+        cached: tuple[object, Embedding] | None = self.__dict__.get("_cached_embedding")
+        if cached is None or cached[0] != key:
+            embedding = Embedding(
+                self._artifact(), align=self.align, batch_size=self.batch_size, n_threads=threads
+            )
+            cached = self._cached_embedding = (key, embedding)
+        return cached[1]
 
     def _artifact(self) -> Artifact:
         if hasattr(self, "artifact_"):
             return self.artifact_
         if self.weights is None:
             raise ValueError("weights=None starts from random weights: call fit before transform")
-        cached: tuple[object, Artifact] | None = self.__dict__.get("_cached_artifact")
-        if cached is None or cached[0] != self.weights:
-            cached = self._cached_artifact = (self.weights, read_artifact(self.weights))
-        return cached[1]
-
-    def _model(self, artifact: Artifact) -> OnnxModel:
-        threads = effective_n_jobs(self.n_jobs)
-        cached: OnnxModel | None = self.__dict__.get("_cached_model")
-        if cached is None or cached.model is not artifact.model or cached.n_threads != threads:
-            cached = self._cached_model = OnnxModel(artifact.model, threads)
-        return cached
+        return read_artifact(self.weights)
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Write the weights that ``transform`` runs as an artifact folder.
@@ -334,12 +298,3 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "artifact_") or self.weights is not None
-
-
-def _normalise(descriptors: NDArray[np.float32], artifact: Artifact) -> NDArray[np.float32]:
-    kind = artifact.section("descriptor").get("normalization")
-    if kind not in _NORMALIZATIONS:
-        raise ValueError(f"normalization must be one of {_NORMALIZATIONS}; got {kind!r}")
-    if kind == "l1":
-        descriptors /= np.maximum(descriptors.sum(axis=1, keepdims=True), np.float32(1e-12))
-    return descriptors

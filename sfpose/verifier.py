@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,43 +10,10 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 
 from sfpose._scoring import check_descriptors, chi2_matrix, chi2_pairs, chi2_pairs_at
+from sfpose.decision import VerificationResult, shipped_threshold
 from sfpose.metrics.thresholds import ThresholdCalibration, calibrate_threshold
-from sfpose.runtime.artifact import read_manifest
 
 __all__ = ["TemplateVerifier", "VerificationResult"]
-
-
-@dataclass(frozen=True)
-class VerificationResult:
-    """A decision and what it rests on.
-
-    Attributes
-    ----------
-    match : bool
-        Whether both sides are taken to show the same person.
-    distance : float
-        Chi-square distance; smaller means more alike.
-    threshold : float
-        Largest distance that is accepted.
-    target_fmr : float
-        False match rate that the threshold was calibrated for.
-    """
-
-    match: bool
-    distance: float
-    threshold: float
-    target_fmr: float
-
-    def __bool__(self) -> bool:
-        return self.match
-
-    def __str__(self) -> str:
-        decision = "same person" if self.match else "different people"
-        sign = "<=" if self.match else ">"
-        return (
-            f"{decision}: distance {self.distance:.4f} {sign} threshold {self.threshold:.4f} "
-            f"(for one false match in {1 / self.target_fmr:,.0f})"
-        )
 
 
 class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
@@ -196,16 +162,7 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         """Threshold and target FMR that decisions rest on."""
         if hasattr(self, "threshold_"):
             return self.threshold_, self.calibration_.target_fmr
-        calibration: Any = read_manifest(self.weights).get("calibration")
-        entries = calibration["thresholds"] if isinstance(calibration, dict) else []
-        for entry in entries:
-            if np.isclose(entry["target_fmr"], self.target_fmr, rtol=1e-9):
-                return float(entry["threshold"]), float(entry["target_fmr"])
-        known = ", ".join(f"{entry['target_fmr']:g}" for entry in entries) or "none"
-        raise ValueError(
-            f"before fit, target_fmr must be one that the weights were calibrated for ({known}); "
-            f"got {self.target_fmr:g}: fit the verifier on your own people"
-        )
+        return shipped_threshold(self.weights, self.target_fmr), self.target_fmr
 
     def score_pairs(self, A: ArrayLike, B: ArrayLike) -> NDArray[np.floating[Any]]:
         """Chi-square distance of row i of ``A`` with row i of ``B``.

@@ -35,13 +35,16 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the decision; 0 for a match, 1 for none."""
-    from sfpose.embedder import FaceEmbedder
-    from sfpose.verifier import TemplateVerifier
+    from sfpose._embedding import Embedding
+    from sfpose._scoring import chi2_pairs
+    from sfpose.decision import VerificationResult, shipped_threshold
+    from sfpose.runtime.artifact import read_artifact
 
     start = time.perf_counter()
-    template, probe = FaceEmbedder(options.weights).transform([options.template, options.probe])
-    verifier = TemplateVerifier(options.target_fmr, weights=options.weights)
-    result = verifier.verify(template, probe)
+    threshold = shipped_threshold(options.weights, options.target_fmr)
+    rows = Embedding(read_artifact(options.weights))([options.template, options.probe])
+    distance = float(chi2_pairs(rows[:1], rows[1:])[0])
+    result = VerificationResult(distance <= threshold, distance, threshold, options.target_fmr)
     seconds = time.perf_counter() - start
     if options.json:
         print(

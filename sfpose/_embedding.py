@@ -1,0 +1,179 @@
+"""Images to landmarks, aligned crops and descriptors, without scikit-learn.
+
+What ``FaceAligner``, ``FaceEmbedder`` and the command line share. Kept apart from the
+estimators because importing scikit-learn takes longer than embedding two photos. May
+import ``preprocessing``, ``geometry`` and ``runtime``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfpose.geometry import LANDMARK_CROP_SCALE, similarity_to_canonical, widen_matrix
+from sfpose.preprocessing import (
+    aligned_crop,
+    as_network_input,
+    batched,
+    count_images,
+    iterate_images,
+    letterbox_matrix,
+    loose_crop,
+)
+from sfpose.runtime.artifact import Artifact, read_artifact
+from sfpose.runtime.session import OnnxModel
+
+if TYPE_CHECKING:
+    from sfpose.preprocessing import Images
+
+__all__ = ["Align", "Aligner", "Embedding", "LandmarkFinder", "aligns"]
+
+Align: TypeAlias = 'bool | Literal["auto"]'
+
+_NORMALIZATIONS = ("none", "l1")
+
+
+class _Network:
+    """An artifact's network, fed as its manifest says."""
+
+    def __init__(self, artifact: Artifact, n_threads: int) -> None:
+        settings = artifact.section("input")
+        self.size = int(settings["size"])  # type: ignore[arg-type]
+        self._mean: list[float] = settings["mean"]  # type: ignore[assignment]
+        self._std: list[float] = settings["std"]  # type: ignore[assignment]
+        self._model = OnnxModel(artifact.model, n_threads)
+
+    def __call__(self, crops: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        return self._model.run(as_network_input(crops, self._mean, self._std))
+
+
+class LandmarkFinder:
+    """Finds landmarks in crops: one look at the whole, one at what the first found.
+
+    Parameters
+    ----------
+    weights : str or path
+        Artifact of a landmark network.
+    n_threads : int
+    """
+
+    def __init__(self, weights: str | os.PathLike[str], n_threads: int) -> None:
+        self._network = _Network(read_artifact(weights), n_threads)
+
+    def find(
+        self, images: list[NDArray[np.uint8]]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Landmarks (n, 5, 2) in pixels of each image and face scores (n,), 0 to 1."""
+        matrices = np.stack([letterbox_matrix(image.shape) for image in images])
+        landmarks, scores = self._look(images, matrices)
+        around = similarity_to_canonical(landmarks) @ widen_matrix(LANDMARK_CROP_SCALE)
+        second, _ = self._look(images, around)
+        return second, scores
+
+    def _look(
+        self, images: list[NDArray[np.uint8]], matrices: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        crops = [
+            aligned_crop(image, matrix, self._network.size)
+            for image, matrix in zip(images, matrices, strict=True)
+        ]
+        output = self._network(crops).astype(np.float64)
+        points = output[:, :10].reshape(-1, 5, 2)
+        landmarks = points @ matrices[:, :2, :2].transpose(0, 2, 1) + matrices[:, None, :2, 2]
+        return landmarks, 1 / (1 + np.exp(-output[:, 10]))
+
+
+class Aligner:
+    """Decodes images in batches, finds their landmarks and cuts the canonical crop.
+
+    Parameters
+    ----------
+    weights : str or path
+        Artifact of a landmark network.
+    n_threads, batch_size : int
+    """
+
+    def __init__(self, weights: str | os.PathLike[str], *, n_threads: int, batch_size: int) -> None:
+        self._finder = LandmarkFinder(weights, n_threads)
+        self._batch_size = batch_size
+
+    def landmarks(
+        self, images: Images
+    ) -> Iterator[tuple[list[NDArray[np.uint8]], NDArray[np.float64], NDArray[np.float64]]]:
+        """Batches of decoded images with their landmarks and face scores."""
+        count_images(images)
+        for batch in batched(iterate_images(images), self._batch_size):
+            yield (batch, *self._finder.find(batch))
+
+    def crops(
+        self, images: Images, size: int, margin: float = 1.0
+    ) -> Iterator[list[NDArray[np.uint8]]]:
+        """Batches of aligned crops (size, size, 3)."""
+        widen = widen_matrix(margin)
+        for batch, points, _ in self.landmarks(images):
+            matrices = similarity_to_canonical(points) @ widen
+            yield [
+                aligned_crop(image, matrix, size)
+                for image, matrix in zip(batch, matrices, strict=True)
+            ]
+
+
+def aligns(align: Align, artifact: Artifact | None) -> bool:
+    """Whether to align, where ``"auto"`` does what the weights were trained with."""
+    if isinstance(align, bool):
+        return align
+    if align != "auto":
+        raise ValueError(f"align must be True, False or 'auto'; got {align!r}")
+    return artifact is None or artifact.manifest.get("alignment") == "five-landmarks"
+
+
+class Embedding:
+    """From images to the descriptors of one artifact.
+
+    Parameters
+    ----------
+    artifact : Artifact
+        Of a descriptor network.
+    align : bool or "auto"
+    batch_size, n_threads : int
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        *,
+        align: Align = "auto",
+        batch_size: int = 32,
+        n_threads: int = 1,
+    ) -> None:
+        normalization = artifact.section("descriptor").get("normalization")
+        if normalization not in _NORMALIZATIONS:
+            raise ValueError(
+                f"normalization must be one of {_NORMALIZATIONS}; got {normalization!r}"
+            )
+        self._normalization = normalization
+        self._network = _Network(artifact, n_threads)
+        self._batch_size = batch_size
+        self._aligner: Aligner | None = None
+        if aligns(align, artifact):
+            self._aligner = Aligner("landmarks", n_threads=n_threads, batch_size=batch_size)
+
+    def __call__(self, images: Images) -> NDArray[np.float32]:
+        """Descriptors (n, d), float32."""
+        count_images(images)
+        descriptors = np.concatenate([self._network(crops) for crops in self._crops(images)])
+        if self._normalization == "l1":
+            descriptors /= np.maximum(descriptors.sum(axis=1, keepdims=True), np.float32(1e-12))
+        return descriptors
+
+    def _crops(self, images: Images) -> Iterator[list[NDArray[np.uint8]]]:
+        size = self._network.size
+        if self._aligner is not None:
+            return self._aligner.crops(images, size)
+        return batched(
+            (loose_crop(image, size) for image in iterate_images(images)), self._batch_size
+        )
