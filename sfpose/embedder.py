@@ -147,8 +147,8 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         ImportError
             If torch or onnx is missing; says which extra to install.
         ValueError
-            If an image is refused, lengths differ, or there are fewer than two
-            people.
+            If an image is refused, lengths differ, there are fewer than two people,
+            or ``epochs`` or ``train_size`` is too small.
         """
         try:
             import onnx  # noqa: F401

@@ -457,3 +457,12 @@ def test_fit_refuses_labels_that_teach_nothing(photos, people, message):
     with pytest.raises(ValueError, match=message):
         embedder.fit(photos, people)
     assert not hasattr(embedder, "artifact_")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [({"epochs": 0}, "epochs must be at least 1"), ({"train_size": 20}, "at least 31 pixels")],
+)
+def test_fit_refuses_settings_that_train_nothing(photos, setting, message):
+    with pytest.raises(ValueError, match=message):
+        FaceEmbedder(**setting).fit(photos, [0, 1, 1])

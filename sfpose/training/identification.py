@@ -38,6 +38,8 @@ CANVAS_SCALE = 1.3
 
 CANVAS_SIZE = 147
 
+SMALLEST_SIZE = 31
+
 DROPOUT = 0.5
 """Of dropout9 and dropout10 (Table 2)."""
 
@@ -123,7 +125,19 @@ def train_identification(
     artifact : Artifact
     history : list of dict
         Measurements after each pass.
+
+    Raises
+    ------
+    ValueError
+        If ``epochs`` or ``train_size`` is too small.
     """
+    if settings.epochs < 1:
+        raise ValueError(f"epochs must be at least 1; got {settings.epochs}")
+    if settings.train_size < SMALLEST_SIZE:
+        raise ValueError(
+            f"train_size must be at least {SMALLEST_SIZE} pixels, or pooling leaves nothing; "
+            f"got {settings.train_size}"
+        )
     history: list[dict[str, float]] = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)

@@ -157,7 +157,6 @@ def train(
     settings: LoopSettings,
     *,
     checkpoint: Path | None = None,
-    evaluate: Callable[[nn.Module, nn.Module], dict[str, float]] | None = None,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
     progress: bool = True,
     stop_after_minutes: float | None = None,
@@ -178,8 +177,6 @@ def train(
     checkpoint : Path, optional
         File to resume from if it is there, and to write every few minutes. A line of
         JSON with the measurements goes beside it (``.jsonl``) at the same times.
-    evaluate : callable, optional
-        ``evaluate(network, objective)`` at each checkpoint, on the averaged weights.
     on_epoch : callable, optional
         Called with the mean measurements of each pass over the source.
     progress : bool, default=True
@@ -237,14 +234,8 @@ def train(
             )
             line = {"seen": float(seen), "minutes": round((time.monotonic() - begun) / 60, 2)}
             line.update(since_checkpoint.means())
-            if evaluate is not None:
-                averaged.eval()
-                objective.eval()
-                line.update(evaluate(averaged, objective))
             with open(checkpoint.with_suffix(".jsonl"), "a", encoding="utf-8") as log:
                 log.write(json.dumps(line) + "\n")
-        network.train()
-        objective.train()
         since_checkpoint, written = _Means(), time.monotonic()
 
     network.train()

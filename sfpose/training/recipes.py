@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -103,7 +102,6 @@ def distil(
     landmarks: NDArray[np.float32] | None = None,
     start: str | Path | None = None,
     recipe: DistillationRecipe | None = None,
-    evaluate: Callable[[nn.Module, nn.Module], dict[str, float]] | None = None,
     stop_after_minutes: float | None = None,
     progress: bool = True,
 ) -> Artifact:
@@ -119,7 +117,7 @@ def distil(
     start : str, Path or None
         See :func:`start_network`; not used when a checkpoint is there.
     recipe : DistillationRecipe, optional
-    evaluate, stop_after_minutes, progress
+    stop_after_minutes, progress
         See :func:`sfpose.training.loop.train`.
 
     Returns
@@ -142,7 +140,6 @@ def distil(
         source,
         recipe.loop,
         checkpoint=checkpoint,
-        evaluate=evaluate,
         progress=progress,
         stop_after_minutes=stop_after_minutes,
     )
