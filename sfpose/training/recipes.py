@@ -60,8 +60,8 @@ class DistillationRecipe:
             stages=(
                 Stage(40, 220_000, 64, (1.0, 0.5)),
                 Stage(48, 90_000, 64, (0.5, 0.4)),
-                Stage(64, 50_000, 64, (0.4, 0.3)),
-                Stage(113, 14_000, 32, (0.35, 0.0)),
+                Stage(64, 42_000, 64, (0.4, 0.3)),
+                Stage(113, 13_000, 32, (0.35, 0.0)),
             ),
             optimizer="muon",
             learning_rate=3e-3,
