@@ -6,6 +6,7 @@ published by OpenCV's model zoo); OpenCV is needed for them alone:
     pip install opencv-python-headless
     python benchmarks/peers.py cfp cfp.zip --people 101-250 --sface S.onnx --yunet Y.onnx
     python benchmarks/peers.py lfw lfw.zip --sface S.onnx --yunet Y.onnx
+    python benchmarks/peers.py poses kdef.zip --sface S.onnx --yunet Y.onnx
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from tqdm import tqdm
 
 from sfpose import FaceEmbedder
 from sfpose.cli.evaluate import embed_with_progress, people_range
-from sfpose.evaluation import evaluate_cfp, evaluate_lfw, format_table
+from sfpose.evaluation import evaluate_cfp, evaluate_lfw, evaluate_poses, format_table
 from sfpose.geometry import similarity_to_canonical
 from sfpose.preprocessing import aligned_crop
-from sfpose.protocols import CFP, LFW
+from sfpose.protocols import CFP, LFW, PoseFolder
 from sfpose.runtime.session import OnnxModel
 
 
@@ -70,7 +71,7 @@ def cosine_distance(rows, first, second):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("dataset", choices=("lfw", "cfp"))
+    parser.add_argument("dataset", choices=("lfw", "cfp", "poses"))
     parser.add_argument("path")
     parser.add_argument("--people", type=people_range)
     parser.add_argument("--weights", default="default")
@@ -80,8 +81,10 @@ def main() -> None:
     options = parser.parse_args()
     if options.dataset == "lfw":
         data, evaluate = LFW(options.path), evaluate_lfw
-    else:
+    elif options.dataset == "cfp":
         data, evaluate = CFP(options.path, people=options.people), evaluate_cfp
+    else:
+        data, evaluate = PoseFolder(options.path, people=options.people), evaluate_poses
     embedder = FaceEmbedder(options.weights, n_jobs=2)
     peer = SFace(options.sface, options.yunet)
     results = {

@@ -17,11 +17,19 @@ from numpy.typing import NDArray
 from sfpose._scoring import chi2_pairs_at
 from sfpose.embedder import FaceEmbedder
 from sfpose.metrics import Interval, equal_error_rate, fnmr_at_fmr, k_fold_accuracy, people_interval
-from sfpose.protocols import CFP, LFW, LazyImages, Trials, all_pairs
+from sfpose.protocols import CFP, LFW, LazyImages, PoseFolder, Trials, VGGFace2Pose, all_pairs
 from sfpose.runtime.artifact import Artifact, Json
 from sfpose.verifier import TemplateVerifier
 
-__all__ = ["Comparison", "Row", "calibrated", "evaluate_cfp", "evaluate_lfw", "format_table"]
+__all__ = [
+    "Comparison",
+    "Row",
+    "calibrated",
+    "evaluate_cfp",
+    "evaluate_lfw",
+    "evaluate_poses",
+    "format_table",
+]
 
 Descriptors = NDArray[np.floating]
 Embed = Callable[[LazyImages], Descriptors]
@@ -140,6 +148,50 @@ def evaluate_cfp(
     trials = all_pairs(people, np.arange(half), np.arange(half, len(people)))
     distances = compare(templates, trials.first, trials.second)
     table.append(_row("5 frontal against 4 profile", trials, distances, draws))
+    return table
+
+
+POSES = ("frontal", "three_quarter", "profile")
+"""Folders of the three poses, in the order of the paper's tables."""
+
+
+def evaluate_poses(
+    folder: PoseFolder,
+    embed: Embed,
+    compare: Comparison = chi2_pairs_at,
+    *,
+    poses: Sequence[str] = POSES,
+    template_sizes: Sequence[int] = (1, 5),
+    draws: int = 200,
+) -> list[Row]:
+    """Error rates under the paper's pose protocol: the columns of its Table 4.
+
+    Parameters
+    ----------
+    folder : PoseFolder
+        With at least two templates of each size for each person and pose.
+    embed, compare, draws
+        See :func:`evaluate_lfw`.
+    poses : sequence of str
+        From frontal to profile, as the folders are called.
+    template_sizes : sequence of int
+        Images a template.
+
+    Returns
+    -------
+    list of Row
+        For each template size: each pose with itself, then across poses.
+    """
+    protocol = VGGFace2Pose(folder.subjects, folder.poses)
+    rows = embed(folder.images)
+    table = []
+    for size in template_sizes:
+        templates = rows[protocol.templates(size).rows].mean(1)
+        for first, second in protocol.columns(poses):
+            trials = protocol.trials(first, second, size)
+            distances = compare(templates, trials.first, trials.second)
+            images = "1 image" if size == 1 else f"{size} images"
+            table.append(_row(f"{first} - {second}, {images}", trials, distances, draws))
     return table
 
 

@@ -12,9 +12,15 @@ import pytest
 from PIL import Image
 
 from sfpose.cli import main
-from sfpose.evaluation import calibrated, evaluate_cfp, evaluate_lfw, format_table
+from sfpose.evaluation import (
+    calibrated,
+    evaluate_cfp,
+    evaluate_lfw,
+    evaluate_poses,
+    format_table,
+)
 from sfpose.metrics import SmallSampleWarning, equal_error_rate
-from sfpose.protocols import CFP, LFW
+from sfpose.protocols import CFP, LFW, PoseFolder
 from sfpose.runtime.artifact import read_artifact
 
 
@@ -57,6 +63,31 @@ def test_cfp_rows_are_those_of_brute_force(cfp_zip):
     for row in rows:
         assert row.eer_interval.low <= row.eer <= row.eer_interval.high
         assert row.fnmr_at_fmr_1_percent <= row.fnmr_at_fmr_01_percent
+
+
+def test_pose_rows_compare_means_of_the_right_images(cfp_zip):
+    compared = []
+
+    def compare(rows, first, second):
+        compared.append(rows)
+        return np.abs(rows[first] - rows[second]).sum(1)
+
+    folder = PoseFolder(cfp_zip)
+    rows = evaluate_poses(
+        folder, _pixels, compare, poses=("frontal", "profile"), template_sizes=(1, 2), draws=5
+    )
+    assert [row.name for row in rows][:3] == [
+        "frontal - frontal, 1 image",
+        "profile - profile, 1 image",
+        "frontal - profile, 1 image",
+    ]
+    assert [row.genuine for row in rows] == [120, 72, 240, 12, 12, 48]
+    assert all(row.impostor == 12 * 11 for row in rows)
+    # Two templates of two for each of 12 people in each of two poses.
+    assert compared[-1].shape == (48, 16 * 16 * 3)
+    own = (folder.subjects == "001") & (folder.poses == "frontal")
+    images = _pixels([folder.images[row] for row in np.flatnonzero(own)])
+    np.testing.assert_allclose(compared[-1][:2], [images[:2].mean(0), images[2:4].mean(0)])
 
 
 def test_a_peer_brings_its_own_distance(cfp_zip):
@@ -105,7 +136,7 @@ def test_evaluate_cfp_prints_a_table_and_json(cfp_zip, capsys):
     [
         (["verify", "none.jpg", "none.jpg"], "none.jpg"),
         (["evaluate", "lfw", "nowhere"], "there is none at 'nowhere'"),
-        (["evaluate", "lfw", ".", "--people", "1-2"], "--people goes with cfp"),
+        (["evaluate", "lfw", ".", "--people", "1-2"], "--people does not go with lfw"),
         (["info", "--weights", "missing"], "got 'missing'"),
     ],
 )

@@ -1,4 +1,4 @@
-"""``sfpose evaluate lfw|cfp PATH``: error rates of the weights on a data set."""
+"""``sfpose evaluate lfw|cfp|poses PATH``: error rates of the weights on a data set."""
 
 from __future__ import annotations
 
@@ -34,14 +34,16 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the subcommand."""
     parser = commands.add_parser(
         "evaluate",
-        help="measure error rates on LFW or CFP",
+        help="measure error rates on LFW, CFP or by pose",
         description="Measure error rates on a data set that you have: LFW (a folder or zip "
-        "with pairs.txt) or CFP (a folder or zip of subject/pose/image).",
+        "with pairs.txt), CFP (a folder or zip of subject/pose/image), or, by the paper's pose "
+        "protocol, any folder or zip of subject/pose/image with the poses frontal, "
+        "three_quarter and profile.",
     )
-    parser.add_argument("dataset", choices=("lfw", "cfp"))
+    parser.add_argument("dataset", choices=("lfw", "cfp", "poses"))
     parser.add_argument("path", help="folder or zip file of the data set")
     parser.add_argument(
-        "--people", type=people_range, metavar="FIRST-LAST", help="people to take (CFP only)"
+        "--people", type=people_range, metavar="FIRST-LAST", help="people to take (not LFW)"
     )
     parser.add_argument("--weights", default="default", help="shipped name or path of an artifact")
     parser.add_argument(
@@ -69,8 +71,8 @@ def embed_with_progress(embedder: FaceEmbedder, images: LazyImages) -> NDArray[n
 def run(options: argparse.Namespace) -> int:
     """Print the table or the JSON object."""
     from sfpose.embedder import FaceEmbedder
-    from sfpose.evaluation import evaluate_cfp, evaluate_lfw, format_table
-    from sfpose.protocols import CFP, LFW
+    from sfpose.evaluation import evaluate_cfp, evaluate_lfw, evaluate_poses, format_table
+    from sfpose.protocols import CFP, LFW, PoseFolder
 
     embedder = FaceEmbedder(
         options.weights,
@@ -84,10 +86,13 @@ def run(options: argparse.Namespace) -> int:
 
     if options.dataset == "lfw":
         if options.people is not None:
-            raise ValueError("--people goes with cfp: LFW names its pairs itself")
+            raise ValueError("--people does not go with lfw, which names its pairs itself")
         rows = evaluate_lfw(LFW(options.path), embed, draws=options.draws)
-    else:
+    elif options.dataset == "cfp":
         rows = evaluate_cfp(CFP(options.path, people=options.people), embed, draws=options.draws)
+    else:
+        folder = PoseFolder(options.path, people=options.people)
+        rows = evaluate_poses(folder, embed, draws=options.draws)
     if options.json:
         print(
             json.dumps({"weights": str(options.weights), "rows": [row.to_dict() for row in rows]})
