@@ -3,10 +3,12 @@
 May import numpy, scipy and scikit-learn, and nothing of the library.
 """
 
+from sfpose.metrics.displays import DetCurveDisplay, PoseErrorDisplay, ScoreHistogramDisplay
 from sfpose.metrics.error_rates import (
     DetCurve,
     ErrorRates,
     FoldAccuracy,
+    d_prime,
     det_curve,
     equal_error_rate,
     error_rates_at_threshold,
@@ -16,11 +18,18 @@ from sfpose.metrics.error_rates import (
     k_fold_accuracy,
     threshold_at_fmr,
 )
+from sfpose.metrics.groups import GroupErrorRates, group_error_rates
+from sfpose.metrics.identification import cumulative_match_curve, identification_rate_at_fpir
 from sfpose.metrics.intervals import (
     Interval,
     PeopleResampler,
     clopper_pearson_interval,
     people_interval,
+)
+from sfpose.metrics.likelihood import (
+    LikelihoodRatioCalibrator,
+    log_likelihood_ratio_cost,
+    minimum_log_likelihood_ratio_cost,
 )
 from sfpose.metrics.thresholds import (
     SmallSampleWarning,
@@ -30,21 +39,32 @@ from sfpose.metrics.thresholds import (
 
 __all__ = [
     "DetCurve",
+    "DetCurveDisplay",
     "ErrorRates",
     "FoldAccuracy",
+    "GroupErrorRates",
     "Interval",
+    "LikelihoodRatioCalibrator",
     "PeopleResampler",
+    "PoseErrorDisplay",
+    "ScoreHistogramDisplay",
     "SmallSampleWarning",
     "ThresholdCalibration",
     "calibrate_threshold",
     "clopper_pearson_interval",
+    "cumulative_match_curve",
+    "d_prime",
     "det_curve",
     "equal_error_rate",
     "error_rates_at_threshold",
     "false_acceptance_rate",
     "false_rejection_rate",
     "fnmr_at_fmr",
+    "group_error_rates",
+    "identification_rate_at_fpir",
     "k_fold_accuracy",
+    "log_likelihood_ratio_cost",
+    "minimum_log_likelihood_ratio_cost",
     "people_interval",
     "threshold_at_fmr",
 ]

@@ -16,6 +16,7 @@ __all__ = [
     "DetCurve",
     "ErrorRates",
     "FoldAccuracy",
+    "d_prime",
     "det_curve",
     "equal_error_rate",
     "error_rates_at_threshold",
@@ -178,6 +179,35 @@ def _crossing(fmr: NDArray[np.float64], fnmr: NDArray[np.float64]) -> float:
     gap_after = fmr[after] - fnmr[after]
     share = gap_before / (gap_before + gap_after)
     return float(fmr[before] + share * (fmr[after] - fmr[before]))
+
+
+def d_prime(distances: ArrayLike, is_genuine: ArrayLike) -> float:
+    """Distance of the two means in units of their pooled standard deviation (d').
+
+    Parameters
+    ----------
+    distances : array of shape (n,)
+    is_genuine : bool array of shape (n,)
+
+    Returns
+    -------
+    float
+        Positive if impostors lie farther; infinite if nothing varies.
+
+    References
+    ----------
+    Daugman, "Biometric decision landscapes", 2000.
+
+    Examples
+    --------
+    >>> from sfpose.metrics import d_prime
+    >>> d_prime([0.0, 2.0, 3.0, 5.0], [True, True, False, False])
+    3.0
+    """
+    scores, genuine = check_scores(distances, is_genuine)
+    gap = scores[~genuine].mean() - scores[genuine].mean()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(gap / np.sqrt((scores[genuine].var() + scores[~genuine].var()) / 2))
 
 
 def error_rates_at_threshold(

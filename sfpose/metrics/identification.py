@@ -1,0 +1,118 @@
+"""Identification among many: rank curves, and open-set rates."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sfpose.metrics.error_rates import check_fmr
+
+__all__ = ["cumulative_match_curve", "identification_rate_at_fpir"]
+
+
+def _check(
+    distances: ArrayLike, probe_subjects: ArrayLike, gallery_subjects: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    matrix = np.asarray(distances, dtype=np.float64)
+    probes, gallery = np.asarray(probe_subjects), np.asarray(gallery_subjects)
+    if matrix.ndim != 2 or matrix.shape != (len(probes), len(gallery)) or 0 in matrix.shape:
+        raise ValueError(
+            "distances must have shape (probes, gallery), both at least 1; "
+            f"got {matrix.shape} for {len(probes)} probes and {len(gallery)} in the gallery"
+        )
+    if np.isnan(matrix).any():
+        raise ValueError("distances must not be NaN; leave out what could not be acquired")
+    return matrix, probes[:, None] == gallery[None]
+
+
+def cumulative_match_curve(
+    distances: ArrayLike, probe_subjects: ArrayLike, gallery_subjects: ArrayLike
+) -> NDArray[np.float64]:
+    """Share of probes whose person is among the first k, for k = 1, 2, ...
+
+    Ties count against the probe: whoever is as near stands before its own person.
+
+    Parameters
+    ----------
+    distances : array of shape (p, g)
+        Each probe to each row of the gallery.
+    probe_subjects : array of shape (p,)
+        All of them must be in the gallery.
+    gallery_subjects : array of shape (g,)
+
+    Returns
+    -------
+    float64 array of shape (g,)
+        Rising to 1.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ, a distance is NaN, or a probe's person is not in the gallery.
+
+    Examples
+    --------
+    >>> from sfpose.metrics import cumulative_match_curve
+    >>> cumulative_match_curve([[0.1, 0.5], [0.2, 0.4]], ["a", "b"], ["a", "b"]).tolist()
+    [0.5, 1.0]
+    """
+    matrix, same = _check(distances, probe_subjects, gallery_subjects)
+    if not same.any(axis=1).all():
+        missing = np.asarray(probe_subjects)[~same.any(axis=1)][0]
+        raise ValueError(f"every probe's person must be in the gallery; {missing} is not")
+    nearest = np.where(same, matrix, np.inf).min(axis=1)
+    rank = ((matrix <= nearest[:, None]) & ~same).sum(axis=1)
+    return np.cumsum(np.bincount(rank, minlength=matrix.shape[1])) / len(matrix)
+
+
+def identification_rate_at_fpir(
+    distances: ArrayLike, probe_subjects: ArrayLike, gallery_subjects: ArrayLike, fpir: float
+) -> float:
+    """Open-set identification: found first and within the threshold, at a given FPIR.
+
+    The threshold is the largest at which at most the share ``fpir`` (false positive
+    identification rate) of the probes *without* a person in the gallery finds anyone.
+
+    Parameters
+    ----------
+    distances : array of shape (p, g)
+    probe_subjects : array of shape (p,)
+        Some in the gallery, some not.
+    gallery_subjects : array of shape (g,)
+    fpir : float
+        Between 0 and 1.
+
+    Returns
+    -------
+    float
+        Share of the probes in the gallery that are found, 0 to 1 (DIR).
+
+    Raises
+    ------
+    ValueError
+        If shapes differ, a distance is NaN, or one kind of probe is missing.
+
+    References
+    ----------
+    ISO/IEC 19795-1; Phillips, Grother, Micheals, "Evaluation methods in face
+    recognition", 2011.
+
+    Examples
+    --------
+    >>> from sfpose.metrics import identification_rate_at_fpir
+    >>> distances = [[0.1, 0.9], [0.8, 0.7], [0.5, 0.6]]
+    >>> identification_rate_at_fpir(distances, ["a", "b", "x"], ["a", "b"], 0.1)
+    0.5
+    """
+    matrix, same = _check(distances, probe_subjects, gallery_subjects)
+    enrolled = same.any(axis=1)
+    if enrolled.all() or not enrolled.any():
+        raise ValueError(
+            "there must be probes in the gallery and probes that are not; "
+            f"got {enrolled.sum()} and {(~enrolled).sum()}"
+        )
+    strangers = np.sort(matrix[~enrolled].min(axis=1))
+    allowed = int(np.floor(check_fmr(fpir, "fpir") * len(strangers) * (1 + 1e-12)))
+    own = np.where(same, matrix, np.inf)[enrolled].min(axis=1)
+    others = np.where(same, np.inf, matrix)[enrolled].min(axis=1)
+    return float(((own < others) & (own < strangers[allowed])).mean())

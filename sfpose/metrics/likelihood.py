@@ -1,0 +1,188 @@
+"""Distances as likelihood ratios: calibration, and what a calibration costs."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator
+
+from sfpose.metrics.error_rates import check_scores
+
+__all__ = [
+    "LikelihoodRatioCalibrator",
+    "log_likelihood_ratio_cost",
+    "minimum_log_likelihood_ratio_cost",
+]
+
+
+def log_likelihood_ratio_cost(log_likelihood_ratios: ArrayLike, is_genuine: ArrayLike) -> float:
+    """Cllr: how much information the ratios lose, in bits; 1 is that of knowing nothing.
+
+    Parameters
+    ----------
+    log_likelihood_ratios : array of shape (n,)
+        Natural logarithms of P(comparison | same person) / P(comparison | different
+        people): *larger* means more alike. Infinite values are allowed.
+    is_genuine : bool array of shape (n,)
+
+    Returns
+    -------
+    float
+        0 for perfect ratios; infinite if an infinite ratio is wrong.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ, a ratio is NaN, or one kind of comparison is missing.
+
+    References
+    ----------
+    Brummer and du Preez, "Application-independent evaluation of speaker detection",
+    Computer Speech and Language, 2006.
+
+    Examples
+    --------
+    >>> from sfpose.metrics import log_likelihood_ratio_cost
+    >>> log_likelihood_ratio_cost([0.0, 0.0], [True, False])
+    1.0
+    """
+    ratios, genuine = check_scores(log_likelihood_ratios, is_genuine)
+    # log(1 + exp(x)) as logaddexp, which neither overflows nor loses small values.
+    missed = np.logaddexp(0.0, -ratios[genuine]).mean()
+    accepted = np.logaddexp(0.0, ratios[~genuine]).mean()
+    return float((missed + accepted) / 2 / np.log(2))
+
+
+def _isotonic_ratios(
+    scores: NDArray[np.float64], genuine: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Distinct distances, rising, and the best falling log ratio of each (PAV)."""
+    from sklearn.isotonic import isotonic_regression
+
+    distances, place = np.unique(scores, return_inverse=True)
+    counts = np.bincount(place)
+    own = np.bincount(place, weights=genuine)
+    posterior = isotonic_regression(
+        own / counts, sample_weight=counts, y_min=0.0, y_max=1.0, increasing=False
+    )
+    share = genuine.mean()
+    with np.errstate(divide="ignore"):
+        ratios = np.log(posterior) - np.log1p(-posterior)
+    return distances, ratios - (np.log(share) - np.log1p(-share))
+
+
+def minimum_log_likelihood_ratio_cost(distances: ArrayLike, is_genuine: ArrayLike) -> float:
+    """Cllr of the best monotone calibration: what discrimination alone costs.
+
+    The difference to :func:`log_likelihood_ratio_cost` of given ratios is what their
+    calibration loses.
+
+    Parameters
+    ----------
+    distances : array of shape (n,)
+        Smaller means more alike.
+    is_genuine : bool array of shape (n,)
+
+    Returns
+    -------
+    float
+        0 to 1, in bits.
+
+    Examples
+    --------
+    >>> from sfpose.metrics import minimum_log_likelihood_ratio_cost
+    >>> minimum_log_likelihood_ratio_cost([1, 2, 3, 4], [1, 1, 0, 0])
+    0.0
+    """
+    scores, genuine = check_scores(distances, is_genuine)
+    known, ratios = _isotonic_ratios(scores, genuine)
+    return log_likelihood_ratio_cost(ratios[np.searchsorted(known, scores)], genuine)
+
+
+class LikelihoodRatioCalibrator(BaseEstimator):  # type: ignore[misc]
+    """Turns distances into log-likelihood ratios, learnt from labelled comparisons.
+
+    Parameters
+    ----------
+    method : {"logistic", "isotonic"}, default="logistic"
+        ``"logistic"`` fits a straight line (two numbers, safe on little data);
+        ``"isotonic"`` any falling function by pool adjacent violators, whose ends may
+        be infinite.
+
+    Attributes
+    ----------
+    slope_, intercept_ : float
+        Of the line; only for ``"logistic"``.
+    distances_, ratios_ : float64 arrays
+        The steps of the function; only for ``"isotonic"``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sfpose.metrics import LikelihoodRatioCalibrator
+    >>> rng = np.random.default_rng(0)
+    >>> genuine = np.arange(4000) < 2000
+    >>> distances = rng.normal(np.where(genuine, 1.0, 3.0))
+    >>> calibrator = LikelihoodRatioCalibrator().fit(distances, genuine)
+    >>> ratios = calibrator.transform([1.0, 2.0, 3.0])
+    >>> bool(ratios[0] > 1.5), bool(abs(ratios[1]) < 0.3), bool(ratios[2] < -1.5)
+    (True, True, True)
+    """
+
+    def __init__(self, method: str = "logistic") -> None:
+        self.method = method
+
+    def fit(self, distances: ArrayLike, is_genuine: ArrayLike) -> LikelihoodRatioCalibrator:
+        """Learn from comparisons whose truth is known.
+
+        Parameters
+        ----------
+        distances : array of shape (n,)
+        is_genuine : bool array of shape (n,)
+
+        Returns
+        -------
+        LikelihoodRatioCalibrator
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If the scores are refused or ``method`` is unknown.
+        """
+        scores, genuine = check_scores(distances, is_genuine)
+        if self.method == "logistic":
+            from sklearn.linear_model import LogisticRegression
+
+            # Balanced weights make the log-odds a log-likelihood ratio: prior odds of 1.
+            spread = float(scores.std()) or 1.0
+            model = LogisticRegression(C=1e6, class_weight="balanced", max_iter=1000)
+            model.fit(scores[:, None] / spread, genuine)
+            self.slope_: float = float(model.coef_[0, 0]) / spread
+            self.intercept_: float = float(model.intercept_[0])
+        elif self.method == "isotonic":
+            self.distances_, self.ratios_ = _isotonic_ratios(scores, genuine)
+        else:
+            raise ValueError(f"method must be 'logistic' or 'isotonic'; got {self.method!r}")
+        return self
+
+    def transform(self, distances: ArrayLike) -> NDArray[np.float64]:
+        """Log-likelihood ratios (natural logarithm) of distances, same shape.
+
+        Parameters
+        ----------
+        distances : array
+
+        Returns
+        -------
+        float64 array
+            Larger means more alike. Between two known distances, ``"isotonic"`` keeps
+            the ratio of the smaller one.
+        """
+        scores = np.asarray(distances, dtype=np.float64)
+        if hasattr(self, "slope_"):
+            return self.slope_ * scores + self.intercept_
+        if not hasattr(self, "ratios_"):
+            raise ValueError("a calibrator must be fitted before it transforms; call fit first")
+        place = np.searchsorted(self.distances_, scores, side="right") - 1
+        return np.asarray(self.ratios_[np.maximum(place, 0)])

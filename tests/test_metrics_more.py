@@ -1,0 +1,166 @@
+"""Likelihood ratios, groups and identification against formulas and counting."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn.isotonic import IsotonicRegression
+
+from sfpose.metrics import (
+    LikelihoodRatioCalibrator,
+    cumulative_match_curve,
+    d_prime,
+    group_error_rates,
+    identification_rate_at_fpir,
+    log_likelihood_ratio_cost,
+    minimum_log_likelihood_ratio_cost,
+)
+
+
+def _gaussian(count=20_000, seed=0):
+    rng = np.random.default_rng(seed)
+    genuine = rng.random(count) < 0.2
+    return rng.normal(np.where(genuine, 1.0, 3.0)), genuine
+
+
+def _true_ratio(distances):
+    """Of N(1, 1) to N(3, 1)."""
+    return stats.norm.logpdf(distances, 1) - stats.norm.logpdf(distances, 3)
+
+
+def test_cllr_is_its_formula_and_survives_extremes():
+    ratios, genuine = np.array([2.0, -1.0, -3.0, 0.5]), np.array([True, True, False, False])
+    expected = (
+        np.log2(1 + np.exp(-ratios[genuine])).mean() + np.log2(1 + np.exp(ratios[~genuine])).mean()
+    ) / 2
+    assert log_likelihood_ratio_cost(ratios, genuine) == pytest.approx(expected)
+    assert log_likelihood_ratio_cost([1e6, -1e6], [True, False]) == 0
+    assert log_likelihood_ratio_cost([np.inf, -np.inf], [True, False]) == 0
+    assert log_likelihood_ratio_cost([-1e6, -1e6], [True, False]) == pytest.approx(5e5 / np.log(2))
+    assert log_likelihood_ratio_cost([-np.inf, -1.0], [True, False]) == np.inf
+
+
+@pytest.mark.parametrize("method", ["logistic", "isotonic"])
+def test_calibration_finds_the_true_ratios(method):
+    distances, genuine = _gaussian()
+    calibrator = LikelihoodRatioCalibrator(method).fit(distances, genuine)
+    where = np.linspace(0.5, 3.5, 20)
+    tolerance = 0.15 if method == "logistic" else 0.8
+    np.testing.assert_allclose(calibrator.transform(where), _true_ratio(where), atol=tolerance)
+    fresh, labels = _gaussian(seed=1)
+    ideal = log_likelihood_ratio_cost(_true_ratio(fresh), labels)
+    if method == "logistic":
+        cost = log_likelihood_ratio_cost(calibrator.transform(fresh), labels)
+        assert cost == pytest.approx(ideal, abs=0.01)
+
+
+def test_minimum_cost_is_below_any_calibration_and_that_of_pav():
+    distances, genuine = _gaussian(2000)
+    least = minimum_log_likelihood_ratio_cost(distances, genuine)
+    assert least <= log_likelihood_ratio_cost(_true_ratio(distances), genuine)
+    posterior = IsotonicRegression(increasing=False, y_min=0, y_max=1).fit_transform(
+        distances, genuine
+    )
+    share = genuine.mean()
+    with np.errstate(divide="ignore"):
+        ratios = np.log(posterior / (1 - posterior)) - np.log(share / (1 - share))
+    assert least == pytest.approx(log_likelihood_ratio_cost(ratios, genuine))
+    assert minimum_log_likelihood_ratio_cost([1, 1, 1, 1], [1, 0, 1, 0]) == pytest.approx(1)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=1, max_size=30),
+    st.floats(0.1, 9),
+)
+def test_minimum_cost_ignores_the_scale_and_lies_in_bits(cases, factor):
+    distances = np.array([d for d, _ in cases] + [0, 6], dtype=float)
+    genuine = np.array([g for _, g in cases] + [True, False])
+    cost = minimum_log_likelihood_ratio_cost(distances, genuine)
+    assert -1e-9 <= cost <= 1 + 1e-9
+    assert minimum_log_likelihood_ratio_cost(distances * factor, genuine) == pytest.approx(cost)
+
+
+def test_calibrators_refuse_what_they_cannot_do():
+    with pytest.raises(ValueError, match="'logistic' or 'isotonic'; got 'linear'"):
+        LikelihoodRatioCalibrator("linear").fit([1, 2], [1, 0])
+    with pytest.raises(ValueError, match="call fit first"):
+        LikelihoodRatioCalibrator().transform([1.0])
+
+
+def test_d_prime_of_normal_scores_is_their_distance():
+    distances, genuine = _gaussian(200_000)
+    assert d_prime(distances, genuine) == pytest.approx(2.0, abs=0.02)
+    assert d_prime([1.0, 2.0], [True, False]) == np.inf
+
+
+def test_group_rates_are_those_of_each_group_alone():
+    distances, genuine = _gaussian(3000)
+    groups = np.array(list("abc"))[np.arange(3000) % 3]
+    rates = group_error_rates(distances, genuine, groups, 2.0)
+    for place, name in enumerate("abc"):
+        own = groups == name
+        accepted = distances[own] <= 2.0
+        assert rates.fmr[place] == pytest.approx(accepted[~genuine[own]].mean())
+        assert rates.fnmr[place] == pytest.approx((~accepted)[genuine[own]].mean())
+        assert rates.impostor[place] + rates.genuine[place] == own.sum()
+    assert rates.fmr_inequity == pytest.approx(rates.fmr.max() / stats.gmean(rates.fmr))
+    assert rates.fnmr_inequity >= 1
+
+
+def test_groups_without_a_kind_of_comparison_say_so():
+    rates = group_error_rates([1, 5, 1, 5], [1, 1, 0, 0], ["a", "a", "b", "b"], 3)
+    assert np.isnan(rates.fmr[0])
+    assert np.isnan(rates.fnmr[1])
+    assert (rates.fmr[1], rates.fnmr[0]) == (0.5, 0.5)
+    assert np.isnan(group_error_rates([5, 1], [0, 1], ["a", "b"], 0).fmr_inequity)
+    with pytest.raises(ValueError, match=r"groups must have shape \(2,\)"):
+        group_error_rates([1, 2], [1, 0], ["a"], 1)
+
+
+def _search(seed=0, probes=60, gallery=12):
+    rng = np.random.default_rng(seed)
+    distances = rng.integers(0, 30, (probes, gallery)).astype(float)
+    return distances, rng.integers(0, gallery, probes), np.arange(gallery)
+
+
+def test_rank_curve_equals_sorting_each_row():
+    distances, probes, gallery = _search()
+    curve = cumulative_match_curve(distances, probes, gallery)
+    ranks = []
+    for row, person in zip(distances, probes, strict=True):
+        # Own person last among equals: ties count against the probe.
+        order = sorted(range(len(gallery)), key=lambda g: (row[g], gallery[g] == person))
+        ranks.append(order.index(person) + 1)
+    for k in range(1, 13):
+        assert curve[k - 1] == pytest.approx(np.mean(np.array(ranks) <= k))
+    assert curve[-1] == 1
+
+
+def test_open_set_rate_equals_counting():
+    distances, probes, gallery = _search(probes=200)
+    probes = np.where(np.arange(200) % 2, probes, -1)
+    rate = identification_rate_at_fpir(distances, probes, gallery, 0.3)
+    best = 0.0
+    for threshold in np.arange(-0.5, 31):
+        found = (distances <= threshold).any(1)
+        if found[probes == -1].mean() > 0.3:
+            continue
+        right = [
+            row[p] <= threshold and (np.delete(row, p) > row[p]).all()
+            for row, p in zip(distances, probes, strict=True)
+            if p >= 0
+        ]
+        best = max(best, float(np.mean(right)))
+    assert rate == pytest.approx(best)
+
+
+def test_identification_refuses_what_has_no_answer():
+    with pytest.raises(ValueError, match="x is not"):
+        cumulative_match_curve([[1.0]], ["x"], ["a"])
+    with pytest.raises(ValueError, match="got 1 and 0"):
+        identification_rate_at_fpir([[1.0]], ["a"], ["a"], 0.1)
+    with pytest.raises(ValueError, match="must not be NaN"):
+        cumulative_match_curve([[np.nan]], ["a"], ["a"])
+    with pytest.raises(ValueError, match=r"got \(1, 2\) for 1 probes and 1 in the gallery"):
+        cumulative_match_curve([[1.0, 2.0]], ["a"], ["a"])
