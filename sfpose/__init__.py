@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sfpose.alignment import FaceAligner
     from sfpose.embedder import FaceEmbedder
+    from sfpose.gallery import TemplateGallery
     from sfpose.templates import build_templates
     from sfpose.verifier import TemplateVerifier
 
@@ -16,6 +17,7 @@ __version__ = "0.1.0"
 __all__ = [
     "FaceAligner",
     "FaceEmbedder",
+    "TemplateGallery",
     "TemplateVerifier",
     "__version__",
     "build_templates",
@@ -24,6 +26,7 @@ __all__ = [
 _HOMES = {
     "FaceAligner": "sfpose.alignment",
     "FaceEmbedder": "sfpose.embedder",
+    "TemplateGallery": "sfpose.gallery",
     "TemplateVerifier": "sfpose.verifier",
     "build_templates": "sfpose.templates",
 }

@@ -16,7 +16,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from sfpose._kernels import reference
 
-__all__ = ["FEW_PAIRS", "check_descriptors", "chi2_matrix", "chi2_pairs", "chi2_pairs_at"]
+__all__ = [
+    "FEW_PAIRS",
+    "check_descriptors",
+    "chi2_matrix",
+    "chi2_pairs",
+    "chi2_pairs_at",
+    "threads_of",
+]
 
 FEW_PAIRS = 256
 """Up to so many pairs the NumPy reference answers: faster than a cold compiler."""
@@ -100,7 +107,8 @@ def _check_two(A: ArrayLike, B: ArrayLike) -> tuple[Floats, Floats, float]:
     return np.ldexp(first, -exponent), np.ldexp(second, -exponent), float(np.ldexp(1.0, exponent))
 
 
-def _threads(n_jobs: int | None) -> int:
+def threads_of(n_jobs: int | None) -> int:
+    """Threads that ``n_jobs`` stands for: None is one, -1 all processors."""
     if n_jobs is None:
         return 1
     from joblib import effective_n_jobs
@@ -111,7 +119,7 @@ def _threads(n_jobs: int | None) -> int:
 def _over_blocks(work: Callable[[slice], None], count: int, block: int, n_jobs: int | None) -> None:
     """Call ``work`` for each block of ``count`` rows; blocks do not depend on ``n_jobs``."""
     blocks = [slice(start, start + block) for start in range(0, count, block)]
-    threads = min(_threads(n_jobs), len(blocks))
+    threads = min(threads_of(n_jobs), len(blocks))
     if threads == 1:
         for part in blocks:
             work(part)

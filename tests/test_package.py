@@ -26,6 +26,8 @@ ALLOWED = {
     "weights": set(),
     "metrics": set(),
     "networks": set(),
+    "_search": {"_kernels", "_scoring"},
+    "gallery": {"_scoring", "_search", "runtime"},
     "templates": {"_scoring"},
     "decision": {"runtime"},
     "verifier": {"_scoring", "decision", "metrics"},

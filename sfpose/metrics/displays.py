@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DetCurveDisplay", "PoseErrorDisplay", "ScoreHistogramDisplay"]
 
-_TICKS = np.array([0.0001, 0.001, 0.01, 0.05, 0.1, 0.2, 0.4])
+_TICKS = np.array([0.0001, 0.001, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8])
 
 
 def _axes(ax: Axes | None) -> Axes:
@@ -140,7 +140,7 @@ class DetCurveDisplay:
         if self.operating_point is not None:
             point = norm.ppf(np.clip(self.operating_point, edge, 1 - edge))
             axes.plot(*point, "o", color=self.line_.get_color())
-        ends = norm.ppf([_TICKS[0] / 2, 0.6])
+        ends = norm.ppf([_TICKS[0] / 2, 0.9])
         axes.plot(ends, ends, color="0.8", linewidth=0.8, zorder=0)
         ticks, labels = norm.ppf(_TICKS), [f"{100 * tick:g}" for tick in _TICKS]
         axes.set(

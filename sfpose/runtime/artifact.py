@@ -31,6 +31,7 @@ __all__ = [
     "read_artifact",
     "read_manifest",
     "write_artifact",
+    "write_folder",
 ]
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
@@ -243,9 +244,6 @@ def write_artifact(
     FileExistsError
         If ``path`` exists and ``overwrite`` is false, or is not an artifact.
     """
-    path = Path(path)
-    if path.exists() and not (overwrite and (path / _MANIFEST).is_file()):
-        raise FileExistsError(f"{str(path)!r} must not exist, or be an artifact to overwrite")
     listed: dict[str, Json] = {
         _MODEL: {"sha256": hashlib.sha256(model).hexdigest(), "bytes": len(model)}
     }
@@ -255,14 +253,51 @@ def write_artifact(
         **manifest,
         "files": listed,
     }
+    contents = {
+        _MODEL: model,
+        _MANIFEST: (json.dumps(full, indent=1) + "\n").encode(),
+        **(extra or {}),
+    }
+    return write_folder(path, contents, overwrite=overwrite, marker=_MANIFEST)
+
+
+def write_folder(
+    path: str | os.PathLike[str],
+    contents: Mapping[str, bytes],
+    *,
+    overwrite: bool,
+    marker: str,
+) -> Path:
+    """Write files as a folder that is there whole or not at all.
+
+    Parameters
+    ----------
+    path : path
+        The folder to make.
+    contents : mapping of str to bytes
+        Files by name.
+    overwrite : bool
+        Replace a folder that holds ``marker``.
+    marker : str
+        File by which a folder of the same kind is known.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    FileExistsError
+        If ``path`` exists and ``overwrite`` is false, or it holds no ``marker``.
+    """
+    path = Path(path)
+    if path.exists() and not (overwrite and (path / marker).is_file()):
+        raise FileExistsError(
+            f"{str(path)!r} must not exist, or hold {marker} and be overwritten by wish"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
-        contents = {
-            _MODEL: model,
-            _MANIFEST: (json.dumps(full, indent=1) + "\n").encode(),
-            **(extra or {}),
-        }
         for name, data in contents.items():
             with open(temporary / name, "wb") as file:
                 file.write(data)

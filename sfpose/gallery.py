@@ -1,0 +1,384 @@
+"""TemplateGallery: who of many is nearest, exactly; kept on disk without pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sfpose._scoring import check_descriptors
+from sfpose._search import nearest, within
+from sfpose.runtime.artifact import DISTANCE, write_folder
+from sfpose.runtime.tensors import map_tensor, tensor_file
+
+__all__ = ["SearchResult", "TemplateGallery"]
+
+FORMAT = "sfpose-gallery"
+FORMAT_VERSION = 1
+_TEMPLATES, _MANIFEST, _IDS = "templates.safetensors", "manifest.json", "ids.json"
+
+
+class SearchResult(NamedTuple):
+    """Whom a search found, nearest first.
+
+    Attributes
+    ----------
+    ids : object array
+        Of shape (n_probes, k) from ``search``; of shape (n_found,) in each result of
+        ``search_within``.
+    distances : float32 array
+        Chi-square distances, same shape.
+    """
+
+    ids: NDArray[np.object_]
+    distances: NDArray[np.float32]
+
+
+class TemplateGallery:
+    """Templates under ids, searched exactly.
+
+    The answer of a search is that of comparing each probe with every template.
+    Templates are kept as float32. Memory for a search: 128 x 4096 distances a thread
+    beside the gallery itself, which may be a memory map.
+
+    Parameters
+    ----------
+    n_jobs : int, default=None
+        Threads over blocks of 128 probes. None means one, -1 all processors; the
+        answer is the same for any number.
+
+    See Also
+    --------
+    build_templates : Makes templates of several images.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sfpose import TemplateGallery
+    >>> templates = np.random.default_rng(0).random((3, 1000), dtype=np.float32)
+    >>> gallery = TemplateGallery()
+    >>> gallery.add(["ann", "bo", "cy"], templates)
+    >>> result = gallery.search(templates[1:2], k=2)
+    >>> result.ids[0, 0], float(result.distances[0, 0])
+    ('bo', 0.0)
+    """
+
+    def __init__(self, *, n_jobs: int | None = None) -> None:
+        self.n_jobs = n_jobs
+        self._templates: NDArray[np.float32] | None = None
+        self._ids: list[Hashable] = []
+        self._rows: dict[Hashable, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __contains__(self, identity: Hashable) -> bool:
+        return identity in self._rows
+
+    def __iter__(self) -> Iterator[Hashable]:
+        return iter(self._ids)
+
+    @property
+    def templates(self) -> NDArray[np.float32]:
+        """All templates (n, d), a read-only view in the order of the ids.
+
+        Raises
+        ------
+        ValueError
+            If the gallery is empty.
+        """
+        if self._templates is None or not len(self):
+            raise ValueError("the gallery must hold at least one template; it is empty")
+        view = self._templates[: len(self)]
+        view.flags.writeable = False
+        return view
+
+    def _checked(
+        self, ids: Sequence[Hashable], templates: ArrayLike
+    ) -> tuple[list[Hashable], NDArray[np.float32]]:
+        names = _as_ids(ids)
+        width = None if self._templates is None else self._templates.shape[1]
+        rows = check_descriptors(templates, name="templates", width=width).astype(np.float32)
+        if len(names) != len(rows):
+            raise ValueError(f"there must be one id a template; got {len(names)} and {len(rows)}")
+        return names, rows
+
+    def add(self, ids: Sequence[Hashable], templates: ArrayLike) -> None:
+        """Add templates under new ids: all of them, or none if one is refused.
+
+        Parameters
+        ----------
+        ids : sequence of str or int
+        templates : array of shape (n, d), values >= 0
+
+        Raises
+        ------
+        ValueError
+            If an id is there already or given twice, or templates are refused.
+        """
+        names, rows = self._checked(ids, templates)
+        known = [name for name in names if name in self._rows]
+        if known:
+            raise ValueError(f"ids must be new; {known[0]!r} is in the gallery: use update")
+        size = len(self) + len(rows)
+        if self._templates is None or size > len(self._templates) or not self._owned():
+            grown = np.empty((max(size, 2 * len(self)), rows.shape[1]), np.float32)
+            if len(self):
+                grown[: len(self)] = self.templates
+            self._templates = grown
+        self._templates[len(self) : size] = rows
+        self._rows.update(zip(names, range(len(self), size), strict=True))
+        self._ids += names
+
+    def _owned(self) -> bool:
+        return self._templates is not None and self._templates.flags.writeable
+
+    def _own(self) -> NDArray[np.float32]:
+        """The templates as an array that may be changed; a memory map is copied."""
+        if not self._owned():
+            self._templates = np.array(self.templates)
+        assert self._templates is not None
+        return self._templates
+
+    def _places(self, ids: Iterable[Hashable]) -> list[int]:
+        try:
+            return [self._rows[name] for name in ids]
+        except KeyError as error:
+            raise KeyError(f"{error.args[0]!r} is not in the gallery") from None
+
+    def update(self, ids: Sequence[Hashable], templates: ArrayLike) -> None:
+        """Replace templates: all of them, or none if one is refused.
+
+        Parameters
+        ----------
+        ids : sequence of str or int
+        templates : array of shape (n, d), values >= 0
+
+        Raises
+        ------
+        KeyError
+            If an id is not in the gallery.
+        ValueError
+            If an id is given twice or templates are refused.
+        """
+        names, rows = self._checked(ids, templates)
+        places = self._places(names)
+        self._own()[places] = rows
+
+    def remove(self, ids: Sequence[Hashable]) -> None:
+        """Remove templates; the others keep their order.
+
+        Parameters
+        ----------
+        ids : sequence of str or int
+
+        Raises
+        ------
+        KeyError
+            If an id is not in the gallery.
+        ValueError
+            If an id is given twice.
+        """
+        gone = set(self._places(_as_ids(ids)))
+        kept = [row for row in range(len(self)) if row not in gone]
+        self._templates = self.templates[kept] if kept else None
+        self._ids = [self._ids[row] for row in kept]
+        self._rows = {name: row for row, name in enumerate(self._ids)}
+
+    def _probes(self, probes: ArrayLike) -> NDArray[np.float32]:
+        width = self.templates.shape[1]
+        return check_descriptors(probes, name="probes", width=width).astype(np.float32, copy=False)
+
+    def search(self, probes: ArrayLike, k: int = 1) -> SearchResult:
+        """Find the ``k`` nearest templates of each probe.
+
+        Parameters
+        ----------
+        probes : array of shape (n, d), values >= 0
+        k : int, default=1
+
+        Returns
+        -------
+        SearchResult
+            ids and distances (n, k), nearest first; of equally near templates the one
+            that was added first.
+
+        Raises
+        ------
+        ValueError
+            If ``k`` is not in 1 ... len(gallery), the gallery is empty, or probes are
+            refused.
+        """
+        rows = self._probes(probes)
+        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= len(self):
+            raise ValueError(f"k must be a whole number in 1 ... {len(self)}; got {k!r}")
+        index, distances = nearest(self.templates, rows, int(k), self.n_jobs)
+        return SearchResult(self._names()[index], distances)
+
+    def search_within(self, probes: ArrayLike, radius: float) -> list[SearchResult]:
+        """Find all templates at most ``radius`` away from each probe.
+
+        Parameters
+        ----------
+        probes : array of shape (n, d), values >= 0
+        radius : float
+            Such as the threshold of a TemplateVerifier.
+
+        Returns
+        -------
+        list of SearchResult
+            One a probe, nearest first; empty where nobody is near.
+
+        Raises
+        ------
+        ValueError
+            If ``radius`` is negative or NaN, the gallery is empty, or probes are
+            refused.
+        """
+        rows = self._probes(probes)
+        if not radius >= 0:
+            raise ValueError(f"radius must not be negative; got {radius}")
+        names = self._names()
+        found = within(self.templates, rows, float(radius), self.n_jobs)
+        return [SearchResult(names[index], distances) for index, distances in found]
+
+    def _names(self) -> NDArray[np.object_]:
+        names = np.empty(len(self), object)
+        names[:] = self._ids
+        return names
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Write the gallery as a folder: whole, or not at all.
+
+        ``templates.safetensors`` is read by any safetensors library (tensor
+        ``templates``), ``ids.json`` holds the ids in the same order.
+
+        Parameters
+        ----------
+        path : path
+            The folder to make.
+        overwrite : bool, default=False
+            Replace a gallery that is already there.
+
+        Returns
+        -------
+        Path
+
+        Raises
+        ------
+        FileExistsError
+            If ``path`` exists and ``overwrite`` is false, or is no gallery.
+        ValueError
+            If the gallery is empty or an id is neither str nor int.
+        """
+        odd = [name for name in self._ids if isinstance(name, bool) or type(name) not in (str, int)]
+        if odd:
+            raise ValueError(f"ids must be str or int to be saved; got {odd[0]!r}")
+        contents = {
+            _TEMPLATES: tensor_file("templates", self.templates),
+            _IDS: json.dumps(self._ids).encode(),
+        }
+        manifest = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "templates": len(self),
+            "distance": dict(DISTANCE),
+            "files": {
+                name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+                for name, data in contents.items()
+            },
+        }
+        contents[_MANIFEST] = (json.dumps(manifest, indent=1) + "\n").encode()
+        return write_folder(path, contents, overwrite=overwrite, marker=_MANIFEST)
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], *, verify: bool = True, n_jobs: int | None = None
+    ) -> TemplateGallery:
+        """Read a gallery; its templates stay on disk as a memory map.
+
+        Parameters
+        ----------
+        path : path
+            A folder that :meth:`save` wrote.
+        verify : bool, default=True
+            Check the sha256 of every file, which reads them once, and every value.
+        n_jobs : int, default=None
+
+        Returns
+        -------
+        TemplateGallery
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such folder or a file of it is missing.
+        ValueError
+            If it is of another format, was changed, or its files contradict each other.
+        """
+        folder = Path(path)
+        manifest = _read_json(folder / _MANIFEST)
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            raise ValueError(f"{str(path)!r} must be a gallery of format {FORMAT!r}; it is not")
+        if manifest.get("format_version") != FORMAT_VERSION:
+            raise ValueError(
+                f"format_version must be {FORMAT_VERSION}; got {manifest.get('format_version')!r}"
+            )
+        if verify:
+            for name in (_TEMPLATES, _IDS):
+                _check_digest(folder / name, manifest["files"][name]["sha256"])
+        listed = _read_json(folder / _IDS)
+        if not isinstance(listed, list):
+            raise ValueError(f"{_IDS} must be a list; got {type(listed).__name__}")
+        ids = _as_ids(listed)
+        templates = map_tensor(folder / _TEMPLATES, "templates")
+        if templates.ndim != 2 or len(templates) != len(ids):
+            raise ValueError(
+                f"a gallery must have one id a template; got {len(ids)} ids "
+                f"for templates of shape {templates.shape}"
+            )
+        if verify:
+            check_descriptors(templates, name="templates")
+        gallery = cls(n_jobs=n_jobs)
+        gallery._templates = templates
+        gallery._ids = ids
+        gallery._rows = {name: row for row, name in enumerate(ids)}
+        return gallery
+
+
+def _as_ids(ids: Sequence[Hashable]) -> list[Hashable]:
+    if isinstance(ids, (str, bytes)) or not hasattr(ids, "__len__"):
+        raise ValueError(f"ids must be a sequence of ids; got one {type(ids).__name__}")
+    names = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"ids must differ from each other; {twice!r} is given twice")
+    return names
+
+
+def _read_json(path: Path) -> object:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"a gallery must hold {path.name}; there is none in {str(path.parent)!r}"
+        )
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path.name} must be JSON; {error}") from error
+
+
+def _check_digest(path: Path, stated: str) -> None:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(2**20):
+            digest.update(part)
+    if digest.hexdigest() != stated:
+        raise ValueError(
+            f"{path.name} must have the sha256 that {_MANIFEST} states; it was changed"
+        )

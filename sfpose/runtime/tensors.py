@@ -1,0 +1,62 @@
+"""The safetensors format for one array: eight bytes, a JSON header, raw values.
+
+Written here because a memory map needs to know where in the file the values begin; the
+files are read by any safetensors library.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["map_tensor", "tensor_file"]
+
+_LONGEST_HEADER = 10**6
+
+
+def tensor_file(name: str, values: NDArray[np.float32]) -> bytes:
+    """Contents of a safetensors file with one float32 array."""
+    data = np.ascontiguousarray(values, dtype="<f4").tobytes()
+    entry = {"dtype": "F32", "shape": list(values.shape), "data_offsets": [0, len(data)]}
+    header = json.dumps({name: entry}).encode()
+    header += b" " * (-len(header) % 8)
+    return struct.pack("<Q", len(header)) + header + data
+
+
+def map_tensor(path: Path, name: str) -> NDArray[np.float32]:
+    """Read-only memory map of a float32 array in a safetensors file.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is no safetensors file, lacks the array, or its sizes lie.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there must be a file {str(path)!r}; there is none")
+    size = path.stat().st_size
+    try:
+        with open(path, "rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > min(_LONGEST_HEADER, size):
+                raise ValueError(f"a header of {length} bytes")
+            entry = json.loads(file.read(length))[name]
+        shape = tuple(int(side) for side in entry["shape"])
+        first, last = (int(place) for place in entry["data_offsets"])
+        if entry["dtype"] != "F32" or not shape or min(shape) < 1:
+            raise ValueError(f"dtype {entry['dtype']} and shape {shape}")
+        wanted = 4
+        for side in shape:
+            wanted *= side
+        if first < 0 or last - first != wanted or 8 + length + last > size:
+            raise ValueError(f"shape {shape} at bytes {first} to {last} of a file of {size}")
+    except (KeyError, TypeError, ValueError, struct.error) as error:
+        raise ValueError(
+            f"{path.name} must be a safetensors file with a float32 array {name!r}; got {error}"
+        ) from error
+    return np.memmap(path, "<f4", "r", 8 + length + first, shape)
