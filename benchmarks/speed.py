@@ -49,10 +49,12 @@ def embedding(results, sface):
     if sface:
         with open(sface, "rb") as file:
             network = file.read()
+    artifact = read_artifact("default")
+    size = artifact.manifest["input"]["size"]
     for threads in (1, 2):
         for batch in (1, 32):
-            model = OnnxModel(read_artifact("default").model, threads)
-            images = np.zeros((batch, 3, 113, 113), np.float32)
+            model = OnnxModel(artifact.model, threads)
+            images = np.zeros((batch, 3, size, size), np.float32)
             ours = median_seconds(lambda m=model, i=images: m.run(i)) / batch
             row = {"milliseconds an image": 1000 * ours}
             if sface and batch == 1:

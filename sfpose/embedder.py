@@ -54,10 +54,11 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Passes over the training images.
     learning_rate : float, default=0.01
         Of stochastic gradient descent with momentum, falling to zero by a cosine.
-    train_size : int, default=113
+    train_size : int, default=None
         Side of the training images in pixels; smaller trains faster, since the
         network ends in a global average. The last fifth of the images is always seen
-        at the network's own size.
+        at the size that the trained network will take: that of ``weights``, or the
+        architecture's own. None trains at that size throughout.
     random_state : int, default=0
         Seeds weights, order and augmentation.
     device : str, default="auto"
@@ -104,7 +105,7 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         n_jobs: int | None = None,
         epochs: int = 10,
         learning_rate: float = 0.01,
-        train_size: int = 113,
+        train_size: int | None = None,
         random_state: int = 0,
         device: str = "auto",
         verbose: bool = False,

@@ -49,7 +49,8 @@ def test_transform_runs_the_shipped_file_as_onnxruntime_does(embedder, photos):
     artifact = read_artifact("default")
     session = onnxruntime.InferenceSession(artifact.model)
     mean, std = (np.array(artifact.manifest["input"][key]) for key in ("mean", "std"))
-    crop = (loose_crop(photos[0]) / 255 - mean) / std
+    size = artifact.manifest["input"]["size"]
+    crop = (loose_crop(photos[0], size) / 255 - mean) / std
     (expected,) = session.run(None, {"images": crop.transpose(2, 0, 1)[None].astype(np.float32)})
     got = FaceEmbedder(align=False).transform(photos[:1])
     np.testing.assert_allclose(got, expected / expected.sum(), rtol=1e-4, atol=1e-9)

@@ -52,7 +52,7 @@ class IdentificationSettings:
     epochs: int = 10
     batch_size: int = 32
     learning_rate: float = 0.01
-    train_size: int = 113
+    train_size: int | None = None
     seed: int = 0
     device: str = "auto"
     progress: bool = False
@@ -133,7 +133,7 @@ def train_identification(
     """
     if settings.epochs < 1:
         raise ValueError(f"epochs must be at least 1; got {settings.epochs}")
-    if settings.train_size < SMALLEST_SIZE:
+    if settings.train_size is not None and settings.train_size < SMALLEST_SIZE:
         raise ValueError(
             f"train_size must be at least {SMALLEST_SIZE} pixels, or pooling leaves nothing; "
             f"got {settings.train_size}"
@@ -148,16 +148,19 @@ def train_identification(
         )
         name = settings.network if start is None else str(start.manifest["network"])
         size, width = NETWORKS[name].input_size, NETWORKS[name].descriptor_size
+        if start is not None:
+            size = int(start.section("input")["size"])  # type: ignore[arg-type]
+        small_size = settings.train_size or size
         objective = SoftmaxObjective(width, int(labels.max()) + 1, dropout=DROPOUT)
         images = settings.epochs * len(crops)
         last = max(images // 5, settings.batch_size)
-        if settings.train_size == size or images - last < 2:
+        if small_size == size or images - last < 2:
             last = images
         turn = last / images
         stages = [Stage(size, last, settings.batch_size, (turn, 0.0))]
         if last < images:
             small = images - last
-            stages.insert(0, Stage(settings.train_size, small, settings.batch_size, (1.0, turn)))
+            stages.insert(0, Stage(small_size, small, settings.batch_size, (1.0, turn)))
         trained = train(
             network,
             objective,

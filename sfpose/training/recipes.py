@@ -60,8 +60,8 @@ class DistillationRecipe:
             stages=(
                 Stage(40, 220_000, 64, (1.0, 0.5)),
                 Stage(48, 90_000, 64, (0.5, 0.4)),
-                Stage(64, 42_000, 64, (0.4, 0.3)),
-                Stage(113, 13_000, 32, (0.35, 0.0)),
+                Stage(64, 26_000, 64, (0.4, 0.35)),
+                Stage(64, 20_000, 64, (0.35, 0.0)),
             ),
             optimizer="muon",
             learning_rate=3e-3,
@@ -72,7 +72,7 @@ class DistillationRecipe:
     )
     cosine_temperature: float = 0.07
     hellinger_temperature: float = 0.02
-    size: int = 113
+    size: int = 64
 
 
 def start_network(start: str | Path | None, network: str) -> nn.Module:
