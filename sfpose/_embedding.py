@@ -30,9 +30,10 @@ from sfpose.runtime.session import OnnxModel
 if TYPE_CHECKING:
     from sfpose.preprocessing import Images
 
-__all__ = ["Align", "Aligner", "Embedding", "LandmarkFinder", "aligns"]
+__all__ = ["Align", "Aligner", "Embedding", "LandmarkFinder", "crop_kind", "share_of"]
 
-Align: TypeAlias = 'bool | Literal["auto"]'
+Align: TypeAlias = 'bool | Literal["auto", "done"]'
+CropKind: TypeAlias = Literal["landmarks", "loose", "done"]
 
 _NORMALIZATIONS = ("none", "l1")
 
@@ -122,13 +123,20 @@ class Aligner:
             ]
 
 
-def aligns(align: Align, artifact: Artifact | None) -> bool:
-    """Whether to align, where ``"auto"`` does what the weights were trained with."""
+def crop_kind(align: Align, artifact: Artifact | None) -> CropKind:
+    """How images are cropped; ``"auto"`` does what the weights were trained with."""
+    if align == "auto":
+        align = artifact is None or artifact.manifest.get("alignment") == "five-landmarks"
     if isinstance(align, bool):
-        return align
-    if align != "auto":
-        raise ValueError(f"align must be True, False or 'auto'; got {align!r}")
-    return artifact is None or artifact.manifest.get("alignment") == "five-landmarks"
+        return "landmarks" if align else "loose"
+    if align != "done":
+        raise ValueError(f"align must be True, False, 'auto' or 'done'; got {align!r}")
+    return "done"
+
+
+def share_of(kind: CropKind) -> float:
+    """Side of the square that is cut without landmarks, over the shorter side."""
+    return 1.0 if kind == "done" else 224 / 256
 
 
 class Embedding:
@@ -138,7 +146,7 @@ class Embedding:
     ----------
     artifact : Artifact
         Of a descriptor network.
-    align : bool or "auto"
+    align : bool, "auto" or "done"
     batch_size, n_threads : int
     """
 
@@ -159,7 +167,9 @@ class Embedding:
         self._network = _Network(artifact, n_threads)
         self._batch_size = batch_size
         self._aligner: Aligner | None = None
-        if aligns(align, artifact):
+        kind = crop_kind(align, artifact)
+        self._share = share_of(kind)
+        if kind == "landmarks":
             self._aligner = Aligner("landmarks", n_threads=n_threads, batch_size=batch_size)
 
     def __call__(self, images: Images) -> NDArray[np.float32]:
@@ -174,6 +184,5 @@ class Embedding:
         size = self._network.size
         if self._aligner is not None:
             return self._aligner.crops(images, size)
-        return batched(
-            (loose_crop(image, size) for image in iterate_images(images)), self._batch_size
-        )
+        crops = (loose_crop(image, size, share=self._share) for image in iterate_images(images))
+        return batched(crops, self._batch_size)

@@ -10,7 +10,7 @@ from joblib import effective_n_jobs
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
-from sfpose._embedding import Align, Embedding, aligns
+from sfpose._embedding import Align, CropKind, Embedding, crop_kind, share_of
 from sfpose.alignment import FaceAligner
 from sfpose.preprocessing import count_images, iterate_images, loose_crop
 from sfpose.runtime.artifact import Artifact, read_artifact, write_artifact
@@ -39,12 +39,14 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     network : str, default="squeezefaceposenet"
         Architecture that ``fit`` trains when ``weights`` is None; otherwise the
         artifact's own.
-    align : bool or "auto", default="auto"
+    align : bool, "auto" or "done", default="auto"
         If True, turn and scale each image by five landmarks, found by the landmark
         network that ships with the library. The images are then loose crops of one
         face, as any face detector gives them. If False, take the paper's crop:
         shorter side to 256, centre 224x224, scaled to the network's size. "auto"
-        does what the weights were trained with; the shipped ones were aligned.
+        does what the weights were trained with; the shipped ones were aligned. "done"
+        says that the images are aligned crops already, as :class:`FaceAligner` gives
+        them, to be scaled only.
     batch_size : int, default=32
         Images per call of the network, in ``transform`` and in ``fit``.
     n_jobs : int, default=None
@@ -181,20 +183,20 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             device=self.device,
             progress=self.verbose,
         )
-        aligned = aligns(self.align, start)
-        crops = self._training_crops(X, aligned)
+        kind = crop_kind(self.align, start)
+        crops = self._training_crops(X, kind)
         artifact, history = train_identification(
-            crops, labels, settings, start=start, aligned=aligned
+            crops, labels, settings, start=start, aligned=kind != "loose"
         )
         self.artifact_ = artifact
         self.history_ = history
         self.classes_ = classes
         return self
 
-    def _training_crops(self, X: Images, aligned: bool) -> NDArray[np.uint8]:
+    def _training_crops(self, X: Images, kind: CropKind) -> NDArray[np.uint8]:
         from sfpose.training.identification import CANVAS_SCALE, CANVAS_SIZE
 
-        if aligned:
+        if kind == "landmarks":
             aligner = FaceAligner(
                 size=CANVAS_SIZE,
                 margin=CANVAS_SCALE,
@@ -204,7 +206,7 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             return aligner.transform(X)
         return np.stack(
             [
-                loose_crop(image, CANVAS_SIZE, share=224 / 256 * CANVAS_SCALE)
+                loose_crop(image, CANVAS_SIZE, share=share_of(kind) * CANVAS_SCALE)
                 for image in iterate_images(X)
             ]
         )

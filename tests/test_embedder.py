@@ -90,8 +90,11 @@ def test_it_is_a_scikit_learn_transformer(embedder, photos):
     assert isinstance(frame, pandas.DataFrame)
     assert list(frame.columns[:2]) == ["faceembedder0", "faceembedder1"]
     assert embedder.n_features_out == 1000
-    pipeline = make_pipeline(FaceAligner(), FaceEmbedder(align=False))
-    assert pipeline.transform(photos).shape == (3, 1000)
+    size = read_manifest("default")["input"]["size"]
+    pipeline = make_pipeline(FaceAligner(size=size), FaceEmbedder(align="done"))
+    np.testing.assert_allclose(
+        pipeline.transform(photos), embedder.transform(photos), rtol=1e-4, atol=1e-7
+    )
     assert "FaceEmbedder" in repr(embedder)
 
 
