@@ -42,6 +42,13 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--scale", type=float, default=1.0, help="multiply the images of every stage (distil only)"
     )
+    parser.add_argument(
+        "--one-stage",
+        nargs=3,
+        metavar=("SIZE", "IMAGES", "RATE"),
+        help="instead of the recipe's stages, so many images of this size at a learning rate "
+        "that falls from RATE to zero; what goes on from shipped weights (distil only)",
+    )
     parser.add_argument("--threads", type=int, help="torch threads (default: torch's choice)")
     parser.set_defaults(run=run)
 
@@ -70,6 +77,9 @@ def run(options: argparse.Namespace) -> int:
         from sfpose.training import recipes
 
         recipe = recipes.shorter(recipes.DistillationRecipe(), options.scale)
+        if options.one_stage is not None:
+            size, images, rate = options.one_stage
+            recipe = recipes.one_stage(recipe, int(size), int(images), float(rate))
         landmarks = recipes.find_own_landmarks(faces, options.landmarks, options.cache)
         artifact = recipes.distil(
             faces,

@@ -33,6 +33,7 @@ __all__ = [
     "distil",
     "export_distilled",
     "find_own_landmarks",
+    "one_stage",
     "shorter",
     "start_network",
 ]
@@ -196,6 +197,15 @@ def shorter(recipe: DistillationRecipe, factor: float) -> DistillationRecipe:
         for stage in recipe.loop.stages
     )
     return replace(recipe, loop=replace(recipe.loop, stages=stages))
+
+
+def one_stage(
+    recipe: DistillationRecipe, size: int, images: int, learning_rate: float
+) -> DistillationRecipe:
+    """The same recipe with one stage, its rate falling to zero; exported at its size."""
+    stage = Stage(size, images, recipe.loop.stages[-1].batch_size, (1.0, 0.0))
+    loop = replace(recipe.loop, stages=(stage,), learning_rate=learning_rate)
+    return replace(recipe, loop=loop, size=size)
 
 
 def find_own_landmarks(
