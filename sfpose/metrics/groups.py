@@ -76,7 +76,7 @@ def group_error_rates(
 
     References
     ----------
-    Grother, "Demographic differentials in face recognition algorithms", NIST IR 8429:
+    Grother, "Summarizing demographic differentials", NIST IR 8429, 2022:
     worst group over geometric mean.
 
     Examples

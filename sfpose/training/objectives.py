@@ -67,7 +67,8 @@ class DistillationObjective(nn.Module):
 
     References
     ----------
-    Kolf, Damer, Boutros, "Identity-driven knowledge distillation", BMVC 2024.
+    Kolf, Damer, Boutros, "QUD", BMVC 2024: distillation without labels by contrast
+    against a queue of teacher features. The bank here is the whole training set.
     """
 
     bank: Tensor
