@@ -173,11 +173,14 @@ class Embedding:
             self._aligner = Aligner("landmarks", n_threads=n_threads, batch_size=batch_size)
 
     def __call__(self, images: Images) -> NDArray[np.float32]:
-        """Descriptors (n, d), float32."""
+        """Descriptors (n, d), float32; NaN in the row of an image that shows nothing."""
         count_images(images)
         descriptors = np.concatenate([self._network(crops) for crops in self._crops(images)])
+        sums = descriptors.sum(axis=1, keepdims=True)
+        # Two rows of zeros would be at distance 0, the best match of all.
+        descriptors[sums[:, 0] <= 0] = np.nan
         if self._normalization == "l1":
-            descriptors /= np.maximum(descriptors.sum(axis=1, keepdims=True), np.float32(1e-12))
+            np.divide(descriptors, sums, out=descriptors, where=sums > 0)
         return descriptors
 
     def _crops(self, images: Images) -> Iterator[list[NDArray[np.uint8]]]:

@@ -83,7 +83,10 @@ def check_descriptors(
         raise ValueError(f"{name} must have {width} values a row; got {array.shape[1]}")
     low, high = array.min(), array.max()
     if not (np.isfinite(low) and np.isfinite(high)):
-        raise ValueError(f"{name} must be finite; got NaN or infinity")
+        raise ValueError(
+            f"{name} must be finite; got NaN or infinity "
+            "(NaN stands for an image in which no face was found)"
+        )
     if low < 0:
         raise ValueError(f"{name} must not be negative; got {low}")
     return np.ascontiguousarray(array)

@@ -224,7 +224,8 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         -------
         float32 array of shape (n, 1000)
             Non-negative descriptors; rows sum to 1 if the weights say so (the
-            shipped ones do).
+            shipped ones do). The row of an image in which the network finds nothing
+            at all, such as noise, is NaN: a failure to acquire, which scoring refuses.
 
         Raises
         ------

@@ -48,7 +48,8 @@ class Row:
     """Error rates of one list of comparisons, rates 0 to 1.
 
     ``eer_interval`` is the 95 % interval over people; ``accuracy`` is only there
-    where the protocol has folds.
+    where the protocol has folds. ``failed`` counts the comparisons with an image that
+    could not be acquired (a row of NaN): they are refused at every threshold.
     """
 
     name: str
@@ -60,13 +61,18 @@ class Row:
     fnmr_at_fmr_01_percent: float
     accuracy: float | None = None
     accuracy_standard_error: float | None = None
+    failed: int = 0
 
     def to_dict(self) -> dict[str, object]:
         """The attributes as plain values, for JSON."""
         return {**asdict(self), "eer_interval": list(self.eer_interval)}
 
 
-def _row(name: str, trials: Trials, distances: Descriptors, draws: int) -> Row:
+def _row(name: str, trials: Trials, rows: Descriptors, compare: Comparison, draws: int) -> Row:
+    lost = np.asarray(np.isnan(rows).any(axis=1))
+    failed = lost[trials.first] | lost[trials.second]
+    distances = compare(np.where(lost[:, None], 1, rows), trials.first, trials.second)
+    distances = np.where(failed, np.inf, distances)
     accuracy = error = None
     if trials.folds is not None:
         result = k_fold_accuracy(distances, trials.is_genuine, trials.folds)
@@ -84,6 +90,7 @@ def _row(name: str, trials: Trials, distances: Descriptors, draws: int) -> Row:
         fnmr_at_fmr_01_percent=fnmr_at_fmr(distances, trials.is_genuine, 0.001),
         accuracy=accuracy,
         accuracy_standard_error=error,
+        failed=int(failed.sum()),
     )
 
 
@@ -109,7 +116,7 @@ def evaluate_lfw(
     """
     trials = lfw.trials()
     rows = embed(lfw.images)
-    return [_row("LFW View 2", trials, compare(rows, trials.first, trials.second), draws)]
+    return [_row("LFW View 2", trials, rows, compare, draws)]
 
 
 def evaluate_cfp(
@@ -137,7 +144,7 @@ def evaluate_cfp(
         ("frontal-frontal", ("frontal", "frontal")),
     ]:
         trials = cfp.trials(*poses)
-        table.append(_row(name, trials, compare(rows, trials.first, trials.second), draws))
+        table.append(_row(name, trials, rows, compare, draws))
     parts = []
     for pose, count in [("frontal", 5), ("profile", 4)]:
         chosen = cfp.template_rows(pose, count)
@@ -146,8 +153,7 @@ def evaluate_cfp(
     people = np.concatenate([names for _, names in parts])
     half = len(parts[0][0])
     trials = all_pairs(people, np.arange(half), np.arange(half, len(people)))
-    distances = compare(templates, trials.first, trials.second)
-    table.append(_row("5 frontal against 4 profile", trials, distances, draws))
+    table.append(_row("5 frontal against 4 profile", trials, templates, compare, draws))
     return table
 
 
@@ -186,12 +192,12 @@ def evaluate_poses(
     rows = embed(folder.images)
     table = []
     for size in template_sizes:
-        templates = rows[protocol.templates(size).rows].mean(1)
+        made_of = rows[protocol.templates(size).rows]
+        templates = np.stack([_mean_of_known(images) for images in made_of])
         for first, second in protocol.columns(poses):
             trials = protocol.trials(first, second, size)
-            distances = compare(templates, trials.first, trials.second)
             images = "1 image" if size == 1 else f"{size} images"
-            table.append(_row(f"{first} - {second}, {images}", trials, distances, draws))
+            table.append(_row(f"{first} - {second}, {images}", trials, templates, compare, draws))
     return table
 
 
@@ -218,17 +224,25 @@ def calibrated(artifact: Artifact, cfp: CFP, *, n_jobs: int | None = None) -> Ar
     embedder = FaceEmbedder(n_jobs=n_jobs)
     embedder.artifact_ = artifact
     descriptors = embedder.transform(cfp.images)
+    acquired = ~np.isnan(descriptors).any(axis=1)
+    descriptors, subjects = descriptors[acquired], cfp.subjects[acquired]
     thresholds: list[Json] = [
-        TemplateVerifier(target).fit(descriptors, cfp.subjects).calibration_.to_dict()
+        TemplateVerifier(target).fit(descriptors, subjects).calibration_.to_dict()
         for target in TARGET_FMRS
     ]
     people = np.unique(cfp.subjects)
     data = (
-        f"CFP, people {people[0]} to {people[-1]}, all pairs of their {len(cfp.images)} "
+        f"CFP, people {people[0]} to {people[-1]}, all pairs of their {len(descriptors)} "
         "frontal and profile images, one image a side"
     )
     calibration: dict[str, Json] = {"data": data, "thresholds": thresholds}
     return Artifact(artifact.model, {**artifact.manifest, "calibration": calibration})
+
+
+def _mean_of_known(rows: Descriptors) -> Descriptors:
+    """Mean over the first axis of rows without NaN; NaN if there is none."""
+    known = rows[~np.isnan(rows).any(axis=-1)]
+    return known.mean(axis=0) if len(known) else np.full(rows.shape[-1], np.nan)
 
 
 def _means(
@@ -236,11 +250,12 @@ def _means(
 ) -> tuple[Descriptors, NDArray[np.generic]]:
     """Mean of each person's rows and whose they are; a peer's rows may be negative."""
     names, codes = np.unique(people, return_inverse=True)
-    return np.stack([rows[codes == code].mean(0) for code in range(len(names))]), names
+    return np.stack([_mean_of_known(rows[codes == code]) for code in range(len(names))]), names
 
 
 def format_table(rows: Sequence[Row]) -> str:
     """The rows as aligned text, rates in percent."""
+    failed = sum(row.failed for row in rows)
     with_accuracy = any(row.accuracy is not None for row in rows)
     head = [
         "comparison",
@@ -269,10 +284,13 @@ def format_table(rows: Sequence[Row]) -> str:
             cells.append("")
         lines.append(cells)
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
+    table = "\n".join(
         "  ".join(
             cell.ljust(width) if column == 0 else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         )
         for line in lines
     )
+    if failed:
+        table += f"\n{failed:,} comparisons with an image that could not be acquired were refused"
+    return table

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -26,10 +27,15 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def portrait():
+    """A public-domain portrait, cropped as a face detector would: (160, 160, 3)."""
+    skimage = pytest.importorskip("skimage", reason="the portrait comes with scikit-image")
+    image = Image.open(Path(skimage.__file__).parent / "data" / "astronaut.png")
+    return np.asarray(image)[45:205, 150:310, :3]
+
+
 @pytest.fixture
-def photos():
-    """Three images of different sizes that no test takes for more than pixels."""
-    rng = np.random.default_rng(0)
-    return [
-        rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in [(80, 64), (64, 90), (120, 120)]
-    ]
+def photos(portrait):
+    """Three images of one face, of different sizes."""
+    return [portrait, np.ascontiguousarray(portrait[:, ::-1]), portrait[10:140, 20:150]]

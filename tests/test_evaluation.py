@@ -100,6 +100,22 @@ def test_a_peer_brings_its_own_distance(cfp_zip):
     assert theirs.eer > 0.5 > ours.eer
 
 
+def test_images_that_could_not_be_acquired_are_refused_and_counted(cfp_zip):
+    def lossy(images):
+        rows = _pixels(images)
+        rows[3] = np.nan
+        return rows
+
+    rows = evaluate_cfp(CFP(cfp_zip), lossy, draws=5)
+    whole = evaluate_cfp(CFP(cfp_zip), _pixels, draws=5)
+    assert [row.failed for row in rows] == [48, 59, 0]
+    assert rows[0].genuine == whole[0].genuine
+    # Four of 240 genuine comparisons cannot be accepted at any threshold.
+    assert rows[0].fnmr_at_fmr_1_percent >= 4 / 240
+    assert "107 comparisons with an image that could not be acquired" in format_table(rows)
+    assert "acquired" not in format_table(whole)
+
+
 def test_table_shows_every_row_in_percent(cfp_zip):
     rows = evaluate_cfp(CFP(cfp_zip), _pixels, draws=5)
     lines = format_table(rows).splitlines()
@@ -138,9 +154,13 @@ def test_evaluate_cfp_prints_a_table_and_json(cfp_zip, capsys):
         (["evaluate", "lfw", "nowhere"], "there is none at 'nowhere'"),
         (["evaluate", "lfw", ".", "--people", "1-2"], "--people does not go with lfw"),
         (["info", "--weights", "missing"], "got 'missing'"),
+        (["verify", "NOISE", "NOISE"], "a photo must show a face; nothing was found in"),
     ],
 )
-def test_errors_are_one_line_and_exit_with_two(arguments, message, capsys):
+def test_errors_are_one_line_and_exit_with_two(arguments, message, capsys, tmp_path):
+    noise = np.random.default_rng(3).integers(0, 256, (64, 90, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    arguments = [str(tmp_path / "noise.png") if a == "NOISE" else a for a in arguments]
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert message in error

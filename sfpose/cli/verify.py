@@ -43,6 +43,9 @@ def run(options: argparse.Namespace) -> int:
     start = time.perf_counter()
     threshold = shipped_threshold(options.weights, options.target_fmr)
     rows = Embedding(read_artifact(options.weights))([options.template, options.probe])
+    for row, path in zip(rows, (options.template, options.probe), strict=True):
+        if not row[0] >= 0:
+            raise ValueError(f"a photo must show a face; nothing was found in {path!r}")
     distance = float(chi2_pairs(rows[:1], rows[1:])[0])
     result = VerificationResult(distance <= threshold, distance, threshold, options.target_fmr)
     seconds = time.perf_counter() - start
