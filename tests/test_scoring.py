@@ -86,7 +86,9 @@ def test_no_overflow_and_no_underflow_far_from_one(scale):
     np.testing.assert_allclose(got, chi2_matrix(a, b), rtol=1e-5)
 
 
-values = st.floats(0, 1e6, width=32)
+# Zero, or within the range in which the stated relative error holds; what lies far below
+# the largest value has a test of its own.
+values = st.one_of(st.just(0.0), st.floats(2.0**-20, 1e6, width=32))
 
 
 @st.composite
@@ -95,6 +97,15 @@ def two_batches(draw):
     rows = draw(st.integers(1, 40))
     array = npst.arrays(np.float32, (rows, width), elements=values)
     return draw(array), draw(array)
+
+
+@given(st.floats(1e-30, 1e-12), st.sampled_from([1e-5, 1.0, 1e15]))
+@settings(max_examples=60, deadline=None)
+def test_values_far_below_the_largest_are_lost_at_most(share, largest):
+    a, b = np.zeros((20, 9), np.float32), np.full((20, 9), share * largest, np.float32)
+    b[0] = largest
+    exact = reference.chi2_matrix(a, b)
+    np.testing.assert_allclose(chi2_matrix(a, b), exact, rtol=1e-6, atol=9e-12 * largest)
 
 
 @given(two_batches())
