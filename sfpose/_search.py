@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,7 @@ _RETRY = 16
 """Blocks after which a bound that was too loose is tried again."""
 
 Rows = NDArray[np.float32]
+Result = TypeVar("Result")
 
 
 class _Bound:
@@ -60,10 +62,8 @@ def _blocks(gallery: Rows) -> Iterator[tuple[int, Rows]]:
         yield start, np.ascontiguousarray(gallery[start : start + BLOCK_ROWS])
 
 
-def _score_block(
-    probes: Rows, rows: Rows, limit: NDArray[np.float32], bound: _Bound, *, fill: np.float32
-) -> Rows:
-    """Distances of a block, ``fill`` where they are known to exceed ``limit``."""
+def _score_block(probes: Rows, rows: Rows, limit: NDArray[np.float32], bound: _Bound) -> Rows:
+    """Distances of a block, infinite where they are known to exceed ``limit``."""
     from sfpose._kernels.chi2 import chi2_block, chi2_pairs
 
     tiny = np.finfo(np.float32).tiny
@@ -72,7 +72,7 @@ def _score_block(
         share = len(probe) / (len(probes) * len(rows))
         bound.told(share)
         if share <= _LOOSE:
-            distances = np.full((len(probes), len(rows)), fill, np.float32)
+            distances = np.full((len(probes), len(rows)), np.inf, np.float32)
             scored = np.empty(len(probe), np.float32)
             chi2_pairs(probes, rows, probe, row, tiny, scored)
             distances[probe, row] = scored
@@ -83,8 +83,8 @@ def _score_block(
 
 
 def _over_probes(
-    probes: Rows, n_jobs: int | None, work: Callable[[Rows], object]
-) -> Iterator[object]:
+    probes: Rows, n_jobs: int | None, work: Callable[[Rows], Result]
+) -> Iterator[Result]:
     parts = [probes[start : start + BLOCK_PROBES] for start in range(0, len(probes), BLOCK_PROBES)]
     with ThreadPoolExecutor(max(1, min(threads_of(n_jobs), len(parts)))) as pool:
         yield from pool.map(work, parts)
@@ -100,7 +100,7 @@ def nearest(
         best = np.full((len(part), k), np.inf, np.float32)
         index = np.full((len(part), k), len(gallery), np.int64)
         for start, rows in _blocks(gallery):
-            distances = _score_block(part, rows, best[:, -1], bound, fill=np.float32(np.inf))
+            distances = _score_block(part, rows, best[:, -1], bound)
             for probe, row in enumerate(distances):
                 # Strictly nearer: of equals the earlier row stays.
                 close = np.flatnonzero(row < best[probe, -1])
@@ -111,8 +111,8 @@ def nearest(
                     best[probe], index[probe] = together[order], where[order]
         return index, best
 
-    found = [part for part in _over_probes(probes, n_jobs, work) if isinstance(part, tuple)]
-    return np.concatenate([i for i, _ in found]), np.concatenate([d for _, d in found])
+    index, distances = zip(*_over_probes(probes, n_jobs, work), strict=True)
+    return np.concatenate(index), np.concatenate(distances)
 
 
 def within(
@@ -125,14 +125,14 @@ def within(
         limit = np.full(len(part), radius, np.float32)
         hits: list[list[tuple[NDArray[np.int64], Rows]]] = [[] for _ in part]
         for start, rows in _blocks(gallery):
-            distances = _score_block(part, rows, limit, bound, fill=np.float32(np.inf))
+            distances = _score_block(part, rows, limit, bound)
             for probe, row in enumerate(distances):
                 close = np.flatnonzero(row <= radius)
                 if len(close):
                     hits[probe].append((start + close, row[close]))
         return [_sorted(parts) for parts in hits]
 
-    return [hit for part in _over_probes(probes, n_jobs, work) for hit in part]  # type: ignore[attr-defined]
+    return [hit for part in _over_probes(probes, n_jobs, work) for hit in part]
 
 
 def _sorted(parts: list[tuple[NDArray[np.int64], Rows]]) -> tuple[NDArray[np.int64], Rows]:

@@ -274,12 +274,7 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             If there is something at ``path`` already.
         """
         artifact = self._artifact()
-        manifest = {
-            name: value
-            for name, value in artifact.manifest.items()
-            if name not in ("format", "format_version", "files")
-        }
-        return write_artifact(path, artifact.model, manifest, overwrite=overwrite)
+        return write_artifact(path, artifact.model, artifact.manifest, overwrite=overwrite)
 
     @property
     def n_features_out(self) -> int:

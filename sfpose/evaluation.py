@@ -16,10 +16,16 @@ from numpy.typing import NDArray
 
 from sfpose._scoring import chi2_pairs_at
 from sfpose.embedder import FaceEmbedder
-from sfpose.metrics import Interval, equal_error_rate, fnmr_at_fmr, k_fold_accuracy, people_interval
+from sfpose.metrics import (
+    Interval,
+    calibrate_threshold,
+    equal_error_rate,
+    fnmr_at_fmr,
+    k_fold_accuracy,
+    people_interval,
+)
 from sfpose.protocols import CFP, LFW, LazyImages, PoseFolder, Trials, VGGFace2Pose, all_pairs
 from sfpose.runtime.artifact import Artifact, Json
-from sfpose.verifier import TemplateVerifier
 
 __all__ = [
     "Comparison",
@@ -226,11 +232,13 @@ def calibrated(artifact: Artifact, cfp: CFP, *, n_jobs: int | None = None) -> Ar
     descriptors = embedder.transform(cfp.images)
     acquired = ~np.isnan(descriptors).any(axis=1)
     descriptors, subjects = descriptors[acquired], cfp.subjects[acquired]
+    people = np.unique(subjects)
+    trials = all_pairs(subjects, np.arange(len(subjects)))
+    distances = chi2_pairs_at(descriptors, trials.first, trials.second, n_jobs=n_jobs)
     thresholds: list[Json] = [
-        TemplateVerifier(target).fit(descriptors, subjects).calibration_.to_dict()
+        calibrate_threshold(distances, trials.is_genuine, target, people=people.tolist()).to_dict()
         for target in TARGET_FMRS
     ]
-    people = np.unique(cfp.subjects)
     data = (
         f"CFP, people {people[0]} to {people[-1]}, all pairs of their {len(descriptors)} "
         "frontal and profile images, one image a side"

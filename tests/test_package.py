@@ -36,7 +36,7 @@ ALLOWED = {
     "alignment": {"_embedding", "preprocessing"},
     "embedder": {"_embedding", "alignment", "preprocessing", "runtime"},
     "training": {"alignment", "geometry", "networks", "runtime"},
-    "evaluation": {"_scoring", "embedder", "metrics", "protocols", "runtime", "verifier"},
+    "evaluation": {"_scoring", "embedder", "metrics", "protocols", "runtime"},
 }
 LATE = {("embedder", "training")}
 HEAVY = {"torch", "onnx", "onnxruntime", "numba", "matplotlib"}

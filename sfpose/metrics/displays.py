@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sfpose.metrics.error_rates import check_scores, det_curve, equal_error_rate
+from sfpose.metrics.error_rates import (
+    check_scores,
+    det_curve,
+    equal_error_rate,
+    error_rates_at_threshold,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,8 +115,7 @@ class DetCurveDisplay:
         fmr, fnmr, _ = det_curve(scores, genuine)
         point = None
         if threshold is not None:
-            accepted = scores <= threshold
-            point = float(accepted[~genuine].mean()), float((~accepted)[genuine].mean())
+            point = error_rates_at_threshold(scores, genuine, threshold)
         eer = equal_error_rate(scores, genuine)
         return cls(fmr, fnmr, eer, name=name, operating_point=point).plot(ax=ax)
 

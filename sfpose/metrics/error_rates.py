@@ -169,10 +169,11 @@ def equal_error_rate(distances: ArrayLike, is_genuine: ArrayLike) -> float:
     0.5
     """
     fmr, fnmr, _ = det_curve(distances, is_genuine)
-    return _crossing(fmr, fnmr)
+    return crossing(fmr, fnmr)
 
 
-def _crossing(fmr: NDArray[np.float64], fnmr: NDArray[np.float64]) -> float:
+def crossing(fmr: NDArray[np.float64], fnmr: NDArray[np.float64]) -> float:
+    """Rate at which two curves of a :class:`DetCurve` cross, straight between points."""
     after = int(np.argmax(fmr >= fnmr))
     before = after - 1
     gap_before = fnmr[before] - fmr[before]

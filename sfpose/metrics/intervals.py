@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sfpose.metrics.error_rates import check_scores, crossing
+
 __all__ = ["Interval", "PeopleResampler", "clopper_pearson_interval", "people_interval"]
 
 
@@ -87,8 +89,6 @@ class PeopleResampler:
         first_people: ArrayLike,
         second_people: ArrayLike,
     ) -> None:
-        from sfpose.metrics.error_rates import check_scores
-
         scores, genuine = check_scores(distances, is_genuine)
         first, second = np.asarray(first_people), np.asarray(second_people)
         if first.shape != scores.shape or second.shape != scores.shape:
@@ -174,8 +174,6 @@ def people_interval(
     >>> low < 0.16 < high
     True
     """
-    from sfpose.metrics.error_rates import _crossing
-
     resampler = PeopleResampler(distances, is_genuine, first_people, second_people)
     if resampler._people < 2:
         raise ValueError("an interval over people needs at least two of them; got one")
@@ -187,7 +185,7 @@ def people_interval(
             continue
         if statistic is None:
             fmr, fnmr = np.r_[0.0, rates[0]], np.r_[1.0, rates[1]]
-            values.append(_crossing(fmr, fnmr))
+            values.append(crossing(fmr, fnmr))
         else:
             values.append(statistic(*rates))
     if not values:

@@ -228,7 +228,7 @@ def write_artifact(
     model : bytes
         The ONNX file.
     manifest : mapping
-        Without ``format``, ``format_version`` and ``files``, which are added.
+        ``format``, ``format_version`` and ``files`` are set here, whatever it says.
     overwrite : bool, default=False
         Replace an artifact that is already there.
     extra : mapping of str to bytes, optional
@@ -247,12 +247,8 @@ def write_artifact(
     listed: dict[str, Json] = {
         _MODEL: {"sha256": hashlib.sha256(model).hexdigest(), "bytes": len(model)}
     }
-    full: dict[str, Json] = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        **manifest,
-        "files": listed,
-    }
+    own: dict[str, Json] = {"format": FORMAT, "format_version": FORMAT_VERSION, "files": listed}
+    full = {**own, **manifest, **own}
     contents = {
         _MODEL: model,
         _MANIFEST: (json.dumps(full, indent=1) + "\n").encode(),
