@@ -49,6 +49,13 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         help="instead of the recipe's stages, so many images of this size at a learning rate "
         "that falls from RATE to zero; what goes on from shipped weights (distil only)",
     )
+    parser.add_argument(
+        "--face-surface",
+        type=Path,
+        metavar="FILE",
+        help=".safetensors with the vertices and triangles of a generic face, by which some "
+        "faces are turned to the side (distil only)",
+    )
     parser.add_argument("--threads", type=int, help="torch threads (default: torch's choice)")
     parser.set_defaults(run=run)
 
@@ -87,6 +94,7 @@ def run(options: argparse.Namespace) -> int:
             landmarks=landmarks,
             start=options.start,
             recipe=recipe,
+            face_surface=options.face_surface,
             stop_after_minutes=options.minutes,
         )
         if options.calibrate_on is not None:

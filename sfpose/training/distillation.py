@@ -18,6 +18,7 @@ from sfpose.training.augmentation import (
     sample_images,
 )
 from sfpose.training.faces import TaughtFaces, pass_order
+from sfpose.training.turning import FaceTurner, fit_head_pose
 
 __all__ = ["TaughtFaceSource", "normalise_images", "teacher_targets"]
 
@@ -64,6 +65,11 @@ class TaughtFaceSource:
         Strength of :func:`photometric_jitter`.
     smallest_score : float, default=0.5
         Photos whose detector score is lower are left out.
+    turner : FaceTurner, optional
+        Draws some faces turned to the side, under the embedding of the photo as it is,
+        so that the student learns of profiles what the teacher does not know.
+    turned_share : float, default=0.3
+        Share of the faces within 30 degrees of frontal that are turned.
     """
 
     def __init__(
@@ -74,6 +80,8 @@ class TaughtFaceSource:
         jitter: GeometryJitter = _JITTER,
         light: float = 1.0,
         smallest_score: float = 0.5,
+        turner: FaceTurner | None = None,
+        turned_share: float = 0.3,
     ) -> None:
         usable = (faces.scores >= smallest_score) & ~faces.held_out
         self.rows = np.flatnonzero(usable)
@@ -85,6 +93,12 @@ class TaughtFaceSource:
         )
         self._jitter = jitter
         self._light = light
+        self._turner = turner
+        self._turned_share = turned_share
+        if turner is not None:
+            cameras, yaws = fit_head_pose(turner.landmarks, faces.landmarks[self.rows])
+            self._cameras = torch.from_numpy(cameras.astype(np.float32))
+            self._frontal = torch.from_numpy(np.abs(yaws) < 30)
 
     def __len__(self) -> int:
         """Number of photos in one pass."""
@@ -103,4 +117,12 @@ class TaughtFaceSource:
         crops = sample_images(
             photos, matrices, size, padding=padding, oversample=2 if size < 80 else 1
         )
+        if self._turner is not None:
+            turned = self._frontal[targets] & (torch.rand(count) < self._turned_share)
+            if turned.any():
+                drawn = self._turner.turn(photos[turned], self._cameras[targets[turned]])
+                to_pixels = torch.diag(torch.tensor([*drawn.shape[2:0:-1], 1.0]))
+                crops[turned] = sample_images(
+                    drawn, to_pixels @ inner[turned], size, padding="border", oversample=2
+                )
         return normalise_images(photometric_jitter(crops, strength=self._light)), targets

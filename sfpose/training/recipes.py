@@ -27,6 +27,7 @@ from sfpose.training.export import (
 from sfpose.training.faces import TaughtFaces
 from sfpose.training.loop import LoopSettings, Stage, train
 from sfpose.training.objectives import DistillationObjective
+from sfpose.training.turning import FaceTurner
 
 __all__ = [
     "DistillationRecipe",
@@ -103,6 +104,7 @@ def distil(
     landmarks: NDArray[np.float32] | None = None,
     start: str | Path | None = None,
     recipe: DistillationRecipe | None = None,
+    face_surface: str | Path | None = None,
     stop_after_minutes: float | None = None,
     progress: bool = True,
 ) -> Artifact:
@@ -118,6 +120,9 @@ def distil(
     start : str, Path or None
         See :func:`start_network`; not used when a checkpoint is there.
     recipe : DistillationRecipe, optional
+    face_surface : path, optional
+        Surface for a :class:`~sfpose.training.turning.FaceTurner`; no face is turned
+        if not given.
     stop_after_minutes, progress
         See :func:`sfpose.training.loop.train`.
 
@@ -128,7 +133,8 @@ def distil(
     """
     recipe = recipe or DistillationRecipe()
     torch.manual_seed(recipe.loop.seed)
-    source = TaughtFaceSource(faces, landmarks)
+    turner = None if face_surface is None else FaceTurner(face_surface)
+    source = TaughtFaceSource(faces, landmarks, turner=turner)
     network = start_network(None if checkpoint.exists() else start, recipe.network)
     objective = DistillationObjective(
         source.bank,

@@ -1,0 +1,220 @@
+"""Turning faces of photos to larger yaws, so that a student sees profiles of known people.
+
+A generic face surface, continued by an ellipsoid for the rest of the head, is fitted to
+five landmarks under a scaled orthographic camera; its texture is then drawn from another
+side. What the photo does not show is taken from the mirrored place of the head.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sfpose.geometry import similarity_to_canonical
+
+__all__ = ["FaceTurner", "fit_head_pose"]
+
+# Eye corners, nose tip and mouth corners of MediaPipe's canonical face.
+_LANDMARK_VERTICES = ((33, 133), (263, 362), (1,), (61,), (291,))
+# Centimetres in the frame of that surface: an ellipsoid that meets it at temples and jaw.
+_HEAD_CENTRE = np.array([0.0, 2.0, -3.5])
+_HEAD_RADII = np.array([7.9, 11.0, 9.5])
+
+Floats = NDArray[np.float64]
+
+
+def _rotation(yaw: float, pitch: float) -> Floats:
+    """Turn about the vertical axis, then nod; degrees."""
+    cosine, sine = math.cos(math.radians(yaw)), math.sin(math.radians(yaw))
+    turn = np.array([[cosine, 0, sine], [0, 1, 0], [-sine, 0, cosine]])
+    cosine, sine = math.cos(math.radians(pitch)), math.sin(math.radians(pitch))
+    return np.array([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]]) @ turn
+
+
+def fit_head_pose(points: Floats, landmarks: NDArray[np.floating]) -> tuple[Floats, Floats]:
+    """Scaled orthographic camera that puts five points of a head on five landmarks.
+
+    Parameters
+    ----------
+    points : float64 array of shape (5, 3)
+        Points of the head, y up, z towards the viewer.
+    landmarks : array of shape (n, 5, 2)
+        Pixel coordinates, y down.
+
+    Returns
+    -------
+    cameras : float64 array of shape (n, 2, 4)
+        From (x, y, z, 1) of the head to pixels.
+    yaws : float64 array of shape (n,)
+        Degrees; positive where the nose points to the image's right.
+
+    References
+    ----------
+    DeMenthon and Davis, "Model-based object pose in 25 lines of code", IJCV 1995:
+    the scaled orthographic step.
+    """
+    target = np.asarray(landmarks, dtype=np.float64) * np.array([1.0, -1.0])
+    centre, middle = points.mean(0), target.mean(1)
+    affine = np.einsum("dk,nkc->ncd", np.linalg.pinv(points - centre), target - middle[:, None])
+    lengths = np.linalg.norm(affine, axis=2)
+    # Closest pair of orthogonal rows of equal length, by the polar decomposition.
+    left, _, right = np.linalg.svd(affine, full_matrices=False)
+    rows = left @ right
+    scale = lengths.mean(1)
+    cameras = np.zeros((len(target), 2, 4))
+    cameras[:, :, :3] = rows * scale[:, None, None]
+    cameras[:, :, 3] = middle - np.einsum("ncd,d->nc", cameras[:, :, :3], centre)
+    cameras[:, 1] *= -1
+    yaws = np.degrees(np.arcsin(np.clip(rows[:, 0, 2], -1, 1)))
+    return cameras, yaws
+
+
+class FaceTurner:
+    """Draws aligned crops of faces as they would look turned to the side.
+
+    Parameters
+    ----------
+    surface : path
+        ``.safetensors`` with ``vertices`` (468, 3) in centimetres, x to the image's
+        right, y up, z towards the viewer, and ``triangles`` (898, 3): the canonical
+        face of MediaPipe.
+    size : int, default=64
+        Side of the drawn crops in pixels.
+    yaws, pitches : sequences of float
+        Degrees to which faces are turned.
+    """
+
+    def __init__(
+        self,
+        surface: str | Path,
+        *,
+        size: int = 64,
+        yaws: Sequence[float] = (30, 40, 50, 60, 70, 80, 88),
+        pitches: Sequence[float] = (-8, 0, 8),
+    ) -> None:
+        from safetensors.numpy import load_file
+
+        tensors = load_file(str(surface))
+        vertices = tensors["vertices"].astype(np.float64)
+        triangles = tensors["triangles"]
+        self.size = size
+        self.landmarks = np.stack([vertices[list(v)].mean(0) for v in _LANDMARK_VERTICES])
+        maps = [
+            _position_map(vertices, triangles, self.landmarks, _rotation(yaw, pitch), size)
+            for yaw in yaws
+            for pitch in pitches
+        ]
+        positions, normals, covered = (np.stack(part) for part in zip(*maps, strict=True))
+        self._positions = torch.from_numpy(positions.astype(np.float32))
+        self._normals = torch.from_numpy(normals.astype(np.float32))
+        self._covered = torch.from_numpy(covered)
+
+    def turn(self, photos: Tensor, cameras: Tensor) -> Tensor:
+        """Crops (n, size, size, 3) of photos (n, h, w, 3), each turned by a random yaw.
+
+        Parameters
+        ----------
+        photos : uint8 Tensor of shape (n, h, w, 3)
+        cameras : float Tensor of shape (n, 2, 4)
+            As :func:`fit_head_pose` gives them.
+
+        Returns
+        -------
+        float Tensor of shape (n, size, size, 3), values 0 to 255
+            Faces look to the image's right; around the head are a neighbour's colours.
+        """
+        count, height, width, _ = photos.shape
+        chosen = torch.randint(len(self._positions), (count,))
+        positions, normals = self._positions[chosen], self._normals[chosen]
+        covered = self._covered[chosen]
+        rows = cameras[:, :, :3] / cameras[:, :, :3].norm(dim=2, keepdim=True)
+        # Towards the camera, in the frame of the head; image y points down.
+        towards = -torch.linalg.cross(rows[:, 0], rows[:, 1])
+        mirror = torch.tensor([-1.0, 1.0, 1.0])
+        facing = torch.einsum("nhwc,nc->nhw", normals, towards)
+        other = torch.einsum("nhwc,nc->nhw", normals * mirror, towards)
+        # A seam where both sides are seen equally well would cut the nose in two: the
+        # side itself is kept wherever the photo shows it at all.
+        flipped = (facing < 0.15) & (other > facing)
+        positions = torch.where(flipped[..., None], positions * mirror, positions)
+        best = torch.where(flipped, other, facing)
+        # What the photo shows from neither side is drawn from the outline of the head.
+        hidden = (best < 0.05)[..., None]
+        centre = torch.from_numpy(_HEAD_CENTRE.astype(np.float32))
+        radii = torch.from_numpy(_HEAD_RADII.astype(np.float32))
+        outward = (positions - centre) / radii
+        depth = (outward * towards[:, None, None]).sum(-1, keepdim=True)
+        rim = F.normalize(outward - depth * towards[:, None, None], dim=-1) * 0.97
+        positions = torch.where(hidden, rim * radii + centre, positions)
+        pixels = torch.einsum("nhwc,nkc->nhwk", positions, cameras[:, :, :3])
+        pixels = pixels + cameras[:, None, None, :, 3]
+        grid = pixels * torch.tensor([2.0 / width, 2.0 / height]) - 1
+        moved = photos.permute(0, 3, 1, 2).float()
+        drawn = F.grid_sample(moved, grid, padding_mode="reflection", align_corners=False)
+        # The colours of a neighbour without its shapes: no second face beside the first.
+        around = F.interpolate(
+            F.adaptive_avg_pool2d(moved.roll(1, 0), 3), size=self.size, mode="bilinear"
+        )
+        cover = F.avg_pool2d(covered[:, None].float(), 3, 1, 1)
+        return (drawn * cover + around * (1 - cover)).permute(0, 2, 3, 1)
+
+
+def _position_map(
+    vertices: Floats, triangles: NDArray[np.integer], landmarks: Floats, turn: Floats, size: int
+) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    """Head position, normal and coverage of each pixel of the crop of a turned head."""
+    down = np.array([1.0, -1.0])
+    seen = (landmarks @ turn.T)[:, :2] * down
+    to_plane = similarity_to_canonical(seen[None])[0]
+    steps = (np.arange(size) + 0.5) / size
+    crop = np.stack([*np.meshgrid(steps, steps), np.ones((size, size))], axis=-1)
+    plane = crop @ to_plane.T
+    x, y = plane[..., 0], -plane[..., 1]
+
+    # The ellipsoid under an orthographic ray along z: a quadratic for the depth.
+    shape = turn @ np.diag(1 / _HEAD_RADII**2) @ turn.T
+    centre = turn @ _HEAD_CENTRE
+    dx, dy = x - centre[0], y - centre[1]
+    linear = shape[0, 2] * dx + shape[1, 2] * dy
+    constant = shape[0, 0] * dx**2 + 2 * shape[0, 1] * dx * dy + shape[1, 1] * dy**2 - 1
+    inside = linear**2 - shape[2, 2] * constant
+    covered = inside > 0
+    root = (-linear + np.sqrt(np.maximum(inside, 0))) / shape[2, 2]
+    depth = np.where(covered, centre[2] + root, -np.inf)
+    offset = np.stack([dx, dy, np.where(covered, root, 0.0)], axis=-1)
+    normals = offset @ shape
+
+    turned = vertices @ turn.T
+    from_plane = np.linalg.inv(to_plane)
+    at = np.c_[turned[:, :2] * down, np.ones(len(turned))] @ from_plane.T * size - 0.5
+    corners = turned[triangles]
+    faces = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    smooth = np.zeros_like(turned)
+    for corner in range(3):
+        np.add.at(smooth, triangles[:, corner], faces)
+    for triangle in triangles:
+        a, b, c = at[triangle, :2]
+        area = (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
+        low = np.maximum(np.ceil(np.min([a, b, c], axis=0)).astype(int), 0)
+        high = np.minimum(np.floor(np.max([a, b, c], axis=0)).astype(int), size - 1)
+        if abs(area) < 1e-12 or (high < low).any():
+            continue
+        u, v = np.meshgrid(np.arange(low[0], high[0] + 1), np.arange(low[1], high[1] + 1))
+        second = ((u - a[0]) * (c[1] - a[1]) - (v - a[1]) * (c[0] - a[0])) / area
+        third = ((b[0] - a[0]) * (v - a[1]) - (b[1] - a[1]) * (u - a[0])) / area
+        shares = np.stack([1 - second - third, second, third], axis=-1)
+        z = shares @ turned[triangle, 2]
+        nearer = (shares >= -1e-9).all(-1) & (z > depth[v, u])
+        depth[v[nearer], u[nearer]] = z[nearer]
+        normals[v[nearer], u[nearer]] = shares[nearer] @ smooth[triangle]
+        covered[v[nearer], u[nearer]] = True
+    points = np.stack([x, y, np.where(covered, depth, 0.0)], axis=-1)
+    length = np.linalg.norm(normals, axis=-1, keepdims=True)
+    return points @ turn, normals @ turn / np.maximum(length, 1e-12), covered
