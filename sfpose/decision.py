@@ -1,15 +1,141 @@
-"""What a decision says, and the threshold that ships for it. Imports ``runtime`` alone."""
+"""What a decision says, and the shipped threshold for it. Imports ``runtime`` alone.
+
+A threshold holds for one kind of comparison: means of several images lie closer to each
+other than single images do, strangers included, and profiles lie farther from frontal
+images than these from each other.
+"""
 
 from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from sfpose.runtime.artifact import read_manifest
+from sfpose.runtime.artifact import Json, Manifest, read_manifest
 
-__all__ = ["VerificationResult", "shipped_threshold"]
+__all__ = [
+    "Condition",
+    "Rule",
+    "VerificationResult",
+    "choose_condition",
+    "shipped_conditions",
+    "shipped_rule",
+]
+
+
+class Condition(NamedTuple):
+    """A kind of comparison that has a threshold of its own; both sides may be swapped.
+
+    Attributes
+    ----------
+    template_images, probe_images : int
+        Images whose mean descriptors are compared, the larger number first.
+    poses : (str, str), optional
+        Their poses in alphabetical order; None for all poses mixed.
+    """
+
+    template_images: int = 1
+    probe_images: int = 1
+    poses: tuple[str, str] | None = None
+
+    @classmethod
+    def of(
+        cls, template_images: int, probe_images: int, poses: tuple[str, str] | None = None
+    ) -> Condition:
+        """The condition of a comparison whose sides come in any order.
+
+        Raises
+        ------
+        ValueError
+            If a number of images is not a positive whole number.
+        """
+        for images in (template_images, probe_images):
+            if not isinstance(images, int) or isinstance(images, bool) or images < 1:
+                raise ValueError(
+                    f"a side must have a whole number of images, at least 1; got {images!r}"
+                )
+        first, second = sorted((template_images, probe_images), reverse=True)
+        if poses is not None:
+            poses = (min(poses), max(poses))
+        return cls(first, second, poses)
+
+    def __str__(self) -> str:
+        sizes = f"{self.template_images} against {self.probe_images} images"
+        return sizes if self.poses is None else f"{sizes}, {self.poses[0]} - {self.poses[1]}"
+
+
+def choose_condition(known: Iterable[Condition], wanted: Condition) -> Condition:
+    """The known condition by which a comparison may be decided.
+
+    The poses must be known as asked. Of the numbers of images, the smallest known that
+    are not below those asked: means of more images lie closer together, so that such a
+    threshold is the stricter one and its false match rate still holds.
+
+    Parameters
+    ----------
+    known : iterable of Condition
+    wanted : Condition
+
+    Returns
+    -------
+    Condition
+
+    Raises
+    ------
+    ValueError
+        If no known condition covers the one that is asked.
+
+    Examples
+    --------
+    >>> from sfpose.decision import Condition, choose_condition
+    >>> known = [Condition(1, 1), Condition(5, 1), Condition(10, 1)]
+    >>> choose_condition(known, Condition(3, 1))
+    Condition(template_images=5, probe_images=1, poses=None)
+    """
+    known = list(known)
+    fitting = [
+        other
+        for other in known
+        if other.poses == wanted.poses
+        and other.template_images >= wanted.template_images
+        and other.probe_images >= wanted.probe_images
+    ]
+    if not fitting:
+        listed = "; ".join(str(condition) for condition in known) or "none"
+        raise ValueError(
+            f"a decision needs a threshold calibrated for its poses and for at least its number "
+            f"of images; got {wanted}, calibrated are: {listed}. Give fewer images, or fit a "
+            "TemplateVerifier on more"
+        )
+    return min(fitting, key=lambda c: (c.template_images + c.probe_images, c.template_images))
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What decides about one kind of comparison.
+
+    Attributes
+    ----------
+    threshold : float
+        Largest distance that is accepted.
+    target_fmr : float
+    slope, intercept : float
+        ``slope * distance + intercept`` is the log-likelihood ratio.
+    """
+
+    threshold: float
+    target_fmr: float
+    slope: float
+    intercept: float
+
+    def decide(self, distance: float) -> VerificationResult:
+        """Accept or refuse a distance."""
+        ratio = self.slope * distance + self.intercept
+        return VerificationResult(
+            distance <= self.threshold, distance, self.threshold, self.target_fmr, ratio
+        )
 
 
 @dataclass(frozen=True)
@@ -26,11 +152,14 @@ class VerificationResult:
         Largest distance that is accepted.
     target_fmr : float
         False match rate that the threshold was calibrated for.
+    log_likelihood_ratio : float
+        Natural logarithm of how much more likely the distance is for one person than
+        for two, by logistic calibration on the same data as the threshold.
 
     Examples
     --------
     >>> from sfpose.decision import VerificationResult
-    >>> print(VerificationResult(True, 0.31, 0.45, 1e-3))
+    >>> print(VerificationResult(True, 0.31, 0.45, 1e-3, 4.2))
     same person: distance 0.3100 <= threshold 0.4500 (for one false match in 1,000)
     """
 
@@ -38,6 +167,7 @@ class VerificationResult:
     distance: float
     threshold: float
     target_fmr: float
+    log_likelihood_ratio: float
 
     def __bool__(self) -> bool:
         return self.match
@@ -51,8 +181,21 @@ class VerificationResult:
         )
 
 
-def shipped_threshold(weights: str | os.PathLike[str], target_fmr: float) -> float:
-    """Threshold of an artifact's own calibration.
+def shipped_conditions(manifest: Manifest) -> dict[Condition, dict[str, Json]]:
+    """Conditions of an artifact's own calibration, each with what it says of it."""
+    calibration: Any = manifest.get("calibration")
+    entries = calibration.get("conditions", []) if isinstance(calibration, dict) else []
+    found = {}
+    for entry in entries:
+        poses = None if entry["poses"] is None else tuple(entry["poses"])
+        found[Condition(entry["template_images"], entry["probe_images"], poses)] = entry
+    return found
+
+
+def shipped_rule(
+    weights: str | os.PathLike[str], target_fmr: float, wanted: Condition | None = None
+) -> Rule:
+    """What decides by an artifact's own calibration.
 
     Parameters
     ----------
@@ -60,23 +203,34 @@ def shipped_threshold(weights: str | os.PathLike[str], target_fmr: float) -> flo
         Shipped name or path of an artifact.
     target_fmr : float
         One of those that the artifact was calibrated for.
+    wanted : Condition, optional
+        One image a side, in any pose, if not given.
 
     Returns
     -------
-    float
+    Rule
 
     Raises
     ------
     ValueError
-        If the artifact has no threshold for ``target_fmr``.
+        If the artifact has no threshold for ``target_fmr`` or for the condition.
     """
-    calibration: Any = read_manifest(weights).get("calibration")
-    entries = calibration["thresholds"] if isinstance(calibration, dict) else []
-    for entry in entries:
-        if math.isclose(entry["target_fmr"], target_fmr, rel_tol=1e-9):
-            return float(entry["threshold"])
-    known = ", ".join(f"{entry['target_fmr']:g}" for entry in entries) or "none"
-    raise ValueError(
-        f"before fit, target_fmr must be one that the weights were calibrated for ({known}); "
-        f"got {target_fmr:g}: fit a TemplateVerifier on your own people"
-    )
+    conditions = shipped_conditions(read_manifest(weights))
+    usable: dict[Condition, Rule] = {}
+    targets: set[float] = set()
+    for condition, entry in conditions.items():
+        line: Any = entry["log_likelihood_ratio"]
+        thresholds: Any = entry["thresholds"]
+        for stated in thresholds:
+            targets.add(stated["target_fmr"])
+            if math.isclose(stated["target_fmr"], target_fmr, rel_tol=1e-9):
+                usable[condition] = Rule(
+                    stated["threshold"], target_fmr, line["slope"], line["intercept"]
+                )
+    if not usable:
+        known = ", ".join(f"{target:g}" for target in sorted(targets)) or "none"
+        raise ValueError(
+            f"before fit, target_fmr must be one that the weights were calibrated for ({known}); "
+            f"got {target_fmr:g}: fit a TemplateVerifier on your own people"
+        )
+    return usable[choose_condition(usable, wanted or Condition())]

@@ -8,21 +8,21 @@ identical comparisons.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sfpose._calibration import TEMPLATE_SIZES, Calibrator
 from sfpose._scoring import chi2_pairs_at
 from sfpose.embedder import FaceEmbedder
 from sfpose.metrics import (
     Interval,
-    calibrate_threshold,
-    equal_error_rate,
-    fnmr_at_fmr,
+    VerificationSummary,
     k_fold_accuracy,
     people_interval,
+    verification_summary,
 )
 from sfpose.protocols import CFP, LFW, LazyImages, PoseFolder, Trials, VGGFace2Pose, all_pairs
 from sfpose.runtime.artifact import Artifact, Json
@@ -53,51 +53,49 @@ class Comparison(Protocol):
 class Row:
     """Error rates of one list of comparisons, rates 0 to 1.
 
-    ``eer_interval`` is the 95 % interval over people; ``accuracy`` is only there
-    where the protocol has folds. ``failed`` counts the comparisons with an image that
-    could not be acquired (a row of NaN): they are refused at every threshold.
+    Attributes
+    ----------
+    name : str
+    rates : VerificationSummary
+        Comparisons with an image that could not be acquired (a row of NaN) are refused
+        at every threshold, and counted.
+    eer_interval : Interval
+        95 % interval over people.
+    accuracy, accuracy_standard_error : float, optional
+        Only where the protocol has folds.
     """
 
     name: str
-    genuine: int
-    impostor: int
-    eer: float
+    rates: VerificationSummary
     eer_interval: Interval
-    fnmr_at_fmr_1_percent: float
-    fnmr_at_fmr_01_percent: float
     accuracy: float | None = None
     accuracy_standard_error: float | None = None
-    failed: int = 0
 
     def to_dict(self) -> dict[str, object]:
-        """The attributes as plain values, for JSON."""
-        return {**asdict(self), "eer_interval": list(self.eer_interval)}
+        """Everything as plain values, for JSON."""
+        return {
+            "name": self.name,
+            **self.rates.to_dict(),
+            "eer_interval": list(self.eer_interval),
+            "accuracy": self.accuracy,
+            "accuracy_standard_error": self.accuracy_standard_error,
+        }
 
 
 def _row(name: str, trials: Trials, rows: Descriptors, compare: Comparison, draws: int) -> Row:
     lost = np.asarray(np.isnan(rows).any(axis=1))
     failed = lost[trials.first] | lost[trials.second]
     distances = compare(np.where(lost[:, None], 1, rows), trials.first, trials.second)
-    distances = np.where(failed, np.inf, distances)
+    rates = verification_summary(np.where(failed, np.nan, distances), trials.is_genuine)
+    refused = np.where(failed, np.inf, distances)
     accuracy = error = None
     if trials.folds is not None:
-        result = k_fold_accuracy(distances, trials.is_genuine, trials.folds)
+        result = k_fold_accuracy(refused, trials.is_genuine, trials.folds)
         accuracy, error = result.mean, result.standard_error
-    genuine = int(trials.is_genuine.sum())
-    return Row(
-        name=name,
-        genuine=genuine,
-        impostor=len(trials) - genuine,
-        eer=equal_error_rate(distances, trials.is_genuine),
-        eer_interval=people_interval(
-            distances, trials.is_genuine, trials.first_people, trials.second_people, draws=draws
-        ),
-        fnmr_at_fmr_1_percent=fnmr_at_fmr(distances, trials.is_genuine, 0.01),
-        fnmr_at_fmr_01_percent=fnmr_at_fmr(distances, trials.is_genuine, 0.001),
-        accuracy=accuracy,
-        accuracy_standard_error=error,
-        failed=int(failed.sum()),
+    interval = people_interval(
+        refused, trials.is_genuine, trials.first_people, trials.second_people, draws=draws
     )
+    return Row(name, rates, interval, accuracy, error)
 
 
 def evaluate_lfw(
@@ -211,8 +209,13 @@ TARGET_FMRS = (0.1, 0.01, 0.001, 0.0001)
 """False match rates that shipped weights have a threshold for."""
 
 
-def calibrated(artifact: Artifact, cfp: CFP, *, n_jobs: int | None = None) -> Artifact:
-    """The artifact with thresholds calibrated on all pairs of images of some people.
+def calibrated(
+    artifact: Artifact, cfp: CFP, *, n_jobs: int | None = None, warn: bool = True
+) -> Artifact:
+    """The artifact with thresholds calibrated on comparisons of some people.
+
+    For each pair of poses and for all together, and for templates of several images of
+    one pose, as far as at least 3 false matches are expected.
 
     Parameters
     ----------
@@ -221,6 +224,8 @@ def calibrated(artifact: Artifact, cfp: CFP, *, n_jobs: int | None = None) -> Ar
     cfp : CFP
         People who take no part in any test.
     n_jobs : int, optional
+    warn : bool, default=True
+        Say where a threshold of single images rests on too few comparisons.
 
     Returns
     -------
@@ -232,18 +237,31 @@ def calibrated(artifact: Artifact, cfp: CFP, *, n_jobs: int | None = None) -> Ar
     descriptors = embedder.transform(cfp.images)
     acquired = ~np.isnan(descriptors).any(axis=1)
     descriptors, subjects = descriptors[acquired], cfp.subjects[acquired]
-    people = np.unique(subjects)
-    trials = all_pairs(subjects, np.arange(len(subjects)))
-    distances = chi2_pairs_at(descriptors, trials.first, trials.second, n_jobs=n_jobs)
-    thresholds: list[Json] = [
-        calibrate_threshold(distances, trials.is_genuine, target, people=people.tolist()).to_dict()
-        for target in TARGET_FMRS
-    ]
-    data = (
-        f"CFP, people {people[0]} to {people[-1]}, all pairs of their {len(descriptors)} "
-        "frontal and profile images, one image a side"
+    calibrator = Calibrator(
+        descriptors,
+        subjects,
+        cfp.poses[acquired],
+        max_pairs=5_000_000,
+        random_state=0,
+        n_jobs=n_jobs,
     )
-    calibration: dict[str, Json] = {"data": data, "thresholds": thresholds}
+    found = calibrator.run(TEMPLATE_SIZES, TARGET_FMRS, optional=True, warn=warn)
+    conditions: list[Json] = [
+        {
+            "template_images": condition.template_images,
+            "probe_images": condition.probe_images,
+            "poses": None if condition.poses is None else list(condition.poses),
+            "thresholds": [threshold.to_dict() for threshold in known.thresholds],
+            "log_likelihood_ratio": {"slope": known.slope, "intercept": known.intercept},
+        }
+        for condition, known in found.items()
+    ]
+    people = np.unique(subjects)
+    data = (
+        f"CFP, people {people[0]} to {people[-1]}, all pairs of templates of their "
+        f"{len(descriptors)} frontal and profile images"
+    )
+    calibration: dict[str, Json] = {"data": data, "conditions": conditions}
     return Artifact(artifact.model, {**artifact.manifest, "calibration": calibration})
 
 
@@ -263,7 +281,7 @@ def _means(
 
 def format_table(rows: Sequence[Row]) -> str:
     """The rows as aligned text, rates in percent."""
-    failed = sum(row.failed for row in rows)
+    failed = sum(row.rates.failed_genuine + row.rates.failed_impostor for row in rows)
     with_accuracy = any(row.accuracy is not None for row in rows)
     head = [
         "comparison",
@@ -279,12 +297,12 @@ def format_table(rows: Sequence[Row]) -> str:
         low, high = row.eer_interval
         cells = [
             row.name,
-            f"{row.genuine:,}",
-            f"{row.impostor:,}",
-            f"{100 * row.eer:.2f}",
+            f"{row.rates.genuine:,}",
+            f"{row.rates.impostor:,}",
+            f"{100 * row.rates.eer:.2f}",
             f"{100 * low:.2f} to {100 * high:.2f}",
-            f"{100 * row.fnmr_at_fmr_1_percent:.2f}",
-            f"{100 * row.fnmr_at_fmr_01_percent:.2f}",
+            f"{100 * row.rates.fmr100:.2f}",
+            f"{100 * row.rates.fmr1000:.2f}",
         ]
         if row.accuracy is not None and row.accuracy_standard_error is not None:
             cells.append(f"{100 * row.accuracy:.2f} +- {100 * row.accuracy_standard_error:.2f}")

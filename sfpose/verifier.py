@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 
-from sfpose._scoring import check_descriptors, chi2_matrix, chi2_pairs, chi2_pairs_at
-from sfpose.decision import VerificationResult, shipped_threshold
-from sfpose.metrics.thresholds import ThresholdCalibration, calibrate_threshold
+from sfpose._calibration import TEMPLATE_SIZES, Calibrated, Calibrator
+from sfpose._scoring import check_descriptors, chi2_matrix, chi2_pairs
+from sfpose.decision import Condition, Rule, VerificationResult, choose_condition, shipped_rule
+from sfpose.metrics.thresholds import ThresholdCalibration
 
 __all__ = ["TemplateVerifier", "VerificationResult"]
 
@@ -30,6 +32,15 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         taken for the same.
     weights : str or path, default="default"
         Artifact whose shipped calibration serves before ``fit``.
+    groups : "size", "pose", sequence of both, or None, default="size"
+        What ``fit`` calibrates thresholds apart for. ``"size"``: how many images make
+        the template and the probe, since means of several images lie closer together,
+        strangers included. ``"pose"``: each pair of poses, which ``fit`` and ``verify``
+        are then told. None: one threshold for whatever is compared.
+    template_sizes : sequence of (int, int), optional
+        Images of template and probe that ``"size"`` calibrates for; each must be
+        possible with the data. If not given, those of 1, 2, 3, 5 and 10 against 1 or
+        as many that at least 3 false matches can be expected for.
     max_pairs : int, default=5_000_000
         ``fit`` compares all pairs of different people up to this number, else a
         random sample of this size; all pairs of the same person always.
@@ -42,9 +53,12 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
     Attributes
     ----------
     threshold_ : float
-        Largest distance that is accepted; only after ``fit``.
+        Largest distance that is accepted of one descriptor a side in any pose; only
+        after ``fit``.
     calibration_ : ThresholdCalibration
-        Target and achieved rates, counts and interval; only after ``fit``.
+        Target and achieved rates, counts and intervals of it; only after ``fit``.
+    calibrations_ : dict of Condition to ThresholdCalibration
+        The same for every kind of comparison; only after ``fit``.
     n_features_in_ : int
         Width of the descriptors; only after ``fit``.
 
@@ -76,26 +90,36 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         target_fmr: float = 1e-3,
         *,
         weights: str | os.PathLike[str] = "default",
+        groups: str | Sequence[str] | None = "size",
+        template_sizes: Sequence[tuple[int, int]] | None = None,
         max_pairs: int = 5_000_000,
         random_state: int = 0,
         n_jobs: int | None = None,
     ) -> None:
         self.target_fmr = target_fmr
         self.weights = weights
+        self.groups = groups
+        self.template_sizes = template_sizes
         self.max_pairs = max_pairs
         self.random_state = random_state
         self.n_jobs = n_jobs
 
-    def fit(self, descriptors: ArrayLike, subjects: ArrayLike) -> TemplateVerifier:
-        """Calibrate the threshold on descriptors of known people.
+    def fit(
+        self, descriptors: ArrayLike, subjects: ArrayLike, *, poses: ArrayLike | None = None
+    ) -> TemplateVerifier:
+        """Calibrate thresholds on descriptors of known people.
 
         Parameters
         ----------
         descriptors : array of shape (n, d), values >= 0
-            As ``FaceEmbedder.transform`` gives them, or templates.
+            As ``FaceEmbedder.transform`` gives them: one row an image. Templates of
+            several images are made of consecutive rows of a person (and pose).
         subjects : array of shape (n,)
             Whose each descriptor is. None of them should be among those whose errors
             are measured later.
+        poses : array of shape (n,), optional
+            Pose of each image, such as ``"frontal"`` and ``"profile"``; needed, and
+            only used, with ``groups`` of ``"pose"``.
 
         Returns
         -------
@@ -105,64 +129,70 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            If descriptors are refused, lengths differ, there is only one person, or
-            nobody has two descriptors.
+            If descriptors are refused, lengths differ, there is only one person,
+            nobody has two descriptors, ``groups`` is unknown, or ``poses`` are missing
+            where they are needed.
 
         Warns
         -----
         SmallSampleWarning
             If there are too few impostor pairs for ``target_fmr``.
         """
+        groups = self._groups()
         rows = check_descriptors(descriptors)
-        people = np.asarray(subjects)
-        if people.shape != (len(rows),):
-            raise ValueError(
-                f"subjects must name one person for each descriptor, shape ({len(rows)},); "
-                f"got {people.shape}"
-            )
-        names, codes = np.unique(people, return_inverse=True)
-        if len(names) < 2:
+        people = _labels(subjects, "subjects", "person", len(rows))
+        if len(np.unique(people)) < 2:
             raise ValueError(
                 "a calibration needs at least two people, or there is no impostor pair; "
-                f"got {len(names)}"
+                f"got {len(np.unique(people))}"
             )
-        first, second = self._pairs(codes)
-        genuine = codes[first] == codes[second]
-        if not genuine.any():
+        if ("pose" in groups) != (poses is not None):
+            raise ValueError(
+                'poses must be given where groups hold "pose", and nowhere else; got '
+                f"groups={self.groups!r} and {'no ' if poses is None else ''}poses"
+            )
+        calibrator = Calibrator(
+            rows,
+            people,
+            None if poses is None else _labels(poses, "poses", "pose", len(rows)),
+            max_pairs=self.max_pairs,
+            random_state=self.random_state,
+            n_jobs=self.n_jobs,
+        )
+        sizes = TEMPLATE_SIZES if self.template_sizes is None else tuple(self.template_sizes)
+        if "size" not in groups:
+            sizes = ((1, 1),)
+        found = calibrator.run(sizes, [self.target_fmr], optional=self.template_sizes is None)
+        if not found:
             raise ValueError(
                 "a calibration needs at least one person with two descriptors; everyone has one"
             )
-        distances = chi2_pairs_at(rows, first, second, n_jobs=self.n_jobs)
-        self.calibration_: ThresholdCalibration = calibrate_threshold(
-            distances, genuine, self.target_fmr, people=names.tolist()
-        )
+        self._calibrated: dict[Condition, Calibrated] = found
+        self.calibrations_: dict[Condition, ThresholdCalibration] = {
+            condition: calibrated.thresholds[0] for condition, calibrated in found.items()
+        }
+        self.calibration_: ThresholdCalibration = next(iter(self.calibrations_.values()))
         self.threshold_: float = self.calibration_.threshold
         self.n_features_in_: int = rows.shape[1]
         return self
 
-    def _pairs(self, codes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """All genuine pairs, and all or a sample of the impostor pairs, as indices."""
-        count = len(codes)
-        if count * (count - 1) // 2 <= self.max_pairs:
-            first, second = np.triu_indices(count, 1)
-            return first, second
-        order = np.argsort(codes, kind="stable")
-        starts = np.flatnonzero(np.r_[True, np.diff(codes[order]) > 0])
-        groups = np.split(order, starts[1:])
-        genuine = np.concatenate(
-            [group[np.stack(np.triu_indices(len(group), 1))] for group in groups], axis=1
-        )
-        rng = np.random.default_rng(self.random_state)
-        drawn = rng.integers(0, count, (2, self.max_pairs))
-        drawn = drawn[:, codes[drawn[0]] != codes[drawn[1]]]
-        both = np.concatenate([genuine, drawn], axis=1)
-        return both[0], both[1]
+    def _groups(self) -> tuple[str, ...]:
+        given = (self.groups,) if isinstance(self.groups, str) else tuple(self.groups or ())
+        if not set(given) <= {"size", "pose"}:
+            raise ValueError(f'groups must be of "size" and "pose", or None; got {self.groups!r}')
+        return given
 
-    def _decision(self) -> tuple[float, float]:
-        """Threshold and target FMR that decisions rest on."""
-        if hasattr(self, "threshold_"):
-            return self.threshold_, self.calibration_.target_fmr
-        return shipped_threshold(self.weights, self.target_fmr), self.target_fmr
+    def _rule(self, template_images: int, probe_images: int, poses: tuple[str, str] | None) -> Rule:
+        """What decides about a comparison, after a fit or by the shipped calibration."""
+        groups = self._groups()
+        if poses is not None and "pose" not in groups:
+            raise ValueError(f'poses decide only where groups hold "pose"; got {self.groups!r}')
+        wanted = Condition.of(template_images, probe_images, poses)
+        if "size" not in groups:
+            wanted = Condition(poses=wanted.poses)
+        if hasattr(self, "_calibrated"):
+            return self._calibrated[choose_condition(self._calibrated, wanted)].rule()
+        return shipped_rule(self.weights, self.target_fmr, wanted)
 
     def score_pairs(self, A: ArrayLike, B: ArrayLike) -> NDArray[np.floating[Any]]:
         """Chi-square distance of row i of ``A`` with row i of ``B``.
@@ -203,40 +233,100 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         """
         return chi2_matrix(A, B, n_jobs=self.n_jobs)
 
-    def decision_function(self, A: ArrayLike, B: ArrayLike) -> NDArray[np.floating[Any]]:
+    def decision_function(
+        self,
+        A: ArrayLike,
+        B: ArrayLike,
+        *,
+        template_images: int = 1,
+        probe_images: int = 1,
+        poses: tuple[str, str] | None = None,
+    ) -> NDArray[np.floating[Any]]:
         """Threshold minus distance of row i of both: at least 0 means accepted.
 
         Parameters
         ----------
         A, B : arrays of shape (n, d), values >= 0
+        template_images, probe_images : int, default=1
+            Of how many images each row of ``A`` and of ``B`` is the mean.
+        poses : (str, str), optional
+            Pose of the images of ``A`` and of ``B``, where ``groups`` hold ``"pose"``;
+            the threshold of all poses if not given.
 
         Returns
         -------
         array of shape (n,)
-        """
-        threshold, _ = self._decision()
-        return threshold - self.score_pairs(A, B).astype(np.float64)
 
-    def predict(self, A: ArrayLike, B: ArrayLike) -> NDArray[np.bool_]:
+        Raises
+        ------
+        ValueError
+            If an input is refused or nothing was calibrated for such comparisons.
+        """
+        rule = self._rule(template_images, probe_images, poses)
+        return rule.threshold - self.score_pairs(A, B).astype(np.float64)
+
+    def predict(
+        self,
+        A: ArrayLike,
+        B: ArrayLike,
+        *,
+        template_images: int = 1,
+        probe_images: int = 1,
+        poses: tuple[str, str] | None = None,
+    ) -> NDArray[np.bool_]:
         """Whether row i of ``A`` and row i of ``B`` show the same person.
 
-        Parameters
-        ----------
-        A, B : arrays of shape (n, d), values >= 0
+        Parameters and errors are those of :meth:`decision_function`.
 
         Returns
         -------
         bool array of shape (n,)
         """
-        return np.asarray(self.decision_function(A, B) >= 0)
+        margins = self.decision_function(
+            A, B, template_images=template_images, probe_images=probe_images, poses=poses
+        )
+        return np.asarray(margins >= 0)
 
-    def verify(self, template: ArrayLike, probe: ArrayLike) -> VerificationResult:
+    def log_likelihood_ratio(
+        self,
+        A: ArrayLike,
+        B: ArrayLike,
+        *,
+        template_images: int = 1,
+        probe_images: int = 1,
+        poses: tuple[str, str] | None = None,
+    ) -> NDArray[np.float64]:
+        """How much more likely each distance is for one person than for two.
+
+        Parameters and errors are those of :meth:`decision_function`.
+
+        Returns
+        -------
+        float64 array of shape (n,)
+            Natural logarithms, by logistic calibration: above 0 speaks for one person.
+        """
+        rule = self._rule(template_images, probe_images, poses)
+        return np.asarray(rule.slope * self.score_pairs(A, B).astype(np.float64) + rule.intercept)
+
+    def verify(
+        self,
+        template: ArrayLike,
+        probe: ArrayLike,
+        *,
+        template_images: int | None = None,
+        probe_images: int | None = None,
+        poses: tuple[str, str] | None = None,
+    ) -> VerificationResult:
         """Decide about one template and one probe.
 
         Parameters
         ----------
         template, probe : array of shape (d,) or (n, d), values >= 0
             A descriptor, or those of several images, whose mean is taken.
+        template_images, probe_images : int, optional
+            Of how many images either side is made; its number of rows if not given.
+        poses : (str, str), optional
+            Pose of template and of probe, where ``groups`` hold ``"pose"``.
 
         Returns
         -------
@@ -245,19 +335,32 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            If an input is refused, widths differ, or there is neither a fit nor a
-            shipped calibration for ``target_fmr``.
+            If an input is refused, widths differ, there is neither a fit nor a
+            shipped calibration for ``target_fmr``, or nothing was calibrated for so
+            many images or for the poses.
         """
-        first, second = _mean(template, "template"), _mean(probe, "probe")
-        threshold, target = self._decision()
-        distance = float(chi2_pairs(first, second)[0])
-        return VerificationResult(distance <= threshold, distance, threshold, target)
+        first, second = _rows(template, "template"), _rows(probe, "probe")
+        rule = self._rule(
+            len(first) if template_images is None else template_images,
+            len(second) if probe_images is None else probe_images,
+            poses,
+        )
+        means = [rows.mean(axis=0, keepdims=True) for rows in (first, second)]
+        return rule.decide(float(chi2_pairs(*means)[0]))
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "threshold_")
 
 
-def _mean(descriptors: ArrayLike, name: str) -> NDArray[np.floating[Any]]:
+def _rows(descriptors: ArrayLike, name: str) -> NDArray[np.floating[Any]]:
     rows = np.asarray(descriptors)
-    checked = check_descriptors(rows[None] if rows.ndim == 1 else rows, name=name)
-    return np.asarray(checked.mean(axis=0, keepdims=True))
+    return check_descriptors(rows[None] if rows.ndim == 1 else rows, name=name)
+
+
+def _labels(values: ArrayLike, name: str, each: str, count: int) -> NDArray[np.generic]:
+    labels = np.asarray(values)
+    if labels.shape != (count,):
+        raise ValueError(
+            f"{name} must name one {each} for each descriptor, shape ({count},); got {labels.shape}"
+        )
+    return labels

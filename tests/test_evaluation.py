@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 from sfpose.cli import main
 from sfpose.evaluation import (
+    TARGET_FMRS,
     calibrated,
     evaluate_cfp,
     evaluate_lfw,
@@ -48,7 +50,7 @@ def _pixels(images):
 def test_cfp_rows_are_those_of_brute_force(cfp_zip):
     cfp = CFP(cfp_zip)
     rows = evaluate_cfp(cfp, _pixels, draws=20)
-    assert [(row.genuine, row.impostor) for row in rows] == [
+    assert [(row.rates.genuine, row.rates.impostor) for row in rows] == [
         (12 * 20, 60 * 48 - 240),
         (12 * 10, 60 * 59 // 2 - 120),
         (12, 12 * 11),
@@ -59,10 +61,10 @@ def test_cfp_rows_are_those_of_brute_force(cfp_zip):
     sums = np.where(x + y > 0, x + y, 1)
     distances = ((x - y) ** 2 / sums).sum(2).ravel()
     genuine = (cfp.subjects[frontal][:, None] == cfp.subjects[profile][None]).ravel()
-    assert rows[0].eer == pytest.approx(equal_error_rate(distances, genuine), abs=1e-9)
+    assert rows[0].rates.eer == pytest.approx(equal_error_rate(distances, genuine), abs=1e-9)
     for row in rows:
-        assert row.eer_interval.low <= row.eer <= row.eer_interval.high
-        assert row.fnmr_at_fmr_1_percent <= row.fnmr_at_fmr_01_percent
+        assert row.eer_interval.low <= row.rates.eer <= row.eer_interval.high
+        assert row.rates.fmr100 <= row.rates.fmr1000
 
 
 def test_pose_rows_compare_means_of_the_right_images(cfp_zip):
@@ -81,8 +83,8 @@ def test_pose_rows_compare_means_of_the_right_images(cfp_zip):
         "profile - profile, 1 image",
         "frontal - profile, 1 image",
     ]
-    assert [row.genuine for row in rows] == [120, 72, 240, 12, 12, 48]
-    assert all(row.impostor == 12 * 11 for row in rows)
+    assert [row.rates.genuine for row in rows] == [120, 72, 240, 12, 12, 48]
+    assert all(row.rates.impostor == 12 * 11 for row in rows)
     # Two templates of two for each of 12 people in each of two poses.
     assert compared[-1].shape == (48, 16 * 16 * 3)
     own = (folder.subjects == "001") & (folder.poses == "frontal")
@@ -96,8 +98,11 @@ def test_a_peer_brings_its_own_distance(cfp_zip):
 
     ours = evaluate_cfp(CFP(cfp_zip), _pixels, draws=5)[0]
     theirs = evaluate_cfp(CFP(cfp_zip), lambda x: _pixels(x) - 99, opposite, draws=5)[0]
-    assert (theirs.genuine, theirs.impostor) == (ours.genuine, ours.impostor)
-    assert theirs.eer > 0.5 > ours.eer
+    assert (theirs.rates.genuine, theirs.rates.impostor) == (
+        ours.rates.genuine,
+        ours.rates.impostor,
+    )
+    assert theirs.rates.eer > 0.5 > ours.rates.eer
 
 
 def test_images_that_could_not_be_acquired_are_refused_and_counted(cfp_zip):
@@ -108,10 +113,10 @@ def test_images_that_could_not_be_acquired_are_refused_and_counted(cfp_zip):
 
     rows = evaluate_cfp(CFP(cfp_zip), lossy, draws=5)
     whole = evaluate_cfp(CFP(cfp_zip), _pixels, draws=5)
-    assert [row.failed for row in rows] == [48, 59, 0]
-    assert rows[0].genuine == whole[0].genuine
+    assert [row.rates.failed_genuine + row.rates.failed_impostor for row in rows] == [48, 59, 0]
+    assert rows[0].rates.genuine == whole[0].rates.genuine
     # Four of 240 genuine comparisons cannot be accepted at any threshold.
-    assert rows[0].fnmr_at_fmr_1_percent >= 4 / 240
+    assert rows[0].rates.fmr100 >= 4 / 240
     assert "107 comparisons with an image that could not be acquired" in format_table(rows)
     assert "acquired" not in format_table(whole)
 
@@ -120,23 +125,28 @@ def test_table_shows_every_row_in_percent(cfp_zip):
     rows = evaluate_cfp(CFP(cfp_zip), _pixels, draws=5)
     lines = format_table(rows).splitlines()
     assert len(lines) == 4
-    assert f"{100 * rows[0].eer:.2f}" in lines[1]
+    assert f"{100 * rows[0].rates.eer:.2f}" in lines[1]
     assert "accuracy" not in lines[0]
 
 
 @pytest.mark.filterwarnings("ignore::sfpose.metrics.SmallSampleWarning")
 def test_calibration_goes_into_the_manifest(cfp_zip):
-    artifact = calibrated(read_artifact("default"), CFP(cfp_zip))
-    thresholds = artifact.manifest["calibration"]["thresholds"]
-    assert [entry["target_fmr"] for entry in thresholds] == [0.1, 0.01, 0.001, 0.0001]
-    assert all(entry["achieved_fmr"] <= entry["target_fmr"] for entry in thresholds)
+    artifact = calibrated(read_artifact("default"), CFP(cfp_zip), warn=False)
+    conditions = artifact.manifest["calibration"]["conditions"]
+    assert [entry["target_fmr"] for entry in conditions[0]["thresholds"]] == list(TARGET_FMRS)
+    for entry in conditions:
+        for stated in entry["thresholds"]:
+            assert stated["achieved_fmr"] <= stated["target_fmr"]
+    assert ["frontal", "profile"] in [entry["poses"] for entry in conditions]
     assert "people 001 to 012" in artifact.manifest["calibration"]["data"]
     json.dumps(artifact.manifest)
 
 
 def test_small_calibrations_warn(cfp_zip):
-    with pytest.warns(SmallSampleWarning):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         calibrated(read_artifact("default"), CFP(cfp_zip))
+    assert {warning.category for warning in caught} == {SmallSampleWarning}
 
 
 def test_evaluate_cfp_prints_a_table_and_json(cfp_zip, capsys):
@@ -246,5 +256,5 @@ def test_lfw_row_has_an_accuracy(tmp_path):
     people = {name[:2]: k + 1 for k, name in enumerate(sorted({n[:2] for n in lfw.images.names}))}
     rows = np.eye(6)[[people[name[:2]] for name in lfw.images.names]]
     (row,) = evaluate_lfw(lfw, lambda images: rows, draws=5)
-    assert (row.accuracy, row.eer) == (1.0, 0.0)
+    assert (row.accuracy, row.rates.eer) == (1.0, 0.0)
     assert "accuracy %" in format_table([row])

@@ -15,6 +15,7 @@ from sfpose.metrics import (
     SmallSampleWarning,
     calibrate_threshold,
     clopper_pearson_interval,
+    d_prime,
     det_curve,
     equal_error_rate,
     error_rates_at_threshold,
@@ -23,7 +24,9 @@ from sfpose.metrics import (
     fnmr_at_fmr,
     k_fold_accuracy,
     people_interval,
+    people_rate_interval,
     threshold_at_fmr,
+    verification_summary,
 )
 
 
@@ -205,12 +208,12 @@ def test_calibration_reports_what_it_rests_on():
     distances, genuine = _gaussian(20_000)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        calibration = calibrate_threshold(distances, genuine, 0.01, people="abc")
+        calibration = calibrate_threshold(distances, genuine, 0.01)
     assert calibration.achieved_fmr <= 0.01
     assert calibration.achieved_fmr == pytest.approx(0.01, abs=1e-3)
     assert calibration.impostor_pairs == (~genuine).sum()
-    assert calibration.people == 3
-    low, high = calibration.fmr_interval
+    assert (calibration.people, calibration.fmr_interval) == (0, None)
+    low, high = calibration.fmr_interval_if_independent
     assert low < calibration.achieved_fmr < high
     assert calibration.expected_false_matches == pytest.approx(0.01 * (~genuine).sum())
     assert calibration.to_dict()["threshold"] == calibration.threshold
@@ -247,10 +250,21 @@ def test_scores_that_mean_nothing_are_refused(distances, labels, message):
             function(distances, labels)
 
 
-@pytest.mark.parametrize("fmr", [0, 1, -0.1, 1.5, np.nan])
+@pytest.mark.parametrize("fmr", [1, -0.1, 1.5, np.nan])
 def test_a_rate_must_lie_between_zero_and_one(fmr):
-    with pytest.raises(ValueError, match="must lie between 0 and 1"):
+    with pytest.raises(ValueError, match="fmr must be a rate, 0 <= fmr < 1"):
         threshold_at_fmr([1, 2], [1, 0], fmr)
+    with pytest.raises(ValueError, match="target_fmr must be a rate, 0 < target_fmr < 1"):
+        calibrate_threshold([1, 2], [1, 0], fmr)
+
+
+def test_no_false_match_may_be_asked_for_but_not_calibrated():
+    distances, genuine = _gaussian(2000)
+    threshold = threshold_at_fmr(distances, genuine, 0)
+    assert threshold == np.nextafter(distances[~genuine].min(), -np.inf)
+    assert fnmr_at_fmr(distances, genuine, 0) == (distances[genuine] > threshold).mean()
+    with pytest.raises(ValueError, match="target_fmr must be a rate"):
+        calibrate_threshold(distances, genuine, 0)
 
 
 @settings(max_examples=25, deadline=None)
@@ -259,3 +273,89 @@ def test_rates_do_not_depend_on_the_scale_of_the_distance(case, factor, shift):
     distances, genuine = case
     moved = distances * factor + shift
     assert equal_error_rate(moved, genuine) == pytest.approx(equal_error_rate(distances, genuine))
+
+
+@given(scores())
+def test_the_hulls_equal_error_rate_is_the_best_mixture_of_two_thresholds(case):
+    fmr, fnmr, _ = det_curve(*case)
+    # A linear programme over mixtures of operating points whose two rates are equal.
+    best = optimize.linprog(
+        fmr, A_eq=np.stack([np.ones(len(fmr)), fmr - fnmr]), b_eq=[1, 0], bounds=(0, 1)
+    )
+    assert equal_error_rate(*case, convex_hull=True) == pytest.approx(best.fun, abs=1e-9)
+    assert equal_error_rate(*case, convex_hull=True) <= equal_error_rate(*case) + 1e-12
+
+
+def test_failed_comparisons_are_refused_and_counted():
+    distances, genuine = _gaussian()
+    failed = np.random.default_rng(1).random(len(genuine)) < 0.1
+    summary = verification_summary(np.where(failed, np.nan, distances), genuine)
+    assert summary.failed_genuine == (failed & genuine).sum()
+    assert summary.failed_impostor == (failed & ~genuine).sum()
+    assert summary.failure_to_acquire == failed.mean()
+    far = np.where(failed, 99.0, distances)
+    assert summary.eer == equal_error_rate(far, genuine)
+    assert summary.fmr100 == fnmr_at_fmr(far, genuine, 0.01)
+    assert summary.fmr1000 == fnmr_at_fmr(far, genuine, 0.001)
+    first_impostor = far[~genuine].min()
+    assert summary.zero_fmr == (far[genuine] >= first_impostor).mean()
+    assert summary.d_prime == d_prime(distances[~failed], genuine[~failed])
+    assert summary.to_dict()["failure_to_acquire"] == failed.mean()
+
+
+@pytest.mark.parametrize(
+    ("distances", "labels", "message"),
+    [
+        ([np.nan, np.nan, 1.0], [1, 1, 0], "one genuine and one impostor comparison; got 0 and 1"),
+        ([1.0, np.nan], [1], r"shape \(n,\); got \(2,\) and \(1,\)"),
+        ([1.0, 2.0], [1, 3], "booleans, or 0 and 1"),
+    ],
+)
+def test_a_summary_of_nothing_is_refused(distances, labels, message):
+    with pytest.raises(ValueError, match=message):
+        verification_summary(distances, labels)
+
+
+def test_the_interval_of_a_rate_is_that_of_the_resampler():
+    distances, genuine, first, second = _people_scores()
+    accepted = distances <= 2.0
+    for errors, kind in ((accepted, ~genuine), (~accepted, genuine)):
+        quick = people_rate_interval(
+            errors[kind], first[kind], second[kind], draws=400, random_state=3
+        )
+        rng, rates = np.random.default_rng(3), []
+        for drawn in rng.integers(0, 60, (400, 60)):
+            times = np.bincount(drawn, minlength=60)
+            weights = times[first[kind]] * np.where(
+                first[kind] == second[kind], 1, times[second[kind]]
+            )
+            rates.append(np.average(errors[kind], weights=weights))
+        np.testing.assert_allclose(quick, np.percentile(rates, [2.5, 97.5]), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("errors", "first", "second", "message"),
+    [
+        ([True], ["a"], ["a"], "at least two of them; got one"),
+        ([], [], [], r"n >= 1; got \(0,\)"),
+        ([True, False], ["a", "b"], ["b"], r"and \(1,\)"),
+    ],
+)
+def test_an_interval_of_nobody_is_refused(errors, first, second, message):
+    with pytest.raises(ValueError, match=message):
+        people_rate_interval(errors, first, second)
+
+
+def test_a_calibration_that_knows_its_people_has_both_intervals():
+    distances, genuine, first, second = _people_scores()
+    calibration = calibrate_threshold(
+        distances, genuine, 0.05, first_people=first, second_people=second
+    )
+    assert calibration.people == 60
+    for rate, interval in (
+        (calibration.achieved_fmr, calibration.fmr_interval),
+        (calibration.fnmr, calibration.fnmr_interval),
+    ):
+        assert interval.low < rate < interval.high
+    with pytest.raises(ValueError, match="of both sides"):
+        calibrate_threshold(distances, genuine, 0.05, first_people=first)

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import sfpose
+from sfpose.decision import shipped_conditions
 from sfpose.runtime.artifact import SHIPPED, read_artifact, read_manifest
 
 PACKAGE = Path(sfpose.__file__).parent
@@ -30,13 +31,14 @@ ALLOWED = {
     "gallery": {"_scoring", "_search", "runtime"},
     "templates": {"_scoring"},
     "decision": {"runtime"},
-    "verifier": {"_scoring", "decision", "metrics"},
+    "_calibration": {"_scoring", "decision", "metrics", "templates"},
+    "verifier": {"_calibration", "_scoring", "decision", "metrics"},
     "protocols": {"preprocessing"},
     "_embedding": {"geometry", "preprocessing", "runtime"},
     "alignment": {"_embedding", "preprocessing"},
     "embedder": {"_embedding", "alignment", "preprocessing", "runtime"},
     "training": {"alignment", "geometry", "networks", "runtime"},
-    "evaluation": {"_scoring", "embedder", "metrics", "protocols", "runtime"},
+    "evaluation": {"_calibration", "_scoring", "embedder", "metrics", "protocols", "runtime"},
 }
 LATE = {("embedder", "training")}
 HEAVY = {"torch", "onnx", "onnxruntime", "numba", "matplotlib"}
@@ -156,7 +158,15 @@ def test_what_ships_is_whole_and_has_a_card(name):
 
 def test_shipped_calibration_is_complete():
     manifest = read_manifest("default")
-    for entry in manifest["calibration"]["thresholds"]:
-        assert entry["achieved_fmr"] <= entry["target_fmr"]
-        assert entry["people"] == 100
+    conditions = shipped_conditions(manifest)
+    poses = [None, ("frontal", "frontal"), ("frontal", "profile"), ("profile", "profile")]
+    assert [c.poses for c in conditions if c[:2] == (1, 1)] == poses
+    for condition, entry in conditions.items():
+        assert entry["log_likelihood_ratio"]["slope"] < 0
+        for stated in entry["thresholds"]:
+            assert stated["achieved_fmr"] <= stated["target_fmr"]
+            assert stated["people"] == 100
+            if condition[:2] == (1, 1):
+                low, high = stated["fmr_interval"]
+                assert low <= stated["achieved_fmr"] <= high
     assert manifest["distance"]["factor"] == 1.0

@@ -67,25 +67,41 @@ def test_all_ways_to_decide_agree(fitted):
 
 
 def test_a_distance_on_the_threshold_is_accepted(fitted):
-    exact = clone(fitted).fit(*_people())
-    exact.threshold_ = 0.0
-    assert exact.verify([1.0, 2.0], [1.0, 2.0]).match
+    descriptors, subjects = _people()
+    one_by_one = fitted.score_matrix(descriptors, descriptors)
+    strangers = np.unique(one_by_one[subjects[:, None] != subjects])
+    rule = fitted._rule(1, 1, None)
+    on_it = rule.decide(rule.threshold)
+    assert on_it.match
+    assert not rule.decide(float(np.nextafter(rule.threshold, np.inf))).match
+    # The threshold lies just below the first impostor that must be refused.
+    assert np.float32(rule.threshold) in strangers
+    assert rule.threshold < np.float32(rule.threshold)
 
 
 def test_many_images_are_averaged(fitted):
     descriptors, _ = _people()
-    whole = fitted.verify(descriptors[:4], descriptors[5:7])
-    mean = fitted.verify(descriptors[:4].mean(0), descriptors[5:7].mean(0))
+    whole = fitted.verify(descriptors[:2], descriptors[5:7])
+    mean = fitted.verify(
+        descriptors[:2].mean(0), descriptors[5:7].mean(0), template_images=2, probe_images=2
+    )
     assert whole.distance == pytest.approx(mean.distance, rel=1e-5)
+    assert whole.threshold == mean.threshold < fitted.threshold_
     assert "for one false match in 100)" in str(whole)
 
 
 def test_before_fit_the_shipped_calibration_decides():
-    thresholds = read_manifest("default")["calibration"]["thresholds"]
-    descriptors, _ = _people(2, 2, 1000)
-    for entry in thresholds:
-        result = TemplateVerifier(entry["target_fmr"]).verify(descriptors[0], descriptors[1])
-        assert result.threshold == entry["threshold"]
+    descriptors, _ = _people(2, 10, 1000)
+    for entry in read_manifest("default")["calibration"]["conditions"]:
+        first = descriptors[: entry["template_images"]]
+        second = descriptors[-entry["probe_images"] :]
+        for stated in entry["thresholds"]:
+            verifier = TemplateVerifier(stated["target_fmr"], groups=("size", "pose"))
+            poses = entry["poses"] and tuple(entry["poses"])
+            result = verifier.verify(first, second, poses=poses)
+            assert result.threshold == stated["threshold"]
+            if poses:
+                assert verifier.verify(second, first, poses=poses[::-1]) == result
     with pytest.raises(ValueError, match=r"before fit, target_fmr must be one .*0\.001.*got 0\.02"):
         TemplateVerifier(0.02).verify(descriptors[0], descriptors[1])
 

@@ -33,6 +33,7 @@ def _version(package: str) -> str:
 
 def run(options: argparse.Namespace) -> int:
     """Print the information."""
+    from sfpose.decision import shipped_conditions
     from sfpose.runtime.artifact import read_artifact
 
     artifact = read_artifact(options.weights)
@@ -56,9 +57,12 @@ def run(options: argparse.Namespace) -> int:
     calibration = manifest.get("calibration")
     if calibration:
         print(f"calibrated on {calibration['data']}:")
-        for entry in calibration["thresholds"]:
-            print(
-                f"  target FMR {entry['target_fmr']:g}: threshold {entry['threshold']:.4f}, "
-                f"FMR {entry['achieved_fmr']:.2g}, FNMR {entry['fnmr']:.3f}"
+        print("  thresholds (false non-match rate) at target false match rates")
+        for condition, entry in shipped_conditions(manifest).items():
+            thresholds: Any = entry["thresholds"]
+            listed = ", ".join(
+                f"{stated['target_fmr']:g}: {stated['threshold']:.4f} ({stated['fnmr']:.3f})"
+                for stated in thresholds
             )
+            print(f"  {condition}: {listed}")
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -37,30 +38,19 @@ def run(options: argparse.Namespace) -> int:
     """Print the decision; 0 for a match, 1 for none."""
     from sfpose._embedding import Embedding
     from sfpose._scoring import chi2_pairs
-    from sfpose.decision import VerificationResult, shipped_threshold
+    from sfpose.decision import shipped_rule
     from sfpose.runtime.artifact import read_artifact
 
     start = time.perf_counter()
-    threshold = shipped_threshold(options.weights, options.target_fmr)
+    rule = shipped_rule(options.weights, options.target_fmr)
     rows = Embedding(read_artifact(options.weights))([options.template, options.probe])
     for row, path in zip(rows, (options.template, options.probe), strict=True):
         if not row[0] >= 0:
             raise ValueError(f"a photo must show a face; nothing was found in {path!r}")
-    distance = float(chi2_pairs(rows[:1], rows[1:])[0])
-    result = VerificationResult(distance <= threshold, distance, threshold, options.target_fmr)
+    result = rule.decide(float(chi2_pairs(rows[:1], rows[1:])[0]))
     seconds = time.perf_counter() - start
     if options.json:
-        print(
-            json.dumps(
-                {
-                    "match": result.match,
-                    "distance": result.distance,
-                    "threshold": result.threshold,
-                    "target_fmr": result.target_fmr,
-                    "seconds": round(seconds, 3),
-                }
-            )
-        )
+        print(json.dumps({**asdict(result), "seconds": round(seconds, 3)}))
     else:
         print(result)
     return 0 if result.match else 1

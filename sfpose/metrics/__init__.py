@@ -7,7 +7,6 @@ from sfpose.metrics.displays import DetCurveDisplay, PoseErrorDisplay, ScoreHist
 from sfpose.metrics.error_rates import (
     DetCurve,
     ErrorRates,
-    FoldAccuracy,
     d_prime,
     det_curve,
     equal_error_rate,
@@ -15,9 +14,9 @@ from sfpose.metrics.error_rates import (
     false_acceptance_rate,
     false_rejection_rate,
     fnmr_at_fmr,
-    k_fold_accuracy,
     threshold_at_fmr,
 )
+from sfpose.metrics.folds import FoldAccuracy, k_fold_accuracy
 from sfpose.metrics.groups import GroupErrorRates, group_error_rates
 from sfpose.metrics.identification import cumulative_match_curve, identification_rate_at_fpir
 from sfpose.metrics.intervals import (
@@ -25,12 +24,14 @@ from sfpose.metrics.intervals import (
     PeopleResampler,
     clopper_pearson_interval,
     people_interval,
+    people_rate_interval,
 )
 from sfpose.metrics.likelihood import (
     LikelihoodRatioCalibrator,
     log_likelihood_ratio_cost,
     minimum_log_likelihood_ratio_cost,
 )
+from sfpose.metrics.summary import VerificationSummary, verification_summary
 from sfpose.metrics.thresholds import (
     SmallSampleWarning,
     ThresholdCalibration,
@@ -50,6 +51,7 @@ __all__ = [
     "ScoreHistogramDisplay",
     "SmallSampleWarning",
     "ThresholdCalibration",
+    "VerificationSummary",
     "calibrate_threshold",
     "clopper_pearson_interval",
     "cumulative_match_curve",
@@ -66,5 +68,7 @@ __all__ = [
     "log_likelihood_ratio_cost",
     "minimum_log_likelihood_ratio_cost",
     "people_interval",
+    "people_rate_interval",
     "threshold_at_fmr",
+    "verification_summary",
 ]

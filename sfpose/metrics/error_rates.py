@@ -15,7 +15,6 @@ from numpy.typing import ArrayLike, NDArray
 __all__ = [
     "DetCurve",
     "ErrorRates",
-    "FoldAccuracy",
     "d_prime",
     "det_curve",
     "equal_error_rate",
@@ -23,7 +22,6 @@ __all__ = [
     "false_acceptance_rate",
     "false_rejection_rate",
     "fnmr_at_fmr",
-    "k_fold_accuracy",
     "threshold_at_fmr",
 ]
 
@@ -53,14 +51,6 @@ class ErrorRates(NamedTuple):
     fnmr: float
 
 
-class FoldAccuracy(NamedTuple):
-    """Accuracy of each fold at the threshold that was best on the others, 0 to 1."""
-
-    mean: float
-    standard_error: float
-    per_fold: NDArray[np.float64]
-
-
 def check_scores(
     distances: ArrayLike, is_genuine: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -81,8 +71,8 @@ def check_scores(
         )
     if np.isnan(scores).any():
         raise ValueError(
-            f"distances must not be NaN; got {np.isnan(scores).sum()} NaN: "
-            "count them as failures to acquire and leave them out"
+            f"distances must not be NaN; got {np.isnan(scores).sum()} NaN, which stand for "
+            "failures to acquire: see sfpose.metrics.verification_summary"
         )
     if labels.dtype != np.bool_:
         if not np.isin(labels, (0, 1)).all():
@@ -136,7 +126,9 @@ def det_curve(distances: ArrayLike, is_genuine: ArrayLike) -> DetCurve:
     return DetCurve(fmr, fnmr, thresholds)
 
 
-def equal_error_rate(distances: ArrayLike, is_genuine: ArrayLike) -> float:
+def equal_error_rate(
+    distances: ArrayLike, is_genuine: ArrayLike, *, convex_hull: bool = False
+) -> float:
     """Rate at which false matches and false non-matches are equally frequent.
 
     Between the two neighbouring operating points where the curves cross, the DET
@@ -146,6 +138,10 @@ def equal_error_rate(distances: ArrayLike, is_genuine: ArrayLike) -> float:
     ----------
     distances : array of shape (n,)
     is_genuine : bool array of shape (n,)
+    convex_hull : bool, default=False
+        Of the lower convex hull of the curve instead: what a system reaches that may
+        decide at random between two thresholds. Never larger, and smoother where
+        comparisons are few.
 
     Returns
     -------
@@ -160,7 +156,9 @@ def equal_error_rate(distances: ArrayLike, is_genuine: ArrayLike) -> float:
 
     References
     ----------
-    ISO/IEC 19795-1; Alonso-Fernandez et al., Tables 4 and 5.
+    ISO/IEC 19795-1; Alonso-Fernandez et al., Tables 4 and 5. Convex hull: Brummer,
+    "Measuring, refining and calibrating speaker and language information extracted
+    from speech", 2010, section 7.3.
 
     Examples
     --------
@@ -169,7 +167,24 @@ def equal_error_rate(distances: ArrayLike, is_genuine: ArrayLike) -> float:
     0.5
     """
     fmr, fnmr, _ = det_curve(distances, is_genuine)
+    if convex_hull:
+        kept = _lower_hull(fmr, fnmr)
+        fmr, fnmr = fmr[kept], fnmr[kept]
     return crossing(fmr, fnmr)
+
+
+def _lower_hull(x: NDArray[np.float64], y: NDArray[np.float64]) -> list[int]:
+    """Corners of the lower convex hull of points with rising x and falling y."""
+    kept: list[int] = []
+    for point in range(len(x)):
+        while len(kept) > 1:
+            a, b = kept[-2:]
+            turn = (x[b] - x[a]) * (y[point] - y[a]) - (y[b] - y[a]) * (x[point] - x[a])
+            if turn > 0:
+                break
+            kept.pop()
+        kept.append(point)
+    return kept
 
 
 def crossing(fmr: NDArray[np.float64], fnmr: NDArray[np.float64]) -> float:
@@ -265,11 +280,12 @@ def false_rejection_rate(distances: ArrayLike, is_genuine: ArrayLike, threshold:
     return error_rates_at_threshold(distances, is_genuine, threshold).fnmr
 
 
-def check_fmr(value: float, name: str = "fmr") -> float:
-    """``value`` as a float, if it is a rate above 0 and below 1."""
+def check_fmr(value: float, name: str = "fmr", *, zero: bool = False) -> float:
+    """``value`` as a float, if it is a rate below 1 and above 0, or 0 where allowed."""
     rate = float(value)
-    if not 0 < rate < 1:
-        raise ValueError(f"{name} must lie between 0 and 1, both excluded; got {value}")
+    if not (0 < rate < 1 or (zero and rate == 0)):
+        allowed = "0 <= fmr < 1" if zero else "0 < fmr < 1"
+        raise ValueError(f"{name} must be a rate, {allowed.replace('fmr', name)}; got {value}")
     return rate
 
 
@@ -284,7 +300,7 @@ def threshold_at_fmr(distances: ArrayLike, is_genuine: ArrayLike, fmr: float) ->
     distances : array of shape (n,)
     is_genuine : bool array of shape (n,)
     fmr : float
-        Between 0 and 1.
+        Below 1; 0 allows no false match at all.
 
     Returns
     -------
@@ -305,7 +321,7 @@ def threshold_at_fmr(distances: ArrayLike, is_genuine: ArrayLike, fmr: float) ->
     scores, genuine = check_scores(distances, is_genuine)
     impostors = np.sort(scores[~genuine])
     # Rounding must not turn 0.001 * 3000 into 2.
-    allowed = int(np.floor(check_fmr(fmr) * len(impostors) * (1 + 1e-12)))
+    allowed = int(np.floor(check_fmr(fmr, zero=True) * len(impostors) * (1 + 1e-12)))
     return float(np.nextafter(impostors[allowed], -np.inf))
 
 
@@ -317,8 +333,8 @@ def fnmr_at_fmr(distances: ArrayLike, is_genuine: ArrayLike, fmr: float) -> floa
     distances : array of shape (n,)
     is_genuine : bool array of shape (n,)
     fmr : float
-        Between 0 and 1; below one over the number of impostors it means no false
-        match at all.
+        Below 1; below one over the number of impostors it means no false match at all.
+        FMR100 is the rate at 0.01, FMR1000 at 0.001, ZeroFMR at 0.
 
     Returns
     -------
@@ -333,55 +349,3 @@ def fnmr_at_fmr(distances: ArrayLike, is_genuine: ArrayLike, fmr: float) -> floa
     """
     threshold = threshold_at_fmr(distances, is_genuine, fmr)
     return error_rates_at_threshold(distances, is_genuine, threshold).fnmr
-
-
-def k_fold_accuracy(distances: ArrayLike, is_genuine: ArrayLike, folds: ArrayLike) -> FoldAccuracy:
-    """Accuracy of each fold at the threshold that is best on the other folds.
-
-    Parameters
-    ----------
-    distances : array of shape (n,)
-    is_genuine : bool array of shape (n,)
-    folds : array of shape (n,)
-        Fold of each comparison.
-
-    Returns
-    -------
-    FoldAccuracy
-        With the standard error of the mean over folds.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two folds or the scores are refused.
-
-    References
-    ----------
-    Huang et al., "Labeled Faces in the Wild", 2007: View 2.
-
-    Examples
-    --------
-    >>> from sfpose.metrics import k_fold_accuracy
-    >>> k_fold_accuracy([1, 3, 1, 3, 2, 4], [1, 0, 1, 0, 1, 0], [0, 0, 1, 1, 2, 2]).mean
-    1.0
-    """
-    scores, genuine = check_scores(distances, is_genuine)
-    groups = np.asarray(folds)
-    if groups.shape != scores.shape:
-        raise ValueError(f"folds must have shape {scores.shape}; got {groups.shape}")
-    names = np.unique(groups)
-    if len(names) < 2:
-        raise ValueError(f"there must be at least two folds; got {len(names)}")
-    accuracies = []
-    for name in names:
-        inside = groups == name
-        fmr, fnmr, thresholds = det_curve(scores[~inside], genuine[~inside])
-        share = genuine[~inside].mean()
-        best = int(np.argmin(fmr * (1 - share) + fnmr * share))
-        # Halfway to the next distance: the middle of the gap generalises best.
-        following = thresholds[min(best + 1, len(thresholds) - 1)]
-        threshold = (thresholds[best] + following) / 2
-        accuracies.append(float(((scores[inside] <= threshold) == genuine[inside]).mean()))
-    per_fold = np.array(accuracies)
-    error = float(per_fold.std(ddof=1) / np.sqrt(len(per_fold)))
-    return FoldAccuracy(float(per_fold.mean()), error, per_fold)

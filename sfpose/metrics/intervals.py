@@ -10,7 +10,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from sfpose.metrics.error_rates import check_scores, crossing
 
-__all__ = ["Interval", "PeopleResampler", "clopper_pearson_interval", "people_interval"]
+__all__ = [
+    "Interval",
+    "PeopleResampler",
+    "clopper_pearson_interval",
+    "people_interval",
+    "people_rate_interval",
+]
 
 
 class Interval(NamedTuple):
@@ -194,4 +200,82 @@ def people_interval(
         )
     tail = 100 * (1 - confidence) / 2
     low, high = np.percentile(values, [tail, 100 - tail])
+    return Interval(float(low), float(high))
+
+
+def people_rate_interval(
+    is_error: ArrayLike,
+    first_people: ArrayLike,
+    second_people: ArrayLike,
+    *,
+    confidence: float = 0.95,
+    draws: int = 400,
+    random_state: int = 0,
+) -> Interval:
+    """Bootstrap interval of a share of comparisons that resamples people.
+
+    Faster than :func:`people_interval` where the threshold is fixed.
+
+    Parameters
+    ----------
+    is_error : bool array of shape (n,)
+        Which comparisons are counted, of genuine ones or of impostors.
+    first_people, second_people : arrays of shape (n,)
+        Who is on either side of each comparison.
+    confidence : float, default=0.95
+    draws : int, default=400
+    random_state : int, default=0
+
+    Returns
+    -------
+    Interval
+        Percentiles of the drawings. Where no comparison is counted both limits are 0:
+        see the rule of 3 for what that may claim.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ, there is no comparison, or there are fewer than two people.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sfpose.metrics import people_rate_interval
+    >>> rng = np.random.default_rng(0)
+    >>> first, second = rng.integers(0, 50, (2, 4000))
+    >>> low, high = people_rate_interval(rng.random(4000) < 0.1, first, second)
+    >>> low < 0.1 < high
+    True
+    """
+    from scipy.sparse import coo_array
+
+    errors = np.asarray(is_error, dtype=np.float64)
+    first, second = np.asarray(first_people), np.asarray(second_people)
+    if errors.ndim != 1 or not errors.shape == first.shape == second.shape or not len(errors):
+        raise ValueError(
+            "is_error, first_people and second_people must have one shape (n,), n >= 1; "
+            f"got {errors.shape}, {first.shape} and {second.shape}"
+        )
+    people, codes = np.unique(np.concatenate([first, second]), return_inverse=True)
+    if len(people) < 2:
+        raise ValueError("an interval over people needs at least two of them; got one")
+    pairs = codes.reshape(2, -1)
+    rng = np.random.default_rng(random_state)
+    drawn = rng.integers(0, len(people), (draws, len(people)))
+    times = np.stack([np.bincount(row, minlength=len(people)) for row in drawn]).astype(float)
+    apart = pairs[0] != pairs[1]
+
+    def weighted(counted: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Sum of what is counted in each drawing, one or two people a comparison."""
+        shape = (len(people),) * 2
+        between = coo_array((counted[apart], tuple(pairs[:, apart])), shape=shape).tocsr()
+        within = np.bincount(pairs[0, ~apart], counted[~apart], minlength=len(people))
+        return np.asarray(((between.T @ times.T).T * times).sum(axis=1) + times @ within)
+
+    totals = weighted(np.ones(len(errors)))
+    rates = weighted(errors)[totals > 0] / totals[totals > 0]
+    if not len(rates):
+        raise ValueError("no drawing of people had a comparison; too few people")
+    tail = 100 * (1 - confidence) / 2
+    low, high = np.percentile(rates, [tail, 100 - tail])
     return Interval(float(low), float(high))

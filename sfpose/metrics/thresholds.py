@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,7 +15,7 @@ from sfpose.metrics.error_rates import (
     error_rates_at_threshold,
     threshold_at_fmr,
 )
-from sfpose.metrics.intervals import Interval, clopper_pearson_interval
+from sfpose.metrics.intervals import Interval, clopper_pearson_interval, people_rate_interval
 
 __all__ = ["SmallSampleWarning", "ThresholdCalibration", "calibrate_threshold"]
 
@@ -39,7 +38,10 @@ class ThresholdCalibration:
         Rates of the calibration data at the threshold, 0 to 1.
     genuine_pairs, impostor_pairs, people : int
         How much was compared; ``people`` is 0 if it was not told.
-    fmr_interval : Interval
+    fmr_interval, fnmr_interval : Interval or None
+        95 % intervals of both rates at the threshold, by resampling people; None if
+        it was not told who takes part.
+    fmr_interval_if_independent : Interval
         95 % Clopper-Pearson interval of the false match rate. It takes comparisons
         as independent, which pairs that share a person are not: it is too narrow.
     """
@@ -51,7 +53,9 @@ class ThresholdCalibration:
     genuine_pairs: int
     impostor_pairs: int
     people: int
-    fmr_interval: Interval
+    fmr_interval: Interval | None
+    fnmr_interval: Interval | None
+    fmr_interval_if_independent: Interval
 
     @property
     def expected_false_matches(self) -> float:
@@ -60,11 +64,21 @@ class ThresholdCalibration:
 
     def to_dict(self) -> dict[str, Any]:
         """Attributes as plain numbers, for JSON."""
-        return {**asdict(self), "fmr_interval": list(self.fmr_interval)}
+        values = asdict(self)
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+        }
 
 
 def calibrate_threshold(
-    distances: ArrayLike, is_genuine: ArrayLike, target_fmr: float, *, people: Iterable[object] = ()
+    distances: ArrayLike,
+    is_genuine: ArrayLike,
+    target_fmr: float,
+    *,
+    first_people: ArrayLike | None = None,
+    second_people: ArrayLike | None = None,
+    warn: bool = True,
 ) -> ThresholdCalibration:
     """Find the threshold for a target false match rate and say how well it is founded.
 
@@ -74,8 +88,10 @@ def calibrate_threshold(
     is_genuine : bool array of shape (n,)
     target_fmr : float
         Between 0 and 1.
-    people : iterable, optional
-        Everyone who takes part, to be counted.
+    first_people, second_people : arrays of shape (n,), optional
+        Who is on either side of each comparison, for intervals that resample people.
+    warn : bool, default=True
+        False leaves it to the caller to look at ``expected_false_matches``.
 
     Returns
     -------
@@ -84,7 +100,8 @@ def calibrate_threshold(
     Raises
     ------
     ValueError
-        If the scores are refused or ``target_fmr`` is no rate.
+        If the scores are refused, ``target_fmr`` is no rate, or only one side's people
+        are given.
 
     Warns
     -----
@@ -111,9 +128,11 @@ def calibrate_threshold(
     """
     scores, genuine = check_scores(distances, is_genuine)
     target = check_fmr(target_fmr, "target_fmr")
+    if (first_people is None) != (second_people is None):
+        raise ValueError("the people of both sides must be given, or of neither; got one side")
     impostors = int((~genuine).sum())
     expected = target * impostors
-    if expected < 30:
+    if warn and expected < 30:
         rule = 3 if expected < 3 else 30
         warnings.warn(
             f"a target FMR of {target:g} needs at least {int(np.ceil(rule / target))} impostor "
@@ -124,7 +143,17 @@ def calibrate_threshold(
         )
     threshold = threshold_at_fmr(scores, genuine, target)
     rates = error_rates_at_threshold(scores, genuine, threshold)
-    false_matches = int((scores[~genuine] <= threshold).sum())
+    accepted = scores <= threshold
+    count, fmr_interval, fnmr_interval = 0, None, None
+    if first_people is not None and second_people is not None:
+        first, second = np.asarray(first_people), np.asarray(second_people)
+        count = len(np.unique(np.concatenate([first, second])))
+        fmr_interval, fnmr_interval = (
+            people_rate_interval(errors[kind], first[kind], second[kind])
+            if len(np.unique(np.concatenate([first[kind], second[kind]]))) > 1
+            else None
+            for errors, kind in ((accepted, ~genuine), (~accepted, genuine))
+        )
     return ThresholdCalibration(
         target_fmr=target,
         threshold=threshold,
@@ -132,6 +161,10 @@ def calibrate_threshold(
         fnmr=rates.fnmr,
         genuine_pairs=int(genuine.sum()),
         impostor_pairs=impostors,
-        people=len(set(people)),
-        fmr_interval=clopper_pearson_interval(false_matches, impostors),
+        people=count,
+        fmr_interval=fmr_interval,
+        fnmr_interval=fnmr_interval,
+        fmr_interval_if_independent=clopper_pearson_interval(
+            int(accepted[~genuine].sum()), impostors
+        ),
     )

@@ -1,0 +1,273 @@
+"""Thresholds for each kind of comparison, from descriptors of known people.
+
+May import ``_scoring``, ``decision``, ``metrics`` and ``templates``.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfpose._scoring import chi2_pairs_at
+from sfpose.decision import Condition, Rule
+from sfpose.metrics.likelihood import LikelihoodRatioCalibrator
+from sfpose.metrics.thresholds import (
+    SmallSampleWarning,
+    ThresholdCalibration,
+    calibrate_threshold,
+)
+from sfpose.templates import build_templates
+
+__all__ = ["TEMPLATE_SIZES", "Calibrated", "Calibrator"]
+
+TEMPLATE_SIZES = ((1, 1), (2, 1), (3, 1), (5, 1), (10, 1), (2, 2), (3, 3), (5, 5), (10, 10))
+"""Numbers of images on both sides for which thresholds are looked for."""
+
+_RATIO_PAIRS = 100_000
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What was learnt about one kind of comparison.
+
+    Attributes
+    ----------
+    thresholds : tuple of ThresholdCalibration
+        One for each target, as far as the data go.
+    slope, intercept : float
+        Of the line from distance to log-likelihood ratio.
+    """
+
+    thresholds: tuple[ThresholdCalibration, ...]
+    slope: float
+    intercept: float
+
+    def rule(self, target: int = 0) -> Rule:
+        """What decides at one of the targets."""
+        found = self.thresholds[target]
+        return Rule(found.threshold, found.target_fmr, self.slope, self.intercept)
+
+
+class _Side(NamedTuple):
+    """Templates of so many images, whose they are, their pose and their images."""
+
+    templates: NDArray[np.floating[Any]]
+    subjects: NDArray[np.int64]
+    poses: NDArray[np.int64]
+    images: NDArray[np.int64]
+
+
+class Calibrator:
+    """Compares known people in every way that is asked for.
+
+    Parameters
+    ----------
+    rows : array of shape (n, d), values >= 0
+        Checked descriptors.
+    subjects : array of shape (n,)
+    poses : array of shape (n,), optional
+        With poses, a template holds images of one pose, and each pair of poses gets a
+        threshold of its own.
+    max_pairs, random_state, n_jobs
+        See :class:`sfpose.TemplateVerifier`.
+    """
+
+    def __init__(
+        self,
+        rows: NDArray[np.floating[Any]],
+        subjects: NDArray[np.generic],
+        poses: NDArray[np.generic] | None,
+        *,
+        max_pairs: int,
+        random_state: int,
+        n_jobs: int | None,
+    ) -> None:
+        self._rows = rows
+        self.subjects, self._subject = np.unique(subjects, return_inverse=True)
+        labels = np.zeros(len(rows), np.int64) if poses is None else poses
+        names, self._pose = np.unique(labels, return_inverse=True)
+        self._pose_names = None if poses is None else [str(name) for name in names]
+        self._max_pairs = max_pairs
+        self._random_state = random_state
+        self._n_jobs = n_jobs
+
+    def run(
+        self,
+        sizes: Sequence[tuple[int, int]],
+        targets: Sequence[float],
+        *,
+        optional: bool,
+        warn: bool = True,
+    ) -> dict[Condition, Calibrated]:
+        """Thresholds for each condition that the data allow.
+
+        Parameters
+        ----------
+        sizes : sequence of (int, int)
+            Images of template and probe.
+        targets : sequence of float
+            False match rates.
+        optional : bool
+            Leave out, after the first size, what rests on fewer than 3 expected false
+            matches, and keep without a warning what rests on fewer than 30.
+        warn : bool, default=True
+            False keeps silent about the first size too.
+        """
+        found: dict[Condition, Calibrated] = {}
+        for place, (more, fewer) in enumerate(sizes):
+            compared = self._compare(more, fewer)
+            if compared is None:
+                if not optional:
+                    raise ValueError(
+                        f"templates of {more} against {fewer} images need at least two people "
+                        "with so many, and one with both of them apart; the data have none"
+                    )
+                continue
+            first, second, distances, left, right = compared
+            people = left.subjects[first], right.subjects[second]
+            for poses, chosen in self._by_poses(left.poses[first], right.poses[second]):
+                genuine = people[0][chosen] == people[1][chosen]
+                condition = Condition.of(more, fewer, poses)
+                if not genuine.any() or genuine.all():
+                    if warn and place == 0 and poses is not None:
+                        warnings.warn(
+                            f"no threshold for {condition}: genuine or impostor pairs are missing",
+                            SmallSampleWarning,
+                            stacklevel=4,
+                        )
+                    continue
+                strangers = int((~genuine).sum())
+                kept = [
+                    target
+                    for target in targets
+                    if not optional or place == 0 or target * strangers >= 3
+                ]
+                if kept:
+                    sides = self.subjects[people[0][chosen]], self.subjects[people[1][chosen]]
+                    found[condition] = self._calibrated(
+                        distances[chosen],
+                        genuine,
+                        sides,
+                        kept,
+                        warn=warn and (place == 0 or not optional),
+                    )
+        return found
+
+    def _calibrated(
+        self,
+        distances: NDArray[np.floating[Any]],
+        genuine: NDArray[np.bool_],
+        people: tuple[NDArray[np.generic], NDArray[np.generic]],
+        targets: Sequence[float],
+        *,
+        warn: bool,
+    ) -> Calibrated:
+        thresholds = tuple(
+            calibrate_threshold(
+                distances,
+                genuine,
+                target,
+                first_people=people[0],
+                second_people=people[1],
+                warn=warn,
+            )
+            for target in targets
+        )
+        # A straight line needs no more; strangers outnumber the rest by far.
+        rng = np.random.default_rng(self._random_state)
+        drawn = np.concatenate(
+            [rng.permutation(np.flatnonzero(kind))[:_RATIO_PAIRS] for kind in (genuine, ~genuine)]
+        )
+        line = LikelihoodRatioCalibrator().fit(distances[drawn], genuine[drawn])
+        return Calibrated(thresholds, line.slope_, line.intercept_)
+
+    def _by_poses(
+        self, first: NDArray[np.int64], second: NDArray[np.int64]
+    ) -> Iterator[tuple[tuple[str, str] | None, NDArray[np.bool_] | slice]]:
+        yield None, slice(None)
+        names = self._pose_names or []
+        low, high = np.minimum(first, second), np.maximum(first, second)
+        for one in range(len(names)):
+            for other in range(one, len(names)):
+                chosen = (low == one) & (high == other)
+                if chosen.any():
+                    yield (names[one], names[other]), chosen
+
+    def _side(self, images: int) -> _Side | None:
+        """Templates of consecutive images of a person and pose; the rest is left out."""
+        order = np.lexsort((np.arange(len(self._rows)), self._pose, self._subject))
+        kind = self._subject[order] * (self._pose.max() + 1) + self._pose[order]
+        starts = np.flatnonzero(np.r_[True, kind[1:] != kind[:-1]])
+        place = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
+        size = np.bincount(np.cumsum(place == 0) - 1)[np.cumsum(place == 0) - 1]
+        whole = place < size // images * images
+        rows = order[whole].reshape(-1, images)
+        if not len(rows):
+            return None
+        if images == 1:
+            templates = self._rows[rows[:, 0]]
+        else:
+            groups = np.repeat(np.arange(len(rows)), images)
+            templates = build_templates(self._rows[rows.ravel()], groups).templates
+        return _Side(templates, self._subject[rows[:, 0]], self._pose[rows[:, 0]], rows)
+
+    def _compare(
+        self, more: int, fewer: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[Any], _Side, _Side] | None:
+        left = self._side(more)
+        right = left if more == fewer else self._side(fewer)
+        if left is None or right is None:
+            return None
+        first, second = self._pairs(left, right)
+        genuine = left.subjects[first] == right.subjects[second]
+        if not genuine.any() or genuine.all():
+            return None
+        distances = chi2_pairs_at(
+            left.templates, first, second, right.templates, n_jobs=self._n_jobs
+        )
+        return first, second, distances, left, right
+
+    def _pairs(self, left: _Side, right: _Side) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Genuine pairs without a shared image, and all or a sample of the impostors."""
+        same = left is right
+        total = len(left.subjects) * len(right.subjects)
+        if total <= self._max_pairs * (2 if same else 1):
+            first, second = (
+                np.triu_indices(len(left.subjects), 1)
+                if same
+                else (
+                    places.ravel()
+                    for places in np.indices((len(left.subjects), len(right.subjects)))
+                )
+            )
+            strangers = left.subjects[first] != right.subjects[second]
+            genuine = np.stack([first[~strangers], second[~strangers]])
+            impostor = np.stack([first[strangers], second[strangers]])
+        else:
+            order = np.argsort(right.subjects, kind="stable")
+            starts = np.searchsorted(right.subjects[order], np.arange(len(self.subjects) + 1))
+            owned = [order[a:b] for a, b in pairwise(starts)]
+            parts = [
+                np.stack([np.full(len(owned[who]), row), owned[who]])
+                for row, who in enumerate(left.subjects)
+            ]
+            genuine = np.concatenate(parts, axis=1)
+            if same:
+                genuine = genuine[:, genuine[0] < genuine[1]]
+            rng = np.random.default_rng(self._random_state)
+            sides = len(left.subjects), len(right.subjects)
+            impostor = np.stack([rng.integers(0, side, self._max_pairs) for side in sides])
+            impostor = impostor[:, left.subjects[impostor[0]] != right.subjects[impostor[1]]]
+        if not same:
+            shared = (
+                left.images[genuine[0]][:, :, None] == right.images[genuine[1]][:, None, :]
+            ).any((1, 2))
+            genuine = genuine[:, ~shared]
+        first, second = np.concatenate([genuine, impostor], axis=1)
+        return first, second

@@ -1,0 +1,72 @@
+"""Accuracy over folds, as face verification benchmarks report it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sfpose.metrics.error_rates import check_scores, det_curve
+
+__all__ = ["FoldAccuracy", "k_fold_accuracy"]
+
+
+class FoldAccuracy(NamedTuple):
+    """Accuracy of each fold at the threshold that was best on the others, 0 to 1."""
+
+    mean: float
+    standard_error: float
+    per_fold: NDArray[np.float64]
+
+
+def k_fold_accuracy(distances: ArrayLike, is_genuine: ArrayLike, folds: ArrayLike) -> FoldAccuracy:
+    """Accuracy of each fold at the threshold that is best on the other folds.
+
+    Parameters
+    ----------
+    distances : array of shape (n,)
+    is_genuine : bool array of shape (n,)
+    folds : array of shape (n,)
+        Fold of each comparison.
+
+    Returns
+    -------
+    FoldAccuracy
+        With the standard error of the mean over folds.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two folds or the scores are refused.
+
+    References
+    ----------
+    Huang et al., "Labeled Faces in the Wild", 2007: View 2.
+
+    Examples
+    --------
+    >>> from sfpose.metrics import k_fold_accuracy
+    >>> k_fold_accuracy([1, 3, 1, 3, 2, 4], [1, 0, 1, 0, 1, 0], [0, 0, 1, 1, 2, 2]).mean
+    1.0
+    """
+    scores, genuine = check_scores(distances, is_genuine)
+    groups = np.asarray(folds)
+    if groups.shape != scores.shape:
+        raise ValueError(f"folds must have shape {scores.shape}; got {groups.shape}")
+    names = np.unique(groups)
+    if len(names) < 2:
+        raise ValueError(f"there must be at least two folds; got {len(names)}")
+    accuracies = []
+    for name in names:
+        inside = groups == name
+        fmr, fnmr, thresholds = det_curve(scores[~inside], genuine[~inside])
+        share = genuine[~inside].mean()
+        best = int(np.argmin(fmr * (1 - share) + fnmr * share))
+        # Halfway to the next distance: the middle of the gap generalises best.
+        following = thresholds[min(best + 1, len(thresholds) - 1)]
+        threshold = (thresholds[best] + following) / 2
+        accuracies.append(float(((scores[inside] <= threshold) == genuine[inside]).mean()))
+    per_fold = np.array(accuracies)
+    error = float(per_fold.std(ddof=1) / np.sqrt(len(per_fold)))
+    return FoldAccuracy(float(per_fold.mean()), error, per_fold)

@@ -1,0 +1,114 @@
+"""All error rates of a list of comparisons at once, failures to acquire among them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from sfpose.metrics.error_rates import d_prime, equal_error_rate, fnmr_at_fmr
+
+__all__ = ["VerificationSummary", "verification_summary"]
+
+
+@dataclass(frozen=True)
+class VerificationSummary:
+    """Error rates of verification, 0 to 1, and what they rest on.
+
+    A comparison with an image that could not be acquired is refused at every
+    threshold: the rates are what ISO/IEC 19795-1 calls generalised ones.
+
+    Attributes
+    ----------
+    genuine, impostor : int
+        Comparisons of either kind, failed ones included.
+    failed_genuine, failed_impostor : int
+        How many of them failed: their distance is NaN.
+    eer, convex_hull_eer : float
+        See :func:`equal_error_rate`.
+    fmr100, fmr1000, zero_fmr : float
+        False non-match rate at a false match rate of 1 %, of 0.1 %, and without any
+        false match.
+    d_prime : float
+        Of the comparisons that did not fail.
+
+    References
+    ----------
+    ISO/IEC 19795-1; Maio et al., "FVC2000: Fingerprint verification competition", 2002
+    (FMR100, FMR1000, ZeroFMR).
+    """
+
+    genuine: int
+    impostor: int
+    failed_genuine: int
+    failed_impostor: int
+    eer: float
+    convex_hull_eer: float
+    fmr100: float
+    fmr1000: float
+    zero_fmr: float
+    d_prime: float
+
+    @property
+    def failure_to_acquire(self) -> float:
+        """Share of comparisons that failed."""
+        failed = self.failed_genuine + self.failed_impostor
+        return failed / (self.genuine + self.impostor)
+
+    def to_dict(self) -> dict[str, float]:
+        """Attributes as plain numbers, for JSON."""
+        return {**asdict(self), "failure_to_acquire": self.failure_to_acquire}
+
+
+def verification_summary(distances: ArrayLike, is_genuine: ArrayLike) -> VerificationSummary:
+    """Sum up labelled comparisons, some of which may have failed.
+
+    Parameters
+    ----------
+    distances : array of shape (n,)
+        NaN where an image of the comparison could not be acquired.
+    is_genuine : bool array of shape (n,)
+
+    Returns
+    -------
+    VerificationSummary
+
+    Raises
+    ------
+    ValueError
+        If shapes differ, a label is neither 0 nor 1, or genuine or impostor
+        comparisons are missing among those that did not fail.
+
+    Examples
+    --------
+    >>> from sfpose.metrics import verification_summary
+    >>> nan = float("nan")
+    >>> summary = verification_summary([0.1, nan, 0.2, 0.9, 0.8], [1, 1, 1, 0, 0])
+    >>> summary.failed_genuine, summary.failure_to_acquire, round(summary.zero_fmr, 3)
+    (1, 0.2, 0.333)
+    """
+    scores = np.asarray(distances, dtype=np.float64)
+    labels = np.asarray(is_genuine)
+    failed = np.isnan(scores)
+    refused = np.where(failed, np.inf, scores)
+    # d' comes first: it checks the labels, and means of infinities say nothing.
+    if scores.shape != labels.shape:
+        raise ValueError(
+            "distances and is_genuine must both have shape (n,); "
+            f"got {scores.shape} and {labels.shape}"
+        )
+    separation = d_prime(scores[~failed], labels[~failed])
+    genuine = labels.astype(np.bool_)
+    return VerificationSummary(
+        genuine=int(genuine.sum()),
+        impostor=int((~genuine).sum()),
+        failed_genuine=int((failed & genuine).sum()),
+        failed_impostor=int((failed & ~genuine).sum()),
+        eer=equal_error_rate(refused, labels),
+        convex_hull_eer=equal_error_rate(refused, labels, convex_hull=True),
+        fmr100=fnmr_at_fmr(refused, labels, 0.01),
+        fmr1000=fnmr_at_fmr(refused, labels, 0.001),
+        zero_fmr=fnmr_at_fmr(refused, labels, 0.0),
+        d_prime=separation,
+    )

@@ -1,0 +1,203 @@
+"""Thresholds by number of images and by pose, against comparing everything by hand."""
+
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sfpose import TemplateVerifier
+from sfpose._kernels import reference
+from sfpose.decision import Condition, choose_condition
+from sfpose.metrics import LikelihoodRatioCalibrator, SmallSampleWarning
+
+
+def _people(count=30, images=6, width=40, seed=0):
+    rng = np.random.default_rng(seed)
+    centres = rng.gamma(1.0, 1.0, (count, width))
+    subjects = np.repeat(np.arange(count), images)
+    return rng.gamma(centres[subjects] * 4 + 0.1).astype(np.float32), subjects
+
+
+def _by_hand(descriptors, subjects, more, fewer, poses=None):
+    """Distances, labels and poses of all templates without a shared image."""
+    poses = np.zeros(len(subjects), int) if poses is None else poses
+
+    def templates(images):
+        for who in np.unique(subjects):
+            for pose in np.unique(poses):
+                rows = np.flatnonzero((subjects == who) & (poses == pose))
+                for start in range(0, len(rows) - images + 1, images):
+                    chosen = rows[start : start + images]
+                    mean = descriptors[chosen].astype(np.float64).mean(0)
+                    yield mean.astype(np.float32), who, pose, set(chosen)
+
+    left, right = list(templates(more)), list(templates(fewer))
+    found = []
+    for i, (a, who_a, pose_a, rows_a) in enumerate(left):
+        for j, (b, who_b, pose_b, rows_b) in enumerate(right):
+            if rows_a & rows_b or (more == fewer and j <= i):
+                continue
+            distance = float(reference.chi2_pairs(a[None], b[None])[0])
+            found.append((distance, who_a == who_b, *sorted([pose_a, pose_b])))
+    return map(np.array, zip(*found, strict=True))
+
+
+@pytest.mark.parametrize(("more", "fewer"), [(1, 1), (2, 1), (3, 1), (2, 2), (3, 3)])
+def test_each_number_of_images_has_the_threshold_of_its_own_comparisons(more, fewer):
+    descriptors, subjects = _people()
+    verifier = TemplateVerifier(0.05).fit(descriptors, subjects)
+    calibration = verifier.calibrations_[Condition(more, fewer)]
+    distances, genuine, _, _ = _by_hand(descriptors, subjects, more, fewer)
+    assert calibration.genuine_pairs == genuine.sum()
+    assert calibration.impostor_pairs == (~genuine).sum()
+    accepted = distances <= calibration.threshold
+    pair = 1.5 / (~genuine).sum()
+    assert calibration.achieved_fmr == pytest.approx(accepted[~genuine].mean(), abs=pair)
+    assert calibration.achieved_fmr == pytest.approx(0.05, abs=pair)
+    assert calibration.fnmr == pytest.approx((~accepted)[genuine].mean(), abs=1.5 / genuine.sum())
+
+
+def test_each_pair_of_poses_has_a_threshold_of_its_own():
+    descriptors, subjects = _people()
+    poses = np.tile(["frontal", "frontal", "frontal", "profile", "profile", "profile"], 30)
+    descriptors[poses == "profile"] += (
+        np.random.default_rng(1).gamma(1.0, 2.0, (90, 40)).astype(np.float32)
+    )
+    verifier = TemplateVerifier(0.05, groups=("pose", "size"), template_sizes=[(1, 1), (3, 1)])
+    verifier.fit(descriptors, subjects, poses=poses)
+    for more, fewer in [(1, 1), (3, 1)]:
+        distances, genuine, low, high = _by_hand(descriptors, subjects, more, fewer, poses)
+        for pair in [("frontal", "frontal"), ("frontal", "profile"), ("profile", "profile")]:
+            chosen = (low == pair[0]) & (high == pair[1])
+            found = verifier.calibrations_.get(Condition(more, fewer, pair))
+            if not genuine[chosen].any():
+                assert found is None
+                continue
+            assert found.impostor_pairs == (chosen & ~genuine).sum()
+            assert found.genuine_pairs == (chosen & genuine).sum()
+            accepted = distances[chosen & ~genuine] <= found.threshold
+            assert found.achieved_fmr == pytest.approx(
+                accepted.mean(), abs=1.5 / found.impostor_pairs
+            )
+    across = verifier.verify(descriptors[0], descriptors[3], poses=("profile", "frontal"))
+    assert across.threshold == verifier.calibrations_[(1, 1, ("frontal", "profile"))].threshold
+    assert across.threshold != verifier.threshold_
+    assert verifier.verify(descriptors[0], descriptors[3]).threshold == verifier.threshold_
+
+
+def test_a_threshold_of_single_images_lets_too_many_strangers_match_as_templates():
+    # Why sizes are calibrated apart: means of several images lie closer together.
+    descriptors, subjects = _people(60, 10)
+    verifier = TemplateVerifier(0.01).fit(descriptors, subjects)
+    distances, genuine, _, _ = _by_hand(descriptors, subjects, 5, 5)
+    strangers = distances[~genuine]
+    assert (strangers <= verifier.threshold_).mean() > 0.03
+    own = verifier.verify(descriptors[:5], descriptors[5:10]).threshold
+    assert (strangers <= own).mean() <= 0.01
+
+
+def test_between_two_sizes_the_stricter_one_decides():
+    descriptors, subjects = _people(40, 12)
+    verifier = TemplateVerifier(0.05).fit(descriptors, subjects)
+    four = verifier.verify(descriptors[:4], descriptors[-1])
+    assert four.threshold == verifier.calibrations_[Condition(5, 1)].threshold
+    assert four.threshold < verifier.calibrations_[Condition(3, 1)].threshold
+    with pytest.raises(ValueError, match=r"got 12 against 1 images, calibrated are: 1 against 1"):
+        verifier.verify(descriptors[:12], descriptors[-1])
+    one_rule = TemplateVerifier(0.05, groups=None).fit(descriptors, subjects)
+    assert one_rule.verify(descriptors[:12], descriptors[-1]).threshold == one_rule.threshold_
+    assert list(one_rule.calibrations_) == [Condition()]
+
+
+def test_a_sample_of_impostors_never_shares_an_image():
+    descriptors, subjects = _people(40, 6)
+    settings = {"template_sizes": [(1, 1), (3, 1)]}
+    whole = TemplateVerifier(0.05, **settings).fit(descriptors, subjects)
+    some = TemplateVerifier(0.05, max_pairs=3_000, **settings).fit(descriptors, subjects)
+    for condition, calibration in some.calibrations_.items():
+        assert calibration.genuine_pairs == whole.calibrations_[condition].genuine_pairs
+        assert calibration.impostor_pairs < 3_000
+        expected = whole.calibrations_[condition].threshold
+        assert calibration.threshold == pytest.approx(expected, rel=0.1)
+
+
+def test_the_ratio_is_that_of_a_logistic_calibration():
+    descriptors, subjects = _people()
+    verifier = TemplateVerifier(0.05).fit(descriptors, subjects)
+    distances, genuine, _, _ = _by_hand(descriptors, subjects, 1, 1)
+    expected = LikelihoodRatioCalibrator().fit(distances, genuine)
+    ratios = verifier.log_likelihood_ratio(descriptors[:20], descriptors[20:40])
+    near = verifier.score_pairs(descriptors[:20], descriptors[20:40])
+    np.testing.assert_allclose(ratios, expected.transform(near), rtol=1e-3, atol=1e-3)
+    result = verifier.verify(descriptors[0], descriptors[20])
+    assert result.log_likelihood_ratio == pytest.approx(ratios[0], rel=1e-6)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12)), min_size=1, max_size=8),
+    st.integers(1, 12),
+    st.integers(1, 12),
+)
+def test_the_chosen_size_covers_what_is_asked_as_closely_as_any(sizes, template, probe):
+    known = [Condition.of(*size) for size in sizes]
+    wanted = Condition.of(template, probe)
+    assert wanted == Condition.of(probe, template)
+    covering = [
+        c
+        for c in known
+        if c.template_images >= wanted.template_images and c.probe_images >= wanted.probe_images
+    ]
+    if not covering:
+        with pytest.raises(ValueError, match="needs a threshold calibrated for its poses"):
+            choose_condition(known, wanted)
+        return
+    chosen = choose_condition(known, wanted)
+    assert chosen in covering
+    assert sum(chosen[:2]) == min(sum(c[:2]) for c in covering)
+
+
+@pytest.mark.parametrize(
+    ("settings", "poses", "message"),
+    [
+        ({"groups": "age"}, None, "groups must be of"),
+        ({"groups": "pose"}, None, "and no poses"),
+        ({"groups": "size"}, ["frontal"] * 180, "and poses"),
+        ({"groups": ("size", "pose")}, ["frontal"], r"shape \(180,\); got \(1,\)"),
+        ({"template_sizes": [(1, 1), (7, 1)]}, None, "templates of 7 against 1 images need"),
+    ],
+)
+def test_a_calibration_that_cannot_be_is_refused(settings, poses, message):
+    verifier = TemplateVerifier(0.05, **settings)
+    with pytest.raises(ValueError, match=message):
+        verifier.fit(*_people(), poses=poses)
+    assert not hasattr(verifier, "threshold_")
+
+
+def test_a_pose_without_genuine_pairs_is_named():
+    descriptors, subjects = _people(30, 2)
+    poses = np.tile(["frontal", "profile"], 30)
+    verifier = TemplateVerifier(0.1, groups="pose")
+    with pytest.warns(
+        SmallSampleWarning, match=r"(frontal|profile) - \1: genuine or impostor pairs"
+    ):
+        verifier.fit(descriptors, subjects, poses=poses)
+    with pytest.raises(ValueError, match="got 1 against 1 images, frontal - frontal"):
+        verifier.verify(descriptors[0], descriptors[2], poses=("frontal", "frontal"))
+
+
+def test_poses_decide_only_where_they_were_asked_for():
+    descriptors, subjects = _people()
+    verifier = TemplateVerifier(0.05).fit(descriptors, subjects)
+    with pytest.raises(ValueError, match='poses decide only where groups hold "pose"'):
+        verifier.predict(descriptors[:1], descriptors[1:2], poses=("frontal", "profile"))
+    with pytest.raises(ValueError, match="whole number of images, at least 1; got 0"):
+        verifier.predict(descriptors[:1], descriptors[1:2], template_images=0)
+
+
+def test_sizes_that_come_by_themselves_do_not_warn():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        # 30 x 29 / 2 x 36 impostor pairs of single images: 30 false matches at 0.01.
+        TemplateVerifier(0.01).fit(*_people())
