@@ -9,13 +9,20 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt  # noqa: E402
 
+from sfpose import TemplateVerifier  # noqa: E402
 from sfpose.metrics import (  # noqa: E402
     DetCurveDisplay,
+    GroupErrorDisplay,
     PoseErrorDisplay,
     ScoreHistogramDisplay,
+    TippettDisplay,
+    clopper_pearson_interval,
     det_curve,
     equal_error_rate,
     error_rates_at_threshold,
+    group_error_rates,
+    log_likelihood_ratio_cost,
+    people_rate_interval,
 )
 
 
@@ -75,3 +82,71 @@ def test_pose_table_writes_each_rate_in_percent():
 def test_displays_refuse_what_metrics_refuse():
     with pytest.raises(ValueError, match="one impostor comparison"):
         DetCurveDisplay.from_scores([1.0], [True])
+
+
+@pytest.fixture(scope="module")
+def verifier_and_people():
+    rng = np.random.default_rng(0)
+    centres = rng.gamma(1.0, 1.0, (60, 30))
+    subjects = np.repeat(np.arange(60), 4)
+    descriptors = rng.gamma(centres[subjects] * 4 + 0.1)
+    verifier = TemplateVerifier(0.02).fit(descriptors[:120], subjects[:120])
+    return verifier, descriptors[120:], subjects[120:]
+
+
+def test_an_estimators_curve_has_its_threshold_and_intervals_over_people(verifier_and_people):
+    verifier, descriptors, subjects = verifier_and_people
+    display = DetCurveDisplay.from_estimator(verifier, descriptors, subjects)
+    first, second = np.triu_indices(len(subjects), 1)
+    distances = verifier.score_pairs(descriptors[first], descriptors[second])
+    genuine = subjects[first] == subjects[second]
+    assert display.eer == pytest.approx(equal_error_rate(distances, genuine))
+    assert display.operating_point == pytest.approx(
+        error_rates_at_threshold(distances, genuine, verifier.threshold_)
+    )
+    strangers = ~genuine
+    assert display.operating_intervals[0] == people_rate_interval(
+        distances[strangers] <= verifier.threshold_,
+        subjects[first][strangers],
+        subjects[second][strangers],
+    )
+    histogram = ScoreHistogramDisplay.from_estimator(verifier, descriptors, subjects)
+    assert len(histogram.genuine) == genuine.sum()
+    assert histogram.threshold == verifier.threshold_
+    with pytest.raises(ValueError, match=r"shape \(120,\); got \(3,\)"):
+        DetCurveDisplay.from_estimator(verifier, descriptors, subjects[:3])
+
+
+def test_a_tippett_plot_counts_ratios_that_are_at_least_so_large(verifier_and_people):
+    verifier, descriptors, subjects = verifier_and_people
+    display = TippettDisplay.from_estimator(verifier, descriptors, subjects)
+    first, second = np.triu_indices(len(subjects), 1)
+    ratios = verifier.log_likelihood_ratio(descriptors[first], descriptors[second])
+    genuine = subjects[first] == subjects[second]
+    assert display.cost == pytest.approx(log_likelihood_ratio_cost(ratios, genuine))
+    for line, kind in zip(display.lines_, (genuine, ~genuine), strict=True):
+        x, y = line.get_data()
+        for place in range(0, len(x), 97):
+            at_least = ratios[kind] >= x[place] * np.log(10) * (1 + 1e-12 * np.sign(-x[place]))
+            assert y[place] == pytest.approx(100 * at_least.mean())
+
+
+@pytest.mark.parametrize("rate", ["fmr", "fnmr"])
+def test_group_bars_show_rates_and_binomial_intervals(rate):
+    distances, genuine = _scores()
+    groups = np.random.default_rng(1).choice(["a", "b", "c"], len(genuine))
+    groups[genuine & (groups == "c")] = "a"
+    rates = group_error_rates(distances, genuine, groups, 2.0)
+    display = GroupErrorDisplay(rates, rate).plot(target=0.1)
+    names = [label.get_text() for label in display.ax_.get_yticklabels()]
+    assert names == (["c", "b", "a"] if rate == "fmr" else ["b", "a"])
+    for name, bar in zip(names, display.bars_.patches, strict=True):
+        kind = (groups == name) & (~genuine if rate == "fmr" else genuine)
+        wrong = distances[kind] <= 2.0 if rate == "fmr" else distances[kind] > 2.0
+        assert bar.get_width() == pytest.approx(100 * wrong.mean())
+    kind = (groups == "a") & (~genuine if rate == "fmr" else genuine)
+    wrong = int((distances[kind] <= 2.0).sum() if rate == "fmr" else (distances[kind] > 2.0).sum())
+    limits = display.bars_.errorbar.lines[2][0].get_segments()[-1][:, 0]
+    np.testing.assert_allclose(limits, 100 * np.array(clopper_pearson_interval(wrong, kind.sum())))
+    with pytest.raises(ValueError, match='"fmr" or "fnmr"; got \'eer\''):
+        GroupErrorDisplay(rates, "eer")

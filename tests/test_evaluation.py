@@ -218,7 +218,9 @@ def test_info_names_weights_and_calibration(capsys):
     told = json.loads(capsys.readouterr().out)
     assert told["sha256"] == read_artifact("default").digest
     assert main(["info"]) == 0
-    assert "target FMR 0.001" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "calibrated on CFP, people 001 to 100" in shown
+    assert "1 against 1 images, frontal - profile: 0.1: " in shown
 
 
 def test_shipped_weights_on_lfw_are_far_from_chance(shared_data):

@@ -76,7 +76,7 @@ def test_a_distance_on_the_threshold_is_accepted(fitted):
     assert not rule.decide(float(np.nextafter(rule.threshold, np.inf))).match
     # The threshold lies just below the first impostor that must be refused.
     assert np.float32(rule.threshold) in strangers
-    assert rule.threshold < np.float32(rule.threshold)
+    assert rule.threshold < float(np.float32(rule.threshold))
 
 
 def test_many_images_are_averaged(fitted):

@@ -3,7 +3,13 @@
 May import numpy, scipy and scikit-learn, and nothing of the library.
 """
 
-from sfpose.metrics.displays import DetCurveDisplay, PoseErrorDisplay, ScoreHistogramDisplay
+from sfpose.metrics.displays import (
+    DetCurveDisplay,
+    GroupErrorDisplay,
+    PoseErrorDisplay,
+    ScoreHistogramDisplay,
+    TippettDisplay,
+)
 from sfpose.metrics.error_rates import (
     DetCurve,
     ErrorRates,
@@ -43,6 +49,7 @@ __all__ = [
     "DetCurveDisplay",
     "ErrorRates",
     "FoldAccuracy",
+    "GroupErrorDisplay",
     "GroupErrorRates",
     "Interval",
     "LikelihoodRatioCalibrator",
@@ -51,6 +58,7 @@ __all__ = [
     "ScoreHistogramDisplay",
     "SmallSampleWarning",
     "ThresholdCalibration",
+    "TippettDisplay",
     "VerificationSummary",
     "calibrate_threshold",
     "clopper_pearson_interval",

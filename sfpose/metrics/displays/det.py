@@ -1,0 +1,232 @@
+"""Detection error trade-off curves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sfpose.metrics.displays._common import Scorer, all_comparisons, axes_or_new, figure_of
+from sfpose.metrics.error_rates import (
+    check_scores,
+    det_curve,
+    equal_error_rate,
+    error_rates_at_threshold,
+)
+from sfpose.metrics.intervals import Interval, people_rate_interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["DetCurveDisplay"]
+
+_TICKS = np.array([0.0001, 0.001, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8])
+
+
+class DetCurveDisplay:
+    """Detection error trade-off on normal-deviate axes.
+
+    Use :meth:`from_scores`.
+
+    Parameters
+    ----------
+    fmr, fnmr : float64 arrays of shape (n,)
+    eer : float
+    name : str, optional
+        For the legend.
+    operating_point : (float, float), optional
+        False match and non-match rate to mark.
+    operating_intervals : (Interval or None, Interval or None), default=(None, None)
+        Intervals of the two rates there, drawn as bars.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+    figure_ : matplotlib Figure
+    line_ : matplotlib Line2D
+
+    References
+    ----------
+    Martin et al., "The DET curve in assessment of detection task performance", 1997.
+    """
+
+    def __init__(
+        self,
+        fmr: NDArray[np.float64],
+        fnmr: NDArray[np.float64],
+        eer: float,
+        *,
+        name: str | None = None,
+        operating_point: tuple[float, float] | None = None,
+        operating_intervals: tuple[Interval | None, Interval | None] = (None, None),
+    ) -> None:
+        self.fmr = fmr
+        self.fnmr = fnmr
+        self.eer = eer
+        self.name = name
+        self.operating_point = operating_point
+        self.operating_intervals = operating_intervals
+
+    @classmethod
+    def from_scores(
+        cls,
+        distances: ArrayLike,
+        is_genuine: ArrayLike,
+        *,
+        name: str | None = None,
+        threshold: float | None = None,
+        first_people: ArrayLike | None = None,
+        second_people: ArrayLike | None = None,
+        ax: Axes | None = None,
+    ) -> DetCurveDisplay:
+        """Draw the curve of labelled comparisons.
+
+        Parameters
+        ----------
+        distances : array of shape (n,)
+        is_genuine : bool array of shape (n,)
+        name : str, optional
+            For the legend.
+        threshold : float, optional
+            Operating point to mark.
+        first_people, second_people : arrays of shape (n,), optional
+            Who is on either side, for 95 % intervals over people at the threshold.
+        ax : matplotlib Axes, optional
+            A new figure if not given.
+
+        Returns
+        -------
+        DetCurveDisplay
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sfpose.metrics import DetCurveDisplay
+        >>> rng = np.random.default_rng(0)
+        >>> genuine = np.arange(2000) < 500
+        >>> distances = rng.normal(np.where(genuine, 1.0, 3.0))
+        >>> display = DetCurveDisplay.from_scores(distances, genuine, name="example")
+        >>> round(display.eer, 1)
+        0.2
+        """
+        scores, genuine = check_scores(distances, is_genuine)
+        fmr, fnmr, _ = det_curve(scores, genuine)
+        point: tuple[float, float] | None = None
+        intervals: tuple[Interval | None, Interval | None] = (None, None)
+        if threshold is not None:
+            point = error_rates_at_threshold(scores, genuine, threshold)
+            if first_people is not None and second_people is not None:
+                first, second = np.asarray(first_people), np.asarray(second_people)
+                accepted = scores <= threshold
+                apart, own = ~genuine, genuine
+                intervals = (
+                    people_rate_interval(accepted[apart], first[apart], second[apart]),
+                    people_rate_interval(~accepted[own], first[own], second[own]),
+                )
+        display = cls(
+            fmr,
+            fnmr,
+            equal_error_rate(scores, genuine),
+            name=name,
+            operating_point=point,
+            operating_intervals=intervals,
+        )
+        return display.plot(ax=ax)
+
+    @classmethod
+    def from_estimator(
+        cls,
+        verifier: Scorer,
+        descriptors: ArrayLike,
+        subjects: ArrayLike,
+        *,
+        name: str | None = None,
+        ax: Axes | None = None,
+    ) -> DetCurveDisplay:
+        """Draw the curve of all pairs of descriptors, and the fitted threshold on it.
+
+        Parameters
+        ----------
+        verifier : TemplateVerifier
+            Fitted, on other people.
+        descriptors : array of shape (n, d), values >= 0
+        subjects : array of shape (n,)
+        name : str, optional
+            For the legend.
+        ax : matplotlib Axes, optional
+
+        Returns
+        -------
+        DetCurveDisplay
+        """
+        first, second, people = all_comparisons(descriptors, subjects)
+        distances = verifier.score_matrix(descriptors, descriptors)[first, second]
+        return cls.from_scores(
+            distances,
+            people[first] == people[second],
+            name=name,
+            threshold=verifier.threshold_,
+            first_people=people[first],
+            second_people=people[second],
+            ax=ax,
+        )
+
+    def plot(self, ax: Axes | None = None) -> DetCurveDisplay:
+        """Draw on ``ax``, or on a new figure.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+
+        Returns
+        -------
+        DetCurveDisplay
+            Itself.
+        """
+        from scipy.stats import norm
+
+        axes = axes_or_new(ax)
+        # Rates of 0 and 1 lie at infinity; they are drawn at the edge of the picture.
+        edge = 1e-5
+        x, y = (norm.ppf(np.clip(rate, edge, 1 - edge)) for rate in (self.fmr, self.fnmr))
+        label = f"EER {100 * self.eer:.2f} %"
+        if self.name is not None:
+            label = f"{self.name} ({label})"
+        (self.line_,) = axes.plot(x, y, label=label, drawstyle="steps-post")
+        if self.operating_point is not None:
+            point = norm.ppf(np.clip(self.operating_point, edge, 1 - edge))
+            bars = [
+                None
+                if interval is None
+                else np.abs(norm.ppf(np.clip(interval, edge, 1 - edge))[:, None] - centre)
+                for interval, centre in zip(self.operating_intervals, point, strict=True)
+            ]
+            axes.errorbar(
+                float(point[0]),
+                float(point[1]),
+                xerr=bars[0],
+                yerr=bars[1],
+                fmt="o",
+                color=self.line_.get_color(),
+                capsize=3,
+            )
+        ends = norm.ppf([_TICKS[0] / 2, 0.9])
+        axes.plot(ends, ends, color="0.8", linewidth=0.8, zorder=0)
+        ticks, labels = norm.ppf(_TICKS), [f"{100 * tick:g}" for tick in _TICKS]
+        axes.set(
+            xticks=ticks,
+            xticklabels=labels,
+            yticks=ticks,
+            yticklabels=labels,
+            xlim=ends,
+            ylim=ends,
+            xlabel="False match rate (%)",
+            ylabel="False non-match rate (%)",
+            aspect="equal",
+        )
+        axes.legend(loc="upper right")
+        self.ax_ = axes
+        self.figure_: Figure = figure_of(axes)
+        return self

@@ -1,0 +1,129 @@
+"""Histograms of distances."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sfpose.metrics.displays._common import Scorer, all_comparisons, axes_or_new, figure_of
+from sfpose.metrics.error_rates import check_scores
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["ScoreHistogramDisplay"]
+
+
+class ScoreHistogramDisplay:
+    """Distances of genuine and impostor comparisons, with a threshold.
+
+    Use :meth:`from_scores`.
+
+    Parameters
+    ----------
+    genuine, impostor : float64 arrays
+    threshold : float, optional
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+    figure_ : matplotlib Figure
+    """
+
+    def __init__(
+        self,
+        genuine: NDArray[np.float64],
+        impostor: NDArray[np.float64],
+        *,
+        threshold: float | None = None,
+    ) -> None:
+        self.genuine = genuine
+        self.impostor = impostor
+        self.threshold = threshold
+
+    @classmethod
+    def from_scores(
+        cls,
+        distances: ArrayLike,
+        is_genuine: ArrayLike,
+        *,
+        threshold: float | None = None,
+        bins: int = 60,
+        ax: Axes | None = None,
+    ) -> ScoreHistogramDisplay:
+        """Draw the histograms of labelled comparisons.
+
+        Parameters
+        ----------
+        distances : array of shape (n,)
+        is_genuine : bool array of shape (n,)
+        threshold : float, optional
+            Drawn as a line.
+        bins : int, default=60
+        ax : matplotlib Axes, optional
+
+        Returns
+        -------
+        ScoreHistogramDisplay
+        """
+        scores, genuine = check_scores(distances, is_genuine)
+        display = cls(scores[genuine], scores[~genuine], threshold=threshold)
+        return display.plot(bins=bins, ax=ax)
+
+    @classmethod
+    def from_estimator(
+        cls,
+        verifier: Scorer,
+        descriptors: ArrayLike,
+        subjects: ArrayLike,
+        *,
+        bins: int = 60,
+        ax: Axes | None = None,
+    ) -> ScoreHistogramDisplay:
+        """Draw the distances of all pairs of descriptors, with the fitted threshold.
+
+        Parameters
+        ----------
+        verifier : TemplateVerifier
+            Fitted, on other people.
+        descriptors : array of shape (n, d), values >= 0
+        subjects : array of shape (n,)
+        bins : int, default=60
+        ax : matplotlib Axes, optional
+
+        Returns
+        -------
+        ScoreHistogramDisplay
+        """
+        first, second, people = all_comparisons(descriptors, subjects)
+        distances = verifier.score_matrix(descriptors, descriptors)[first, second]
+        genuine = people[first] == people[second]
+        return cls.from_scores(distances, genuine, threshold=verifier.threshold_, bins=bins, ax=ax)
+
+    def plot(self, *, bins: int = 60, ax: Axes | None = None) -> ScoreHistogramDisplay:
+        """Draw on ``ax``, or on a new figure.
+
+        Parameters
+        ----------
+        bins : int, default=60
+        ax : matplotlib Axes, optional
+
+        Returns
+        -------
+        ScoreHistogramDisplay
+            Itself.
+        """
+        axes = axes_or_new(ax)
+        edges = np.histogram_bin_edges(np.concatenate([self.genuine, self.impostor]), bins)
+        for values, name in [(self.genuine, "genuine"), (self.impostor, "impostor")]:
+            axes.hist(values, edges.tolist(), density=True, alpha=0.55, label=name)
+        if self.threshold is not None:
+            axes.axvline(self.threshold, color="0.2", linestyle="--", label="threshold")
+        axes.set(xlabel="Distance", ylabel="Density")
+        axes.legend()
+        self.ax_ = axes
+        self.figure_: Figure = figure_of(axes)
+        return self
