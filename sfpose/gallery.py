@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from sfpose._scoring import check_descriptors
 from sfpose._search import nearest, within
 from sfpose.runtime.artifact import DISTANCE
-from sfpose.runtime.folders import parse_json, read_file, settled, write_folder
+from sfpose.runtime.folders import parse_json, read_file, read_whole, write_folder
 from sfpose.runtime.tensors import map_tensor, tensor_file
 
 __all__ = ["SearchResult", "TemplateGallery"]
@@ -324,10 +324,13 @@ class TemplateGallery:
         ValueError
             If it is of another format, was changed, or its files contradict each other.
         """
-        folder = settled(path)
+        return read_whole(path, lambda folder: cls._read(folder, verify, n_jobs))
+
+    @classmethod
+    def _read(cls, folder: Path, verify: bool, n_jobs: int | None) -> TemplateGallery:
         manifest = _read_json(folder, _MANIFEST, 2**20)
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-            raise ValueError(f"{str(path)!r} must be a gallery of format {FORMAT!r}; it is not")
+            raise ValueError(f"{str(folder)!r} must be a gallery of format {FORMAT!r}; it is not")
         if manifest.get("format_version") != FORMAT_VERSION:
             raise ValueError(
                 f"format_version must be {FORMAT_VERSION}; got {manifest.get('format_version')!r}"

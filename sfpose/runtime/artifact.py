@@ -13,15 +13,15 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeAlias, TypeGuard
+from typing import TypeAlias, TypeGuard, TypeVar
 
-from sfpose.runtime.folders import parse_json, read_file, settled, write_folder
+from sfpose.runtime.folders import parse_json, read_file, read_whole, write_folder
 from sfpose.runtime.inspection import LARGEST_NETWORK
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 Manifest: TypeAlias = Mapping[str, Json]
+Result = TypeVar("Result")
 
 FORMAT = "sfpose-artifact"
 FORMAT_VERSION = 1
@@ -210,10 +211,10 @@ class _Files:
         return ValueError(f"an artifact must be a whole zip file; {str(self._path)!r}: {error}")
 
 
-def _files(weights: str | os.PathLike[str]) -> _Files:
+def _from_files(weights: str | os.PathLike[str], read: Callable[[_Files], Result]) -> Result:
     if isinstance(weights, str) and weights in SHIPPED:
-        return _Files(Path(str(resources.files("sfpose.weights"))) / weights)
-    return _Files(settled(weights))
+        return read(_Files(Path(str(resources.files("sfpose.weights"))) / weights))
+    return read_whole(weights, lambda path: read(_Files(path)))
 
 
 def _parse_manifest(data: bytes) -> Manifest:
@@ -257,7 +258,7 @@ def read_manifest(weights: str | os.PathLike[str]) -> Manifest:
     >>> read_manifest("default")["distance"]["name"]
     'chi-square'
     """
-    return _parse_manifest(_files(weights).read(_MANIFEST))
+    return _from_files(weights, lambda files: _parse_manifest(files.read(_MANIFEST)))
 
 
 def read_artifact(weights: str | os.PathLike[str]) -> Artifact:
@@ -282,7 +283,10 @@ def read_artifact(weights: str | os.PathLike[str]) -> Artifact:
     >>> len(read_artifact("default").model) < 5_000_000
     True
     """
-    files = _files(weights)
+    return _from_files(weights, _read_both)
+
+
+def _read_both(files: _Files) -> Artifact:
     manifest = _parse_manifest(files.read(_MANIFEST))
     artifact = Artifact(files.read(_MODEL), manifest)
     listed = manifest.get("files")

@@ -2,7 +2,7 @@
 
 A folder of files is replaced by two renames: the old one steps aside as
 ``.NAME.previous``, the new one takes its place. Whoever is killed between the two leaves
-the old folder under that name; :func:`settled` finds it there and the next
+the old folder under that name; :func:`read_whole` finds it there and the next
 :func:`write_folder` puts it back. Other leftovers (``.NAME.*.part``) are never read and are
 removed by the next writer.
 """
@@ -14,34 +14,61 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
-__all__ = ["parse_json", "read_file", "settled", "write_folder"]
+__all__ = ["parse_json", "read_file", "read_whole", "write_folder"]
+
+Result = TypeVar("Result")
 
 
 def _previous(path: Path) -> Path:
     return path.with_name(f".{path.name}.previous")
 
 
-def settled(path: str | os.PathLike[str]) -> Path:
-    """Where the last whole version of a folder is.
+def _settled(path: Path) -> Path:
+    """Where the last whole version is: ``path``, unless a writer was stopped midway."""
+    path = Path(os.path.realpath(path))
+    previous = _previous(path)
+    # A writer at work may be done between two looks: look again at the first place.
+    return previous if not path.exists() and previous.exists() and not path.exists() else path
+
+
+def _identity(folder: Path) -> tuple[int, int, int] | None:
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns
+
+
+def read_whole(path: str | os.PathLike[str], read: Callable[[Path], Result]) -> Result:
+    """Read several files of a folder that a writer may replace meanwhile.
 
     Parameters
     ----------
     path : path
         Where :func:`write_folder` was told to write.
+    read : callable
+        Takes the folder; called again if the folder was replaced while it read.
 
     Returns
     -------
-    Path
-        ``path`` itself, unless a writer was stopped between its two renames.
+    object
+        What ``read`` returns of one version of the folder.
     """
-    path = Path(path)
-    previous = _previous(path)
-    # A writer at work may be done between two looks: look again at the first place.
-    return previous if not path.exists() and previous.exists() and not path.exists() else path
+    while True:
+        folder = _settled(Path(path))
+        before = _identity(folder)
+        try:
+            result = read(folder)
+        except (OSError, ValueError):
+            if _identity(_settled(Path(path))) == before:
+                raise
+        else:
+            if _identity(_settled(Path(path))) == before:
+                return result
 
 
 def read_file(folder: Path, name: str, most: int) -> bytes:
