@@ -42,10 +42,8 @@ class _Network:
     """An artifact's network, fed as its manifest says."""
 
     def __init__(self, artifact: Artifact, n_threads: int) -> None:
-        settings = artifact.section("input")
-        self.size = int(settings["size"])  # type: ignore[arg-type]
-        self._mean: list[float] = settings["mean"]  # type: ignore[assignment]
-        self._std: list[float] = settings["std"]  # type: ignore[assignment]
+        settings = artifact.network_input
+        self.size, self._mean, self._std = settings.size, settings.mean, settings.std
         self._model = OnnxModel(artifact.model, n_threads)
 
     def __call__(self, crops: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
@@ -83,6 +81,11 @@ class LandmarkFinder:
             for image, matrix in zip(images, matrices, strict=True)
         ]
         output = self._network(crops).astype(np.float64)
+        if output.shape != (len(crops), 11) or not np.isfinite(output).all():
+            raise ValueError(
+                "a landmark network must give 11 finite values an image; "
+                f"got shape {output.shape} for {len(crops)} images"
+            )
         points = output[:, :10].reshape(-1, 5, 2)
         landmarks = points @ matrices[:, :2, :2].transpose(0, 2, 1) + matrices[:, None, :2, 2]
         return landmarks, 1 / (1 + np.exp(-output[:, 10]))
@@ -164,6 +167,7 @@ class Embedding:
                 f"normalization must be one of {_NORMALIZATIONS}; got {normalization!r}"
             )
         self._normalization = normalization
+        self._width = artifact.descriptor_size
         self._network = _Network(artifact, n_threads)
         self._batch_size = batch_size
         self._aligner: Aligner | None = None
@@ -175,13 +179,24 @@ class Embedding:
     def __call__(self, images: Images) -> NDArray[np.float32]:
         """Descriptors (n, d), float32; NaN in the row of an image that shows nothing."""
         count_images(images)
-        descriptors = np.concatenate([self._network(crops) for crops in self._crops(images)])
+        descriptors = np.concatenate([self._describe(crops) for crops in self._crops(images)])
         sums = descriptors.sum(axis=1, keepdims=True)
         # Two rows of zeros would be at distance 0, the best match of all.
         descriptors[sums[:, 0] <= 0] = np.nan
         if self._normalization == "l1":
             np.divide(descriptors, sums, out=descriptors, where=sums > 0)
         return descriptors
+
+    def _describe(self, crops: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        rows = self._network(crops)
+        if rows.shape != (len(crops), self._width):
+            raise ValueError(
+                f"the network must give {self._width} values an image, as its manifest says; "
+                f"got shape {rows.shape} for {len(crops)} images"
+            )
+        if not (rows.min() >= 0 and rows.max() < np.inf):
+            raise ValueError("the network must give finite values >= 0; it gives others")
+        return rows
 
     def _crops(self, images: Images) -> Iterator[list[NDArray[np.uint8]]]:
         size = self._network.size

@@ -279,7 +279,7 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     @property
     def n_features_out(self) -> int:
         """Width of the descriptor."""
-        return int(self._artifact().section("descriptor")["size"])  # type: ignore[arg-type]
+        return self._artifact().descriptor_size
 
     def get_feature_names_out(self, input_features: object = None) -> NDArray[np.object_]:
         """Names of the descriptor's values, for ``set_output``.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from sfpose._scoring import check_descriptors
 from sfpose._search import nearest, within
-from sfpose.runtime.artifact import DISTANCE, write_folder
+from sfpose.runtime.artifact import DISTANCE
+from sfpose.runtime.folders import parse_json, read_file, read_whole, write_folder
 from sfpose.runtime.tensors import map_tensor, tensor_file
 
 __all__ = ["SearchResult", "TemplateGallery"]
@@ -322,20 +324,31 @@ class TemplateGallery:
         ValueError
             If it is of another format, was changed, or its files contradict each other.
         """
-        folder = Path(path)
-        manifest = _read_json(folder / _MANIFEST)
+        return read_whole(path, lambda folder: cls._read(folder, verify, n_jobs))
+
+    @classmethod
+    def _read(cls, folder: Path, verify: bool, n_jobs: int | None) -> TemplateGallery:
+        manifest = _read_json(folder, _MANIFEST, 2**20)
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-            raise ValueError(f"{str(path)!r} must be a gallery of format {FORMAT!r}; it is not")
+            raise ValueError(f"{str(folder)!r} must be a gallery of format {FORMAT!r}; it is not")
         if manifest.get("format_version") != FORMAT_VERSION:
             raise ValueError(
                 f"format_version must be {FORMAT_VERSION}; got {manifest.get('format_version')!r}"
             )
         if verify:
             for name in (_TEMPLATES, _IDS):
-                _check_digest(folder / name, manifest["files"][name]["sha256"])
-        listed = _read_json(folder / _IDS)
+                _check_digest(folder / name, manifest.get("files"))
+        if manifest.get("distance") != DISTANCE:
+            raise ValueError(
+                f"a gallery must be for the distance {DISTANCE['definition']} with factor "
+                f"{DISTANCE['factor']}; got {manifest.get('distance')!r}"
+            )
+        listed = _read_json(folder, _IDS, 2**31)
         if not isinstance(listed, list):
             raise ValueError(f"{_IDS} must be a list; got {type(listed).__name__}")
+        odd = [name for name in listed if type(name) not in (str, int)]
+        if odd:
+            raise ValueError(f"ids must be str or int; got {odd[0]!r}")
         ids = _as_ids(listed)
         templates = map_tensor(folder / _TEMPLATES, "templates")
         if templates.ndim != 2 or len(templates) != len(ids):
@@ -357,23 +370,23 @@ def _as_ids(ids: Sequence[Hashable]) -> list[Hashable]:
         raise ValueError(f"ids must be a sequence of ids; got one {type(ids).__name__}")
     names = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
     if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = Counter(names).most_common(1)[0][0]
         raise ValueError(f"ids must differ from each other; {twice!r} is given twice")
     return names
 
 
-def _read_json(path: Path) -> object:
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"a gallery must hold {path.name}; there is none in {str(path.parent)!r}"
-        )
+def _read_json(folder: Path, name: str, most: int) -> object:
     try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path.name} must be JSON; {error}") from error
+        return parse_json(read_file(folder, name, most), name)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"a gallery must hold {name}; {error}") from None
 
 
-def _check_digest(path: Path, stated: str) -> None:
+def _check_digest(path: Path, files: object) -> None:
+    entry = files.get(path.name) if isinstance(files, dict) else None
+    stated = entry.get("sha256") if isinstance(entry, dict) else None
+    if path.is_symlink() or not path.is_file():
+        raise FileNotFoundError(f"a gallery must hold {path.name}; {str(path)!r} is no file of it")
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while part := file.read(2**20):

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sfpose._colour import to_srgb
+
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
 
@@ -42,6 +44,7 @@ MAX_PIXELS = 64 * 10**6
 """Images with more pixels than this are refused before they are decoded."""
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
+_ORIENTATION = 0x0112
 
 
 def _check_array(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -55,7 +58,11 @@ def _check_array(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
-    """Decode a JPEG, PNG or WebP file, turned upright by its EXIF orientation.
+    """Decode a JPEG, PNG or WebP file, turned upright by its EXIF orientation, as sRGB.
+
+    The contents decide the format, not the name. Of an MPO file of a phone the first
+    picture is taken. Alpha is dropped. Colours with an embedded ICC profile are converted
+    to sRGB; a profile for other colours than the pixels have is not applied.
 
     Parameters
     ----------
@@ -70,8 +77,9 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is no JPEG, PNG or WebP image, is damaged, animated, has more
-        than 8 bits a channel or more than ``MAX_PIXELS`` pixels.
+        If the file is no JPEG, PNG or WebP image, is damaged or cut off (its colour
+        profile too), animated, has more than 8 bits a channel or more than
+        ``MAX_PIXELS`` pixels.
 
     Examples
     --------
@@ -110,12 +118,18 @@ def decode_image(file: BinaryIO, name: str) -> NDArray[np.uint8]:
     try:
         with Image.open(file, formats=_FORMATS) as image:
             return _from_pillow(image, repr(name))
-    except Image.DecompressionBombError as error:
+    except (_Refused, MemoryError):
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"{name!r} must have at most {MAX_PIXELS} pixels; {error}") from error
-    except (OSError, SyntaxError) as error:
+    except Exception as error:  # what decoders raise on damaged files is beyond a list
         raise ValueError(
             f"an image file must be a whole JPEG, PNG or WebP; {name!r} is not: {error}"
         ) from error
+
+
+class _Refused(ValueError):
+    """An image that is whole and that the rules exclude."""
 
 
 def _from_pillow(image: PillowImage, name: str) -> NDArray[np.uint8]:
@@ -123,13 +137,19 @@ def _from_pillow(image: PillowImage, name: str) -> NDArray[np.uint8]:
 
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise ValueError(f"{name} must have at most {MAX_PIXELS} pixels; got {width} x {height}")
+        raise _Refused(f"{name} must have at most {MAX_PIXELS} pixels; got {width} x {height}")
     if getattr(image, "is_animated", False) and image.format != "MPO":
-        raise ValueError(f"{name} must be a still image; got an animation")
-    if image.mode[0] in "IF":
-        raise ValueError(f"{name} must have 8 bits a channel; got mode {image.mode}")
-    upright = ImageOps.exif_transpose(image)
-    return _check_array(np.array(upright.convert("RGB")))
+        raise _Refused(f"{name} must be a still image; got an animation")
+    if image.mode[0] in "IF" or _has_deep_channels(image):
+        raise _Refused(f"{name} must have 8 bits a channel; it has more (mode {image.mode})")
+    if image.getexif().get(_ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    return _check_array(np.array(to_srgb(image)))
+
+
+def _has_deep_channels(image: PillowImage) -> bool:
+    # Pillow opens 16 bits of RGB as 8; before it decodes, the raw mode tells.
+    return any(";16" in str(part[-1]) for part in getattr(image, "tile", []))
 
 
 def count_images(images: Images) -> int:
@@ -205,7 +225,12 @@ def _decode(image: ImageLike) -> NDArray[np.uint8]:
     if isinstance(image, np.ndarray):
         return _check_array(image)
     if hasattr(image, "convert") and hasattr(image, "size"):
-        return _from_pillow(image, "a Pillow image")
+        try:
+            return _from_pillow(image, "a Pillow image")
+        except (_Refused, MemoryError):
+            raise
+        except Exception as error:
+            raise ValueError(f"a Pillow image must be whole; this one is not: {error}") from error
     raise ValueError(
         "an image must be a uint8 RGB array of shape (H, W, 3), a Pillow image or a path; "
         f"got {type(image).__name__}"

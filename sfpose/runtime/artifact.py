@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-import shutil
-import tempfile
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import TypeAlias, TypeGuard, TypeVar
+
+from sfpose.runtime.folders import parse_json, read_file, read_whole, write_folder
+from sfpose.runtime.inspection import LARGEST_NETWORK
 
 __all__ = [
     "DISTANCE",
@@ -28,14 +31,15 @@ __all__ = [
     "SHIPPED",
     "Artifact",
     "Manifest",
+    "NetworkInput",
     "read_artifact",
     "read_manifest",
     "write_artifact",
-    "write_folder",
 ]
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 Manifest: TypeAlias = Mapping[str, Json]
+Result = TypeVar("Result")
 
 FORMAT = "sfpose-artifact"
 FORMAT_VERSION = 1
@@ -47,8 +51,27 @@ DISTANCE: Manifest = MappingProxyType(
 )
 """The distance definition that is written into every artifact."""
 
-_LARGEST_FILE = 512 * 2**20
 _MODEL, _MANIFEST = "model.onnx", "manifest.json"
+_LARGEST = {_MODEL: LARGEST_NETWORK, _MANIFEST: 2**20}
+_MOST_ENTRIES = 1000
+_LARGEST_INPUT = 1024
+
+
+@dataclass(frozen=True)
+class NetworkInput:
+    """What a network is fed.
+
+    Attributes
+    ----------
+    size : int
+        Side of the image in pixels.
+    mean, std : tuple of three floats
+        Of the channels, on the scale 0 to 1.
+    """
+
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -84,6 +107,51 @@ class Artifact:
             raise ValueError(f"the manifest must have a table {name!r}; got {value!r}")
         return value
 
+    @cached_property
+    def network_input(self) -> NetworkInput:
+        """Side, mean and standard deviation of the images.
+
+        Raises
+        ------
+        ValueError
+            If the manifest does not state them.
+        """
+        table = self.section("input")
+        size, mean, std = (table.get(name) for name in ("size", "mean", "std"))
+        if not _is_whole(size) or not 1 <= size <= _LARGEST_INPUT:
+            raise ValueError(f"the input size must be 1 to {_LARGEST_INPUT}; got {size!r}")
+        if not _are_channels(mean) or not _are_channels(std) or min(std) <= 0:
+            raise ValueError(
+                f"mean and std must be three numbers, std positive; got {mean!r} and {std!r}"
+            )
+        return NetworkInput(size, tuple(mean), tuple(std))
+
+    @property
+    def descriptor_size(self) -> int:
+        """Values of a descriptor.
+
+        Raises
+        ------
+        ValueError
+            If the manifest does not state it.
+        """
+        size = self.section("descriptor").get("size")
+        if not _is_whole(size) or size < 1:
+            raise ValueError(f"the descriptor size must be a positive number; got {size!r}")
+        return size
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _are_channels(values: object) -> TypeGuard[list[float]]:
+    return (
+        isinstance(values, list)
+        and len(values) == 3
+        and all(isinstance(v, (int, float)) and math.isfinite(v) for v in values)
+    )
+
 
 class _Files:
     """The files of a folder or of a zip file, read by name and never beyond a limit."""
@@ -102,42 +170,59 @@ class _Files:
 
     def read(self, name: str) -> bytes:
         if self._path.is_dir():
-            file = self._path / name
-            if not file.is_file():
-                raise self._missing(name)
-            self._check_size(name, file.stat().st_size)
-            return file.read_bytes()
-        with zipfile.ZipFile(self._path) as archive:
             try:
-                info = archive.getinfo(name)
-            except KeyError:
+                return read_file(self._path, name, _LARGEST[name])
+            except FileNotFoundError:
                 raise self._missing(name) from None
-            self._check_size(name, info.file_size)
-            return archive.read(info)
+        try:
+            with zipfile.ZipFile(self._path) as archive:
+                return self._from_zip(archive, name)
+        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+            raise self._damaged(error) from error
+        except (zlib.error, UnicodeDecodeError, OverflowError) as error:
+            raise self._damaged(error) from error
+
+    def _from_zip(self, archive: zipfile.ZipFile, name: str) -> bytes:
+        entries = archive.infolist()
+        if len(entries) > _MOST_ENTRIES:
+            raise ValueError(f"a zip file must have at most {_MOST_ENTRIES} entries; it has more")
+        names = [entry.orig_filename for entry in entries]
+        for given in names:
+            if given.startswith("/") or "\\" in given or ".." in given.split("/"):
+                raise ValueError(f"names in a zip file must lie below it; got {given!r}")
+        found = [entry for entry in entries if entry.orig_filename == name]
+        if not found:
+            raise self._missing(name)
+        if len(set(names)) != len(names):
+            raise ValueError(f"names in a zip file must differ; {str(self._path)!r} repeats one")
+        (entry,) = found
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"{name} must be stored or deflated; it is compressed otherwise")
+        if entry.file_size > _LARGEST[name]:
+            raise ValueError(
+                f"{name} must have at most {_LARGEST[name]} bytes; got {entry.file_size}"
+            )
+        return archive.read(entry)
 
     def _missing(self, name: str) -> ValueError:
         return ValueError(f"an artifact must hold {name}; there is none in {str(self._path)!r}")
 
-    def _check_size(self, name: str, size: int) -> None:
-        if size > _LARGEST_FILE:
-            raise ValueError(f"{name} must have at most {_LARGEST_FILE} bytes; got {size}")
+    def _damaged(self, error: Exception) -> ValueError:
+        return ValueError(f"an artifact must be a whole zip file; {str(self._path)!r}: {error}")
 
 
-def _files(weights: str | os.PathLike[str]) -> _Files:
+def _from_files(weights: str | os.PathLike[str], read: Callable[[_Files], Result]) -> Result:
     if isinstance(weights, str) and weights in SHIPPED:
-        return _Files(Path(str(resources.files("sfpose.weights"))) / weights)
-    return _Files(Path(weights))
+        return read(_Files(Path(str(resources.files("sfpose.weights"))) / weights))
+    return read_whole(weights, lambda path: read(_Files(path)))
 
 
 def _parse_manifest(data: bytes) -> Manifest:
-    try:
-        manifest = json.loads(data)
-    except ValueError as error:
-        raise ValueError(f"{_MANIFEST} must be JSON; {error}") from error
+    manifest = parse_json(data, _MANIFEST)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ValueError(f"{_MANIFEST} must state format {FORMAT!r}; got another file")
     version = manifest.get("format_version")
-    if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
+    if not _is_whole(version) or not 1 <= version <= FORMAT_VERSION:
         raise ValueError(
             f"format_version must be 1 to {FORMAT_VERSION}; got {version!r}: "
             "a newer sfpose wrote this"
@@ -173,7 +258,7 @@ def read_manifest(weights: str | os.PathLike[str]) -> Manifest:
     >>> read_manifest("default")["distance"]["name"]
     'chi-square'
     """
-    return _parse_manifest(_files(weights).read(_MANIFEST))
+    return _from_files(weights, lambda files: _parse_manifest(files.read(_MANIFEST)))
 
 
 def read_artifact(weights: str | os.PathLike[str]) -> Artifact:
@@ -198,7 +283,10 @@ def read_artifact(weights: str | os.PathLike[str]) -> Artifact:
     >>> len(read_artifact("default").model) < 5_000_000
     True
     """
-    files = _files(weights)
+    return _from_files(weights, _read_both)
+
+
+def _read_both(files: _Files) -> Artifact:
     manifest = _parse_manifest(files.read(_MANIFEST))
     artifact = Artifact(files.read(_MODEL), manifest)
     listed = manifest.get("files")
@@ -251,63 +339,7 @@ def write_artifact(
     full = {**own, **manifest, **own}
     contents = {
         _MODEL: model,
-        _MANIFEST: (json.dumps(full, indent=1) + "\n").encode(),
+        _MANIFEST: (json.dumps(full, indent=1, allow_nan=False) + "\n").encode(),
         **(extra or {}),
     }
     return write_folder(path, contents, overwrite=overwrite, marker=_MANIFEST)
-
-
-def write_folder(
-    path: str | os.PathLike[str],
-    contents: Mapping[str, bytes],
-    *,
-    overwrite: bool,
-    marker: str,
-) -> Path:
-    """Write files as a folder that is there whole or not at all.
-
-    Parameters
-    ----------
-    path : path
-        The folder to make.
-    contents : mapping of str to bytes
-        Files by name.
-    overwrite : bool
-        Replace a folder that holds ``marker``.
-    marker : str
-        File by which a folder of the same kind is known.
-
-    Returns
-    -------
-    Path
-
-    Raises
-    ------
-    FileExistsError
-        If ``path`` exists and ``overwrite`` is false, or it holds no ``marker``.
-    """
-    path = Path(path)
-    if path.exists() and not (overwrite and (path / marker).is_file()):
-        raise FileExistsError(
-            f"{str(path)!r} must not exist, or hold {marker} and be overwritten by wish"
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    try:
-        for name, data in contents.items():
-            with open(temporary / name, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        temporary.chmod(0o755)
-        if path.exists():
-            # Folders cannot be exchanged in one step everywhere: the old one steps aside.
-            aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
-            os.replace(path, aside / path.name)
-            os.replace(temporary, path)
-            shutil.rmtree(aside)
-        else:
-            os.replace(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return path

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from sfpose.runtime.inspection import check_network
+
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
@@ -32,54 +34,76 @@ class OnnxModel:
     Raises
     ------
     ValueError
-        At the first call, if the bytes are no network that onnxruntime can load.
+        At the first call, if :func:`sfpose.runtime.inspection.check_network` refuses the
+        network or onnxruntime cannot load it.
     """
 
     def __init__(self, model: bytes, n_threads: int = 1) -> None:
         self.model = model
         self.n_threads = n_threads
-        self._forget_session()
-
-    def _forget_session(self) -> None:
-        self._session: InferenceSession | None = None
-        self._process = 0
-        self._lock = threading.Lock()
+        self._place = _Place()
 
     def __getstate__(self) -> dict[str, object]:
         return {"model": self.model, "n_threads": self.n_threads}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
-        self._forget_session()
+        self._place = _Place()
 
     def _ready(self) -> InferenceSession:
-        if self._process not in (0, os.getpid()):
-            _leak(self._session)
-            self._forget_session()
-        with self._lock:
-            if self._session is None:
-                import onnxruntime
-
-                options = onnxruntime.SessionOptions()
-                options.intra_op_num_threads = self.n_threads
-                options.inter_op_num_threads = 1
-                options.log_severity_level = 3
-                try:
-                    self._session = onnxruntime.InferenceSession(
-                        self.model, options, providers=["CPUExecutionProvider"]
-                    )
-                except Exception as error:
-                    raise ValueError(
-                        f"the network must be an ONNX file that onnxruntime can load; {error}"
-                    ) from error
-                self._process = os.getpid()
-            return self._session
+        place = self._place
+        if place.process != os.getpid():
+            # After a fork: its lock may be held by a thread that this process lacks.
+            _leak(place.session)
+            place = self._place = _Place()
+        with place.lock:
+            if place.session is None:
+                place.session = _session(self.model, self.n_threads)
+            return place.session
 
     def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Output of the network for one batch (n, ...)."""
+        """Output of the network for one batch (n, ...).
+
+        Raises
+        ------
+        ValueError
+            If the network is refused or cannot answer a batch of this shape.
+        """
         session = self._ready()
-        (output,) = session.run(None, {session.get_inputs()[0].name: batch})
+        try:
+            (output,) = session.run(None, {session.get_inputs()[0].name: batch})
+        except Exception as error:
+            raise ValueError(
+                f"the network must answer a batch of shape {batch.shape}; {error}"
+            ) from error
         return np.asarray(output, dtype=np.float32)
+
+
+class _Place:
+    """Where a process keeps its session; replaced as a whole, so that threads agree."""
+
+    def __init__(self) -> None:
+        self.process = os.getpid()
+        self.lock = threading.Lock()
+        self.session: InferenceSession | None = None
+
+
+def _session(model: bytes, n_threads: int) -> InferenceSession:
+    check_network(model)
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = n_threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    # What was checked is ONNX; onnxruntime would take its own format too.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ValueError(
+            f"the network must be an ONNX file that onnxruntime can load; {error}"
+        ) from error
 
 
 def _leak(session: InferenceSession | None) -> None:

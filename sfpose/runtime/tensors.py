@@ -7,11 +7,15 @@ files are read by any safetensors library.
 from __future__ import annotations
 
 import json
+import math
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from sfpose.runtime.folders import parse_json
 
 __all__ = ["map_tensor", "tensor_file"]
 
@@ -35,8 +39,11 @@ def map_tensor(path: Path, name: str) -> NDArray[np.float32]:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is no safetensors file, lacks the array, or its sizes lie.
+        If the file is no safetensors file, lacks the array, or its sizes lie; if it is a
+        symbolic link.
     """
+    if path.is_symlink():
+        raise ValueError(f"{path.name} must be a file of its own; {str(path)!r} is a symbolic link")
     if not path.is_file():
         raise FileNotFoundError(f"there must be a file {str(path)!r}; there is none")
     size = path.stat().st_size
@@ -45,14 +52,13 @@ def map_tensor(path: Path, name: str) -> NDArray[np.float32]:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > min(_LONGEST_HEADER, size):
                 raise ValueError(f"a header of {length} bytes")
-            entry = json.loads(file.read(length))[name]
-        shape = tuple(int(side) for side in entry["shape"])
-        first, last = (int(place) for place in entry["data_offsets"])
+            header: Any = parse_json(file.read(length), "the header")
+        entry = header[name]
+        shape = tuple(_whole(side) for side in entry["shape"])
+        first, last = (_whole(place) for place in entry["data_offsets"])
         if entry["dtype"] != "F32" or not shape or min(shape) < 1:
             raise ValueError(f"dtype {entry['dtype']} and shape {shape}")
-        wanted = 4
-        for side in shape:
-            wanted *= side
+        wanted = 4 * math.prod(shape)
         if first < 0 or last - first != wanted or 8 + length + last > size:
             raise ValueError(f"shape {shape} at bytes {first} to {last} of a file of {size}")
     except (KeyError, TypeError, ValueError, struct.error) as error:
@@ -60,3 +66,9 @@ def map_tensor(path: Path, name: str) -> NDArray[np.float32]:
             f"{path.name} must be a safetensors file with a float32 array {name!r}; got {error}"
         ) from error
     return np.memmap(path, "<f4", "r", 8 + length + first, shape)
+
+
+def _whole(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{value!r} where a whole number must be")
+    return value

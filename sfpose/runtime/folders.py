@@ -1,0 +1,284 @@
+"""Folders that are written whole or not at all, and files that are read with care.
+
+A folder of files is replaced by two renames: the old one steps aside as
+``.NAME.previous``, the new one takes its place. Whoever is killed between the two leaves
+the old folder under that name; :func:`read_whole` finds it there and the next
+:func:`write_folder` puts it back. Other leftovers (``.NAME.*.part``) are never read and are
+removed by the next writer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+__all__ = ["parse_json", "read_file", "read_whole", "write_folder"]
+
+Result = TypeVar("Result")
+
+
+def _previous(path: Path) -> Path:
+    return path.with_name(f".{path.name}.previous")
+
+
+def _settled(path: Path) -> Path:
+    """Where the last whole version is: ``path``, unless a writer was stopped midway."""
+    path = Path(os.path.realpath(path))
+    previous = _previous(path)
+    # A writer at work may be done between two looks: look again at the first place.
+    return previous if not path.exists() and previous.exists() and not path.exists() else path
+
+
+def _identity(folder: Path) -> tuple[int, int, int] | None:
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns
+
+
+def read_whole(path: str | os.PathLike[str], read: Callable[[Path], Result]) -> Result:
+    """Read several files of a folder that a writer may replace meanwhile.
+
+    Parameters
+    ----------
+    path : path
+        Where :func:`write_folder` was told to write.
+    read : callable
+        Takes the folder; called again if the folder was replaced while it read.
+
+    Returns
+    -------
+    object
+        What ``read`` returns of one version of the folder.
+    """
+    while True:
+        folder = _settled(Path(path))
+        before = _identity(folder)
+        try:
+            result = read(folder)
+        except (OSError, ValueError):
+            if _identity(_settled(Path(path))) == before:
+                raise
+        else:
+            if _identity(_settled(Path(path))) == before:
+                return result
+
+
+def read_file(folder: Path, name: str, most: int) -> bytes:
+    """Contents of a file that lies in a folder itself.
+
+    Parameters
+    ----------
+    folder : Path
+    name : str
+    most : int
+        Largest size that is read, in bytes.
+
+    Returns
+    -------
+    bytes
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is a symbolic link, no ordinary file, or larger than ``most``.
+    """
+    path = folder / name
+    if path.is_symlink():
+        raise ValueError(f"{name} must be a file of its own; {str(path)!r} is a symbolic link")
+    if not path.exists():
+        raise FileNotFoundError(f"there must be {name}; there is none in {str(folder)!r}")
+    if not path.is_file():
+        raise ValueError(f"{name} must be an ordinary file; {str(path)!r} is not")
+    with open(path, "rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(
+            f"{name} must have at most {most} bytes; got {path.stat().st_size} in {str(folder)!r}"
+        )
+    return data
+
+
+def parse_json(data: bytes, name: str) -> object:
+    """JSON without the liberties that hide something.
+
+    Parameters
+    ----------
+    data : bytes
+    name : str
+        What to call it in an error.
+
+    Returns
+    -------
+    object
+
+    Raises
+    ------
+    ValueError
+        If it is no JSON in UTF-8, says a key twice, has a number that is not finite, or is
+        nested too deeply.
+
+    Examples
+    --------
+    >>> from sfpose.runtime.folders import parse_json
+    >>> parse_json(b'{"size": 64}', "manifest.json")
+    {'size': 64}
+    """
+    try:
+        return json.loads(
+            data.decode("utf-8"), object_pairs_hook=_without_repeats, parse_constant=_refuse
+        )
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name} must be JSON; {error}") from error
+
+
+def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise ValueError("a key comes twice")
+    return table
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"numbers must be finite; got {constant}")
+
+
+def write_folder(
+    path: str | os.PathLike[str],
+    contents: Mapping[str, bytes],
+    *,
+    overwrite: bool,
+    marker: str,
+) -> Path:
+    """Write files as a folder that is there whole or not at all.
+
+    Of several writers of one folder, in threads or processes, each waits for the one
+    before; where the system has no locks for folders (Windows, some network file
+    systems) the later one fails instead.
+
+    Parameters
+    ----------
+    path : path
+        The folder to make; a symbolic link is followed.
+    contents : mapping of str to bytes
+        Files by name.
+    overwrite : bool
+        Replace a folder that holds ``marker``.
+    marker : str
+        File by which a folder of the same kind is known.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    FileExistsError
+        If ``path`` exists and ``overwrite`` is false, or it holds no ``marker``.
+    ValueError
+        If a name is no plain file name.
+    OSError
+        If it cannot be written; what was there is there still.
+    """
+    for name in contents:
+        if name in ("", ".", "..") or any(sign in name for sign in "/\\:\0"):
+            raise ValueError(f"files must have plain names; got {name!r}")
+    asked, path = Path(path), Path(os.path.realpath(path))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _one_writer(path.parent) as alone:
+            if alone:
+                _clean(path)
+            if path.exists() and not (overwrite and (path / marker).is_file()):
+                raise FileExistsError(
+                    f"{str(asked)!r} must not exist, or hold {marker} and be overwritten by wish"
+                )
+            _replace(path, contents)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{str(asked)!r} cannot be written and is as it was: {error.strerror or error}",
+        ) from error
+    return asked
+
+
+@contextlib.contextmanager
+def _one_writer(parent: Path) -> Iterator[bool]:
+    """Hold the lock of a folder; False where there are no such locks."""
+    try:
+        import fcntl
+    except ImportError:
+        yield False
+        return
+    descriptor = os.open(parent, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            alone = True
+        except OSError:
+            alone = False
+        try:
+            yield alone
+            with contextlib.suppress(OSError):  # not every file system can
+                os.fsync(descriptor)
+        finally:
+            if alone:
+                # Said aloud: a child that was forked meanwhile holds the descriptor too.
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+    finally:
+        os.close(descriptor)
+
+
+def _clean(path: Path) -> None:
+    """Put back or remove what writers that were killed left behind."""
+    previous = _previous(path)
+    if previous.exists() and not path.exists():
+        os.replace(previous, path)
+    elif previous.exists():
+        os.replace(previous, _part(path))
+    for left in path.parent.glob(f".{_literal(path.name)}.*.part"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _literal(name: str) -> str:
+    return "".join(f"[{sign}]" if sign in "*?[" else sign for sign in name)
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+
+
+def _replace(path: Path, contents: Mapping[str, bytes]) -> None:
+    new, previous = _part(path), _previous(path)
+    new.mkdir()
+    try:
+        for name, data in contents.items():
+            with open(new / name, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        if path.exists():
+            # Folders cannot be exchanged in one step everywhere: the old one steps aside.
+            os.replace(path, previous)
+            try:
+                os.replace(new, path)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.replace(previous, path)
+                raise
+            os.replace(previous, new)
+        else:
+            os.replace(new, path)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
