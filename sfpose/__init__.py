@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from sfpose.alignment import FaceAligner
     from sfpose.embedder import FaceEmbedder
     from sfpose.gallery import TemplateGallery
-    from sfpose.templates import build_templates
+    from sfpose.templates import build_templates, extend_template
     from sfpose.verifier import TemplateVerifier
 
 __version__ = "0.1.0"
@@ -21,6 +21,7 @@ __all__ = [
     "TemplateVerifier",
     "__version__",
     "build_templates",
+    "extend_template",
 ]
 
 _HOMES = {
@@ -29,6 +30,7 @@ _HOMES = {
     "TemplateGallery": "sfpose.gallery",
     "TemplateVerifier": "sfpose.verifier",
     "build_templates": "sfpose.templates",
+    "extend_template": "sfpose.templates",
 }
 
 

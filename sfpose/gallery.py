@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,17 +10,19 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sfpose._gallery_files import (
+    MANIFEST,
+    GalleryContents,
+    check_ids,
+    gallery_files,
+    read_gallery,
+)
 from sfpose._scoring import check_descriptors
 from sfpose._search import nearest, within
-from sfpose.runtime.artifact import DISTANCE
-from sfpose.runtime.folders import parse_json, read_file, read_whole, write_folder
-from sfpose.runtime.tensors import map_tensor, tensor_file
+from sfpose.runtime.folders import read_whole, write_folder
+from sfpose.templates import extend_template
 
 __all__ = ["SearchResult", "TemplateGallery"]
-
-FORMAT = "sfpose-gallery"
-FORMAT_VERSION = 1
-_TEMPLATES, _MANIFEST, _IDS = "templates.safetensors", "manifest.json", "ids.json"
 
 
 class SearchResult(NamedTuple):
@@ -74,6 +73,7 @@ class TemplateGallery:
     def __init__(self, *, n_jobs: int | None = None) -> None:
         self.n_jobs = n_jobs
         self._templates: NDArray[np.float32] | None = None
+        self._counts = np.empty(0, np.int64)
         self._ids: list[Hashable] = []
         self._rows: dict[Hashable, int] = {}
 
@@ -101,30 +101,44 @@ class TemplateGallery:
         view.flags.writeable = False
         return view
 
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Of how many images each template is the mean, in the order of the ids."""
+        return self._counts.copy()
+
     def _checked(
         self, ids: Sequence[Hashable], templates: ArrayLike
     ) -> tuple[list[Hashable], NDArray[np.float32]]:
-        names = _as_ids(ids)
+        names = check_ids(ids)
         width = None if self._templates is None else self._templates.shape[1]
         rows = check_descriptors(templates, name="templates", width=width).astype(np.float32)
         if len(names) != len(rows):
             raise ValueError(f"there must be one id a template; got {len(names)} and {len(rows)}")
         return names, rows
 
-    def add(self, ids: Sequence[Hashable], templates: ArrayLike) -> None:
+    def add(
+        self,
+        ids: Sequence[Hashable],
+        templates: ArrayLike,
+        *,
+        counts: ArrayLike | None = None,
+    ) -> None:
         """Add templates under new ids: all of them, or none if one is refused.
 
         Parameters
         ----------
         ids : sequence of str or int
         templates : array of shape (n, d), values >= 0
+        counts : int array of shape (n,), optional
+            Of how many images each template is the mean; 1 if not given.
 
         Raises
         ------
         ValueError
-            If an id is there already or given twice, or templates are refused.
+            If an id is there already or given twice, or templates or counts are refused.
         """
         names, rows = self._checked(ids, templates)
+        images = _check_counts(counts, len(rows))
         known = [name for name in names if name in self._rows]
         if known:
             raise ValueError(f"ids must be new; {known[0]!r} is in the gallery: use update")
@@ -135,6 +149,7 @@ class TemplateGallery:
                 grown[: len(self)] = self.templates
             self._templates = grown
         self._templates[len(self) : size] = rows
+        self._counts = np.r_[self._counts, images]
         self._rows.update(zip(names, range(len(self), size), strict=True))
         self._ids += names
 
@@ -154,13 +169,21 @@ class TemplateGallery:
         except KeyError as error:
             raise KeyError(f"{error.args[0]!r} is not in the gallery") from None
 
-    def update(self, ids: Sequence[Hashable], templates: ArrayLike) -> None:
+    def update(
+        self,
+        ids: Sequence[Hashable],
+        templates: ArrayLike,
+        *,
+        counts: ArrayLike | None = None,
+    ) -> None:
         """Replace templates: all of them, or none if one is refused.
 
         Parameters
         ----------
         ids : sequence of str or int
         templates : array of shape (n, d), values >= 0
+        counts : int array of shape (n,), optional
+            Of how many images each template is the mean; 1 if not given.
 
         Raises
         ------
@@ -170,8 +193,36 @@ class TemplateGallery:
             If an id is given twice or templates are refused.
         """
         names, rows = self._checked(ids, templates)
+        images = _check_counts(counts, len(rows))
         places = self._places(names)
         self._own()[places] = rows
+        self._counts[places] = images
+
+    def extend(self, ids: Sequence[Hashable], descriptors: ArrayLike) -> None:
+        """Average one more image into templates, without the images they were made of.
+
+        Parameters
+        ----------
+        ids : sequence of str or int
+        descriptors : array of shape (n, d), values >= 0
+            One more image of each.
+
+        Raises
+        ------
+        KeyError
+            If an id is not in the gallery.
+        ValueError
+            If an id is given twice or descriptors are refused.
+        """
+        names, rows = self._checked(ids, descriptors)
+        places = self._places(names)
+        old = self.templates[places]
+        extended = [
+            extend_template(template, int(self._counts[place]), row[None])[0]
+            for template, place, row in zip(old, places, rows, strict=True)
+        ]
+        self._own()[places] = np.stack(extended)
+        self._counts[places] += 1
 
     def remove(self, ids: Sequence[Hashable]) -> None:
         """Remove templates; the others keep their order.
@@ -187,9 +238,10 @@ class TemplateGallery:
         ValueError
             If an id is given twice.
         """
-        gone = set(self._places(_as_ids(ids)))
+        gone = set(self._places(check_ids(ids)))
         kept = [row for row in range(len(self)) if row not in gone]
         self._templates = self.templates[kept] if kept else None
+        self._counts = self._counts[kept]
         self._ids = [self._ids[row] for row in kept]
         self._rows = {name: row for row, name in enumerate(self._ids)}
 
@@ -259,7 +311,7 @@ class TemplateGallery:
         """Write the gallery as a folder: whole, or not at all.
 
         ``templates.safetensors`` is read by any safetensors library (tensor
-        ``templates``), ``ids.json`` holds the ids in the same order.
+        ``templates``), ``ids.json`` and ``counts.json`` hold the rest in the same order.
 
         Parameters
         ----------
@@ -279,25 +331,8 @@ class TemplateGallery:
         ValueError
             If the gallery is empty or an id is neither str nor int.
         """
-        odd = [name for name in self._ids if isinstance(name, bool) or type(name) not in (str, int)]
-        if odd:
-            raise ValueError(f"ids must be str or int to be saved; got {odd[0]!r}")
-        contents = {
-            _TEMPLATES: tensor_file("templates", self.templates),
-            _IDS: json.dumps(self._ids).encode(),
-        }
-        manifest = {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "templates": len(self),
-            "distance": dict(DISTANCE),
-            "files": {
-                name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-                for name, data in contents.items()
-            },
-        }
-        contents[_MANIFEST] = (json.dumps(manifest, indent=1) + "\n").encode()
-        return write_folder(path, contents, overwrite=overwrite, marker=_MANIFEST)
+        contents = gallery_files(GalleryContents(self._ids, self._counts, self.templates))
+        return write_folder(path, contents, overwrite=overwrite, marker=MANIFEST)
 
     @classmethod
     def load(
@@ -324,74 +359,20 @@ class TemplateGallery:
         ValueError
             If it is of another format, was changed, or its files contradict each other.
         """
-        return read_whole(path, lambda folder: cls._read(folder, verify, n_jobs))
-
-    @classmethod
-    def _read(cls, folder: Path, verify: bool, n_jobs: int | None) -> TemplateGallery:
-        manifest = _read_json(folder, _MANIFEST, 2**20)
-        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-            raise ValueError(f"{str(folder)!r} must be a gallery of format {FORMAT!r}; it is not")
-        if manifest.get("format_version") != FORMAT_VERSION:
-            raise ValueError(
-                f"format_version must be {FORMAT_VERSION}; got {manifest.get('format_version')!r}"
-            )
-        if verify:
-            for name in (_TEMPLATES, _IDS):
-                _check_digest(folder / name, manifest.get("files"))
-        if manifest.get("distance") != DISTANCE:
-            raise ValueError(
-                f"a gallery must be for the distance {DISTANCE['definition']} with factor "
-                f"{DISTANCE['factor']}; got {manifest.get('distance')!r}"
-            )
-        listed = _read_json(folder, _IDS, 2**31)
-        if not isinstance(listed, list):
-            raise ValueError(f"{_IDS} must be a list; got {type(listed).__name__}")
-        odd = [name for name in listed if type(name) not in (str, int)]
-        if odd:
-            raise ValueError(f"ids must be str or int; got {odd[0]!r}")
-        ids = _as_ids(listed)
-        templates = map_tensor(folder / _TEMPLATES, "templates")
-        if templates.ndim != 2 or len(templates) != len(ids):
-            raise ValueError(
-                f"a gallery must have one id a template; got {len(ids)} ids "
-                f"for templates of shape {templates.shape}"
-            )
-        if verify:
-            check_descriptors(templates, name="templates")
+        contents = read_whole(path, lambda folder: read_gallery(folder, verify))
         gallery = cls(n_jobs=n_jobs)
-        gallery._templates = templates
-        gallery._ids = ids
-        gallery._rows = {name: row for row, name in enumerate(ids)}
+        gallery._ids, gallery._counts, gallery._templates = contents
+        gallery._rows = {name: row for row, name in enumerate(contents.ids)}
         return gallery
 
 
-def _as_ids(ids: Sequence[Hashable]) -> list[Hashable]:
-    if isinstance(ids, (str, bytes)) or not hasattr(ids, "__len__"):
-        raise ValueError(f"ids must be a sequence of ids; got one {type(ids).__name__}")
-    names = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
-    if len(set(names)) != len(names):
-        twice = Counter(names).most_common(1)[0][0]
-        raise ValueError(f"ids must differ from each other; {twice!r} is given twice")
-    return names
-
-
-def _read_json(folder: Path, name: str, most: int) -> object:
-    try:
-        return parse_json(read_file(folder, name, most), name)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"a gallery must hold {name}; {error}") from None
-
-
-def _check_digest(path: Path, files: object) -> None:
-    entry = files.get(path.name) if isinstance(files, dict) else None
-    stated = entry.get("sha256") if isinstance(entry, dict) else None
-    if path.is_symlink() or not path.is_file():
-        raise FileNotFoundError(f"a gallery must hold {path.name}; {str(path)!r} is no file of it")
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while part := file.read(2**20):
-            digest.update(part)
-    if digest.hexdigest() != stated:
+def _check_counts(counts: ArrayLike | None, length: int) -> NDArray[np.int64]:
+    if counts is None:
+        return np.ones(length, np.int64)
+    images = np.asarray(counts)
+    if images.shape != (length,) or images.dtype.kind not in "iu" or (images < 1).any():
         raise ValueError(
-            f"{path.name} must have the sha256 that {_MANIFEST} states; it was changed"
+            f"counts must be whole numbers above 0 of shape ({length},); "
+            f"got {images.dtype} {images.shape}"
         )
+    return images.astype(np.int64)

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sfpose._scoring import check_descriptors
+from sfpose._scoring import check_descriptors, chi2_matrix
 
-__all__ = ["Templates", "build_templates"]
+__all__ = ["Templates", "build_templates", "extend_template"]
 
 
 class Templates(NamedTuple):
@@ -21,7 +21,7 @@ class Templates(NamedTuple):
     groups : array of shape (n_groups,)
         Whose template each row is, sorted.
     counts : int64 array of shape (n_groups,)
-        Images that each template was made of.
+        Images that each template is the mean of; 1 for a medoid.
     """
 
     templates: NDArray[np.floating[Any]]
@@ -30,9 +30,13 @@ class Templates(NamedTuple):
 
 
 def build_templates(
-    descriptors: ArrayLike, groups: ArrayLike, *, weights: ArrayLike | None = None
+    descriptors: ArrayLike,
+    groups: ArrayLike,
+    *,
+    weights: ArrayLike | None = None,
+    method: str = "mean",
 ) -> Templates:
-    """Average the descriptors of each group.
+    """Make one template of the descriptors of each group.
 
     Parameters
     ----------
@@ -42,6 +46,10 @@ def build_templates(
     weights : array of shape (n,), optional
         Non-negative weight of each descriptor, such as a quality; equal if not
         given, as in the paper.
+    method : {"mean", "medoid"}, default="mean"
+        ``"medoid"`` takes the descriptor whose (weighted) sum of distances to the
+        others of its group is least: a single wrong image cannot pull it away, and
+        its threshold is that of one image.
 
     Returns
     -------
@@ -50,8 +58,8 @@ def build_templates(
     Raises
     ------
     ValueError
-        If descriptors are negative, NaN, infinite or empty, a length differs, or the
-        weights of a group sum to zero.
+        If descriptors are negative, NaN, infinite or empty, a length differs, the
+        weights of a group sum to zero, or ``method`` is unknown.
 
     References
     ----------
@@ -64,6 +72,8 @@ def build_templates(
     >>> built.templates.tolist(), built.groups.tolist(), built.counts.tolist()
     ([[2.0, 2.0], [5.0, 0.0]], ['a', 'b'], [2, 1])
     """
+    if method not in ("mean", "medoid"):
+        raise ValueError(f'method must be "mean" or "medoid"; got {method!r}')
     rows = check_descriptors(descriptors)
     labels = np.asarray(groups)
     if labels.shape != (len(rows),):
@@ -78,6 +88,60 @@ def build_templates(
     if not (totals > 0).all():
         name = names[totals == 0][0]
         raise ValueError(f"the weights of a group must not all be zero; they are for {name}")
+    if method == "medoid":
+        chosen = [
+            _medoid(rows, np.flatnonzero(codes == code), shares) for code in range(len(names))
+        ]
+        return Templates(rows[chosen], names, np.ones_like(counts))
     sums = np.zeros((len(names), rows.shape[1]))
     np.add.at(sums, codes, rows * shares[:, None])
     return Templates((sums / totals[:, None]).astype(rows.dtype), names, counts)
+
+
+def _medoid(
+    rows: NDArray[np.floating[Any]], members: NDArray[np.int64], shares: NDArray[np.float64]
+) -> int:
+    distances = chi2_matrix(rows[members], rows[members]).astype(np.float64)
+    return int(members[np.argmin(distances @ shares[members])])
+
+
+def extend_template(
+    template: ArrayLike, count: int, descriptors: ArrayLike
+) -> tuple[NDArray[np.floating[Any]], int]:
+    """Average further images into a template whose own images are gone.
+
+    Parameters
+    ----------
+    template : array of shape (d,), values >= 0
+        A mean, as :func:`build_templates` gives it.
+    count : int
+        Images that it is the mean of.
+    descriptors : array of shape (n, d), values >= 0
+        One row for each further image.
+
+    Returns
+    -------
+    template : float32 or float64 array of shape (d,)
+        The mean of all ``count + n`` images.
+    count : int
+        ``count + n``.
+
+    Raises
+    ------
+    ValueError
+        If an input is refused or ``count`` is no whole number above 0.
+
+    Examples
+    --------
+    >>> from sfpose import extend_template
+    >>> template, count = extend_template([2.0, 2.0], 3, [[6.0, 10.0]])
+    >>> template.tolist(), count
+    ([3.0, 4.0], 4)
+    """
+    if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 1:
+        raise ValueError(f"count must be a whole number above 0; got {count!r}")
+    old = check_descriptors(np.asarray(template)[None], name="template")[0]
+    rows = check_descriptors(descriptors, width=len(old))
+    total = int(count) + len(rows)
+    mean = (old.astype(np.float64) * count + rows.sum(axis=0, dtype=np.float64)) / total
+    return mean.astype(np.result_type(old, rows)), total

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -111,7 +112,9 @@ def test_radius_search_finds_all_and_no_one_else():
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["add", "remove", "update"]), st.integers(0, 5), st.integers(0, 99)
+            st.sampled_from(["add", "remove", "update", "extend"]),
+            st.integers(0, 5),
+            st.integers(0, 99),
         ),
         max_size=25,
     )
@@ -124,9 +127,11 @@ def test_a_gallery_behaves_as_a_dictionary(steps):
         present = name in expected
         try:
             if action == "add":
-                gallery.add([name], row)
+                gallery.add([name], row, counts=[1 + seed % 3])
             elif action == "update":
-                gallery.update([name], row)
+                gallery.update([name], row, counts=[1 + seed % 3])
+            elif action == "extend":
+                gallery.extend([name], row)
             else:
                 gallery.remove([name])
         except (KeyError, ValueError):
@@ -135,11 +140,15 @@ def test_a_gallery_behaves_as_a_dictionary(steps):
             assert present != (action == "add")
             if action == "remove":
                 del expected[name]
+            elif action == "extend":
+                expected[name].append(row[0])
             else:
-                expected[name] = row[0]
+                expected[name] = [row[0]] * (1 + seed % 3)
     assert list(gallery) == list(expected)
+    assert gallery.counts.tolist() == [len(images) for images in expected.values()]
     if expected:
-        np.testing.assert_array_equal(gallery.templates, np.stack(list(expected.values())))
+        means = [np.mean(images, axis=0) for images in expected.values()]
+        np.testing.assert_allclose(gallery.templates, np.stack(means), rtol=1e-5)
 
 
 def test_refused_changes_change_nothing():
@@ -157,17 +166,23 @@ def test_refused_changes_change_nothing():
         ),
         (lambda: gallery.add("cy", _people(2)), "sequence of ids; got one str"),
         (lambda: gallery.update(["ann", "ann"], _people(2)), "'ann' is given twice"),
+        (lambda: gallery.extend(["ann"], -_people(1)), "templates must not be negative"),
+        (lambda: gallery.add(["cy"], _people(1), counts=[0]), "whole numbers above 0"),
+        (lambda: gallery.add(["cy"], _people(1), counts=[1.0]), "got float64"),
+        (lambda: gallery.update(["bo"], _people(1), counts=[1, 2]), r"of shape \(1,\)"),
     ]:
         with pytest.raises(ValueError, match=message):
             change()
     for change in (
         lambda: gallery.remove(["ann", "cy"]),
         lambda: gallery.update(["cy"], _people(1)),
+        lambda: gallery.extend(["ann", "cy"], _people(2)),
     ):
         with pytest.raises(KeyError, match="'cy' is not in the gallery"):
             change()
     assert list(gallery) == ["ann", "bo"]
     np.testing.assert_array_equal(gallery.templates, before)
+    assert gallery.counts.tolist() == [1, 1]
     with pytest.raises(ValueError, match="read-only"):
         gallery.templates[0] = 1
 
@@ -190,10 +205,11 @@ def test_searches_that_have_no_answer_are_refused():
 
 def test_galleries_go_to_disk_and_come_back(tmp_path):
     gallery = TemplateGallery()
-    gallery.add(["ann", 7, "bö"], _people(3))
+    gallery.add(["ann", 7, "bö"], _people(3), counts=[5, 1, 2])
     folder = gallery.save(tmp_path / "people")
     loaded = TemplateGallery.load(folder)
     assert list(loaded) == ["ann", 7, "bö"]
+    assert loaded.counts.tolist() == [5, 1, 2]
     assert isinstance(loaded.templates.base, np.memmap) or isinstance(loaded.templates, np.memmap)
     np.testing.assert_array_equal(
         loaded.search(_people(2), 3).distances, gallery.search(_people(2), 3).distances
@@ -208,6 +224,13 @@ def test_galleries_go_to_disk_and_come_back(tmp_path):
     assert list(TemplateGallery.load(folder)) == ["ann", 7, "bö", "cy"]
     assert [path.name for path in tmp_path.iterdir()] == ["people"]
     assert len(pickle.loads(pickle.dumps(loaded))) == 4
+
+
+def test_a_gallery_of_the_first_format_still_loads():
+    old = TemplateGallery.load(Path(__file__).parent / "data" / "gallery_format_1")
+    assert list(old) == ["ann", 7]
+    assert old.counts.tolist() == [1, 1]
+    np.testing.assert_array_equal(old.templates, [[0, 1, 2, 3], [4, 3, 2, 1]])
 
 
 def test_other_libraries_read_the_templates(tmp_path):
@@ -240,9 +263,7 @@ def test_what_is_no_gallery_is_refused(tmp_path):
 
     tamper("manifest.json", b"{", "must be JSON")
     tamper("manifest.json", json.dumps({**manifest, "format": "x"}).encode(), "must be a gallery")
-    tamper(
-        "manifest.json", json.dumps({**manifest, "format_version": 2}).encode(), "must be 1; got 2"
-    )
+    tamper("manifest.json", json.dumps({**manifest, "format_version": 3}).encode(), "1 to 2; got 3")
     tamper("ids.json", b'["ann", "cy"]', r"ids\.json must have the sha256")
     tamper("templates.safetensors", b"\0" * 400, r"templates\.safetensors must have the sha256")
     (folder / "ids.json").write_bytes(b'["ann"]')

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
 
-from sfpose import TemplateVerifier, build_templates
+from sfpose import TemplateVerifier, build_templates, extend_template
 from sfpose._kernels import reference
 from sfpose.metrics import SmallSampleWarning
 from sfpose.runtime.artifact import read_manifest
@@ -161,6 +161,42 @@ def test_weighted_templates_equal_numpys_average():
     built = build_templates(rows, [0, 0, 0, 1, 1, 1], weights=weights)
     np.testing.assert_allclose(built.templates[0], np.average(rows[:3], 0, weights[:3]))
     np.testing.assert_allclose(built.templates[1], np.average(rows[3:], 0, weights[3:]))
+
+
+def test_a_medoid_is_the_descriptor_nearest_to_the_others():
+    rows, subjects = _people(6, 7)
+    rows[0] = 99.0  # the wrong picture among the first person's
+    built = build_templates(rows, subjects, method="medoid")
+    for template, person, count in zip(*built, strict=True):
+        members = rows[subjects == person]
+        sums = [reference.chi2_pairs(members, row).sum() for row in members]
+        np.testing.assert_array_equal(template, members[np.argmin(sums)])
+        assert count == 1
+    with pytest.raises(ValueError, match='"mean" or "medoid"; got \'median\''):
+        build_templates(rows, subjects, method="median")
+
+
+@given(st.integers(1, 6), st.integers(1, 6), st.integers(0, 2**31))
+@settings(max_examples=40, deadline=None)
+def test_an_extended_template_is_the_mean_of_all_images(count, more, seed):
+    rows = np.random.default_rng(seed).random((count + more, 5))
+    template, total = extend_template(rows[:count].mean(0), count, rows[count:])
+    assert total == count + more
+    np.testing.assert_allclose(template, rows.mean(0))
+
+
+@pytest.mark.parametrize(
+    ("count", "rows", "message"),
+    [
+        (0, [[1.0, 2.0]], "whole number above 0; got 0"),
+        (1.5, [[1.0, 2.0]], "got 1.5"),
+        (1, [[1.0, 2.0, 3.0]], "must have 2 values a row; got 3"),
+        (1, [[1.0, np.nan]], "must be finite"),
+    ],
+)
+def test_a_template_cannot_be_extended_by_nonsense(count, rows, message):
+    with pytest.raises(ValueError, match=message):
+        extend_template([1.0, 2.0], count, rows)
 
 
 @pytest.mark.parametrize(

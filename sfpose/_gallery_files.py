@@ -1,0 +1,158 @@
+"""A gallery on disk: templates as safetensors, ids and counts as JSON, a manifest.
+
+May import ``_scoring`` and ``runtime``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfpose._scoring import check_descriptors
+from sfpose.runtime.artifact import DISTANCE
+from sfpose.runtime.folders import parse_json, read_file
+from sfpose.runtime.tensors import map_tensor, tensor_file
+
+__all__ = ["MANIFEST", "GalleryContents", "check_ids", "gallery_files", "read_gallery"]
+
+FORMAT = "sfpose-gallery"
+FORMAT_VERSION = 2
+MANIFEST = "manifest.json"
+_TEMPLATES, _IDS, _COUNTS = "templates.safetensors", "ids.json", "counts.json"
+
+
+class GalleryContents(NamedTuple):
+    """Templates, whose they are, and of how many images each is the mean."""
+
+    ids: list[Hashable]
+    counts: NDArray[np.int64]
+    templates: NDArray[np.float32]
+
+
+def gallery_files(contents: GalleryContents) -> dict[str, bytes]:
+    """Name and bytes of each file of a gallery.
+
+    Raises
+    ------
+    ValueError
+        If an id is neither str nor int.
+    """
+    ids, counts, templates = contents
+    odd = [name for name in ids if isinstance(name, bool) or type(name) not in (str, int)]
+    if odd:
+        raise ValueError(f"ids must be str or int to be saved; got {odd[0]!r}")
+    files = {
+        _TEMPLATES: tensor_file("templates", templates),
+        _IDS: json.dumps(ids).encode(),
+        _COUNTS: json.dumps(counts.tolist()).encode(),
+    }
+    manifest = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "templates": len(ids),
+        "distance": dict(DISTANCE),
+        "files": {
+            name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+            for name, data in files.items()
+        },
+    }
+    files[MANIFEST] = (json.dumps(manifest, indent=1) + "\n").encode()
+    return files
+
+
+def read_gallery(folder: Path, verify: bool) -> GalleryContents:
+    """Read what :func:`gallery_files` wrote; the templates stay a memory map.
+
+    Format 1 had no counts: each of its templates counts as one image.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a file is missing.
+    ValueError
+        If the folder is of another format, was changed, or its files contradict each
+        other.
+    """
+    manifest = _read_json(folder, MANIFEST, 2**20)
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise ValueError(f"{str(folder)!r} must be a gallery of format {FORMAT!r}; it is not")
+    version = manifest.get("format_version")
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
+        raise ValueError(f"format_version must be 1 to {FORMAT_VERSION}; got {version!r}")
+    names = [_TEMPLATES, _IDS] + ([_COUNTS] if version > 1 else [])
+    if verify:
+        for name in names:
+            _check_digest(folder / name, manifest.get("files"))
+    if manifest.get("distance") != DISTANCE:
+        raise ValueError(
+            f"a gallery must be for the distance {DISTANCE['definition']} with factor "
+            f"{DISTANCE['factor']}; got {manifest.get('distance')!r}"
+        )
+    listed = _read_list(folder, _IDS, (str, int))
+    ids = check_ids(listed)
+    templates = map_tensor(folder / _TEMPLATES, "templates")
+    if templates.ndim != 2 or len(templates) != len(ids):
+        raise ValueError(
+            f"a gallery must have one id a template; got {len(ids)} ids "
+            f"for templates of shape {templates.shape}"
+        )
+    counts = np.ones(len(ids), np.int64)
+    if version > 1:
+        numbers = _read_list(folder, _COUNTS, (int,))
+        if len(numbers) != len(ids) or not all(0 < number < 2**62 for number in numbers):
+            raise ValueError(f"{_COUNTS} must hold one number above 0 a template; it does not")
+        counts = np.array(numbers, np.int64)
+    if verify:
+        check_descriptors(templates, name="templates")
+    return GalleryContents(ids, counts, templates)
+
+
+def check_ids(ids: Sequence[Hashable]) -> list[Hashable]:
+    """Ids as a list, or an error if they are not a sequence or not distinct."""
+    if isinstance(ids, (str, bytes)) or not hasattr(ids, "__len__"):
+        raise ValueError(f"ids must be a sequence of ids; got one {type(ids).__name__}")
+    names = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+    if len(set(names)) != len(names):
+        twice = Counter(names).most_common(1)[0][0]
+        raise ValueError(f"ids must differ from each other; {twice!r} is given twice")
+    return names
+
+
+def _read_list(folder: Path, name: str, kinds: tuple[type, ...]) -> list:  # type: ignore[type-arg]
+    listed = _read_json(folder, name, 2**31)
+    if not isinstance(listed, list):
+        raise ValueError(f"{name} must be a list; got {type(listed).__name__}")
+    odd = [value for value in listed if type(value) not in kinds]
+    if odd:
+        allowed = " or ".join(kind.__name__ for kind in kinds)
+        raise ValueError(f"{name} must hold {allowed} alone; got {odd[0]!r}")
+    return listed
+
+
+def _read_json(folder: Path, name: str, most: int) -> object:
+    try:
+        return parse_json(read_file(folder, name, most), name)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"a gallery must hold {name}; {error}") from None
+
+
+def _check_digest(path: Path, files: object) -> None:
+    entry = files.get(path.name) if isinstance(files, dict) else None
+    stated = entry.get("sha256") if isinstance(entry, dict) else None
+    if path.is_symlink() or not path.is_file():
+        raise FileNotFoundError(f"a gallery must hold {path.name}; {str(path)!r} is no file of it")
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(2**20):
+            digest.update(part)
+    if digest.hexdigest() != stated:
+        raise ValueError(
+            f"{path.name} must have the sha256 that {MANIFEST} states; it was changed"
+        )
