@@ -153,6 +153,4 @@ def _check_digest(path: Path, files: object) -> None:
         while part := file.read(2**20):
             digest.update(part)
     if digest.hexdigest() != stated:
-        raise ValueError(
-            f"{path.name} must have the sha256 that {MANIFEST} states; it was changed"
-        )
+        raise ValueError(f"{path.name} must have the sha256 that {MANIFEST} states; it was changed")

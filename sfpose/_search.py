@@ -8,22 +8,27 @@ to be beaten are scored. The answer is that of scoring everything. May import
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sfpose._scoring import threads_of
 
-__all__ = ["BLOCK_PROBES", "BLOCK_ROWS", "nearest", "within"]
+__all__ = ["BLOCK_PROBES", "BLOCK_ROWS", "PRODUCT_PROBES", "nearest", "within"]
 
-BLOCK_PROBES = 128
-"""Probes that are searched together, by one thread."""
+BLOCK_PROBES = 64
+"""Probes that one thread scores at a time."""
+
+PRODUCT_PROBES = 1024
+"""Probes of one matrix product, at most: with the rows of a block, what memory holds."""
 
 BLOCK_ROWS = 4096
-"""Gallery rows that are compared at a time: with the probes of a block, what memory holds."""
+"""Gallery rows that are compared at a time."""
+
+_WORTH_A_PRODUCT = 24
+"""Probes from which roots and product cost less than they save."""
 
 _LOOSE = 0.35
 """Share of pairs left by the bound from which scoring whole blocks is faster."""
@@ -32,113 +37,155 @@ _RETRY = 16
 """Blocks after which a bound that was too loose is tried again."""
 
 Rows = NDArray[np.float32]
-Result = TypeVar("Result")
 
 
-class _Bound:
-    """Lower bounds of the distances of some probes to blocks of the gallery."""
+class _Searcher:
+    """One thread's probes: what is known of them, and whether the bound pays."""
 
-    def __init__(self, probes: Rows) -> None:
-        self._roots = np.sqrt(probes)
+    def __init__(self, probes: Rows, limit: Rows) -> None:
+        self.probes = probes
+        self.limit = limit
         self._sums = probes.sum(axis=1)
         self._wait = 0
 
-    def worth_trying(self) -> bool:
+    @property
+    def wants_the_bound(self) -> bool:
+        """Whether the next block is to be tried with the bound."""
+        return self._wait <= 0
+
+    def score(self, rows: Rows, sums: Rows | None, products: Rows | None, seeds: int) -> Rows:
+        """Distances to some rows, infinite where they are known to exceed the limit.
+
+        Parameters
+        ----------
+        rows : array of shape (n_rows, d)
+        sums : array of shape (n_rows,), optional
+            Of each row.
+        products : array of shape (n_probes, n_rows), optional
+            Products of square roots; changed.
+        seeds : int
+            How many of the nearest are wanted: where the limit is infinite still, so
+            many by the bound give a first one.
+        """
+        from sfpose._kernels.chi2 import chi2_block, chi2_pairs
+
+        tiny = np.finfo(np.float32).tiny
+        tried = self.wants_the_bound and products is not None
         self._wait -= 1
-        return self._wait < 0
+        if tried and products is not None and sums is not None:
+            lower = self._lower(products, sums, rows.shape[1])
+            limit = self.limit
+            if seeds and np.isinf(limit).any() and seeds < len(rows):
+                first = np.argpartition(lower, seeds - 1, axis=1)[:, :seeds]
+                scored = np.empty(first.size, np.float32)
+                owner = np.repeat(np.arange(len(first)), seeds)
+                chi2_pairs(self.probes, rows, owner, first.ravel(), tiny, scored)
+                limit = np.minimum(limit, scored.reshape(first.shape).max(axis=1))
+            probe, row = np.nonzero(lower <= limit[:, None])
+            share = len(probe) / lower.size
+            self._wait = _RETRY if share > _LOOSE else 0
+            if share <= _LOOSE:
+                distances = lower
+                distances.fill(np.inf)
+                scored = np.empty(len(probe), np.float32)
+                chi2_pairs(self.probes, rows, probe, row, tiny, scored)
+                distances[probe, row] = scored
+                return distances
+        distances = np.empty((len(self.probes), len(rows)), np.float32)
+        chi2_block(self.probes, rows, tiny, distances)
+        return distances
 
-    def told(self, share: float) -> None:
-        self._wait = _RETRY if share > _LOOSE else 0
-
-    def __call__(self, rows: Rows) -> Rows:
-        sums = self._sums[:, None] + rows.sum(axis=1)[None]
+    def _lower(self, products: Rows, sums: Rows, width: int) -> Rows:
         # What rounding may have added to the product must not exclude anyone.
-        slack = np.float32((rows.shape[1] + 16) * np.finfo(np.float32).eps)
-        return np.asarray(sums * (1 - slack) - 2 * (self._roots @ np.sqrt(rows).T))
+        keep = np.float32(1 - (width + 16) * np.finfo(np.float32).eps)
+        products *= -2
+        products += (self._sums * keep)[:, None]
+        products += (sums * keep)[None]
+        return products
 
 
-def _blocks(gallery: Rows) -> Iterator[tuple[int, Rows]]:
-    for start in range(0, len(gallery), BLOCK_ROWS):
-        yield start, np.ascontiguousarray(gallery[start : start + BLOCK_ROWS])
+def _scan(
+    gallery: Rows,
+    searchers: list[_Searcher],
+    n_jobs: int | None,
+    seeds: int,
+    take: Callable[[int, int, Rows], None],
+) -> None:
+    """Score every block for every searcher; ``take`` gets searcher, first row, distances."""
+    sizes = [len(searcher.probes) for searcher in searchers]
+    bounded = sum(sizes) >= _WORTH_A_PRODUCT
+    together = max(1, PRODUCT_PROBES // BLOCK_PROBES)
+    groups = [
+        range(first, min(first + together, len(searchers)))
+        for first in range(0, len(searchers), together)
+    ]
+    roots = [
+        np.sqrt(np.concatenate([searchers[number].probes for number in group])) if bounded else None
+        for group in groups
+    ]
+    with ThreadPoolExecutor(max(1, min(threads_of(n_jobs), len(searchers)))) as pool:
+        for start in range(0, len(gallery), BLOCK_ROWS):
+            rows = np.ascontiguousarray(gallery[start : start + BLOCK_ROWS])
+            wanted = bounded and any(searcher.wants_the_bound for searcher in searchers)
+            root = np.sqrt(rows) if wanted else rows
+            sums = rows.sum(axis=1) if wanted else None
+            for group, probe_roots in zip(groups, roots, strict=True):
+                parts: list[Rows | None] = [None] * len(group)
+                if wanted and probe_roots is not None:
+                    # One product for all threads: the matrix library has its own.
+                    ends = np.cumsum([sizes[number] for number in group])[:-1]
+                    parts = list(np.split(probe_roots @ root.T, ends))
+
+                def work(number: int, products: Rows | None) -> None:
+                    distances = searchers[number].score(rows, sums, products, seeds)  # noqa: B023
+                    take(number, start, distances)  # noqa: B023
+
+                for _ in pool.map(work, group, parts):
+                    pass
 
 
-def _score_block(probes: Rows, rows: Rows, limit: NDArray[np.float32], bound: _Bound) -> Rows:
-    """Distances of a block, infinite where they are known to exceed ``limit``."""
-    from sfpose._kernels.chi2 import chi2_block, chi2_pairs
-
-    tiny = np.finfo(np.float32).tiny
-    if np.isfinite(limit).all() and bound.worth_trying():
-        probe, row = np.nonzero(bound(rows) <= limit[:, None])
-        share = len(probe) / (len(probes) * len(rows))
-        bound.told(share)
-        if share <= _LOOSE:
-            distances = np.full((len(probes), len(rows)), np.inf, np.float32)
-            scored = np.empty(len(probe), np.float32)
-            chi2_pairs(probes, rows, probe, row, tiny, scored)
-            distances[probe, row] = scored
-            return distances
-    distances = np.empty((len(probes), len(rows)), np.float32)
-    chi2_block(probes, rows, tiny, distances)
-    return distances
-
-
-def _over_probes(
-    probes: Rows, n_jobs: int | None, work: Callable[[Rows], Result]
-) -> Iterator[Result]:
+def _searchers(probes: Rows, limit: float) -> list[_Searcher]:
     parts = [probes[start : start + BLOCK_PROBES] for start in range(0, len(probes), BLOCK_PROBES)]
-    with ThreadPoolExecutor(max(1, min(threads_of(n_jobs), len(parts)))) as pool:
-        yield from pool.map(work, parts)
+    # One step up, so that rounding the limit to float32 excludes nobody.
+    above = np.nextafter(np.float32(limit), np.float32(np.inf))
+    return [_Searcher(part, np.full(len(part), above, np.float32)) for part in parts]
 
 
 def nearest(
     gallery: Rows, probes: Rows, k: int, n_jobs: int | None
 ) -> tuple[NDArray[np.int64], Rows]:
     """The ``k`` nearest gallery rows of each probe, nearest first; equals by row."""
+    searchers = _searchers(probes, np.inf)
+    best = [np.full((len(searcher.probes), k), np.inf, np.float32) for searcher in searchers]
+    index = [np.full(part.shape, len(gallery), np.int64) for part in best]
 
-    def work(part: Rows) -> tuple[NDArray[np.int64], Rows]:
-        bound = _Bound(part)
-        best = np.full((len(part), k), np.inf, np.float32)
-        index = np.full((len(part), k), len(gallery), np.int64)
-        for start, rows in _blocks(gallery):
-            distances = _score_block(part, rows, best[:, -1], bound)
-            for probe, row in enumerate(distances):
-                # Strictly nearer: of equals the earlier row stays.
-                close = np.flatnonzero(row < best[probe, -1])
-                if len(close):
-                    together = np.concatenate([best[probe], row[close]])
-                    where = np.concatenate([index[probe], start + close])
-                    order = np.argsort(together, kind="stable")[:k]
-                    best[probe], index[probe] = together[order], where[order]
-        return index, best
+    def take(number: int, start: int, distances: Rows) -> None:
+        from sfpose._kernels.topk import keep_nearest
 
-    index, distances = zip(*_over_probes(probes, n_jobs, work), strict=True)
-    return np.concatenate(index), np.concatenate(distances)
+        keep_nearest(distances, start, best[number], index[number])
+        searchers[number].limit = best[number][:, -1]
+
+    _scan(gallery, searchers, n_jobs, k, take)
+    return np.concatenate(index), np.concatenate(best)
 
 
 def within(
     gallery: Rows, probes: Rows, radius: float, n_jobs: int | None
 ) -> list[tuple[NDArray[np.int64], Rows]]:
     """For each probe, the gallery rows at most ``radius`` away, nearest first."""
+    searchers = _searchers(probes, radius)
+    hits: list[list[tuple[NDArray[np.int64], NDArray[np.int64], Rows]]] = [[] for _ in searchers]
 
-    def work(part: Rows) -> list[tuple[NDArray[np.int64], Rows]]:
-        bound = _Bound(part)
-        limit = np.full(len(part), radius, np.float32)
-        hits: list[list[tuple[NDArray[np.int64], Rows]]] = [[] for _ in part]
-        for start, rows in _blocks(gallery):
-            distances = _score_block(part, rows, limit, bound)
-            for probe, row in enumerate(distances):
-                close = np.flatnonzero(row <= radius)
-                if len(close):
-                    hits[probe].append((start + close, row[close]))
-        return [_sorted(parts) for parts in hits]
+    def take(number: int, start: int, distances: Rows) -> None:
+        probe, row = np.nonzero(distances <= np.float64(radius))
+        hits[number].append((probe, start + row, distances[probe, row]))
 
-    return [hit for part in _over_probes(probes, n_jobs, work) for hit in part]
-
-
-def _sorted(parts: list[tuple[NDArray[np.int64], Rows]]) -> tuple[NDArray[np.int64], Rows]:
-    if not parts:
-        return np.empty(0, np.int64), np.empty(0, np.float32)
-    index = np.concatenate([i for i, _ in parts])
-    distances = np.concatenate([d for _, d in parts])
-    order = np.argsort(distances, kind="stable")
-    return index[order], distances[order]
+    _scan(gallery, searchers, n_jobs, 0, take)
+    found = []
+    for searcher, parts in zip(searchers, hits, strict=True):
+        probe, row, distance = (np.concatenate(part) for part in zip(*parts, strict=True))
+        for number in range(len(searcher.probes)):
+            own = np.flatnonzero(probe == number)
+            order = own[np.argsort(distance[own], kind="stable")]
+            found.append((row[order], distance[order]))
+    return found
