@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sfpose._scoring import check_descriptors
 from sfpose.runtime.artifact import DISTANCE
 from sfpose.runtime.folders import parse_json, read_file
-from sfpose.runtime.tensors import map_tensor, tensor_file
+from sfpose.runtime.tensors import map_tensor, tensor_parts
 
 __all__ = ["MANIFEST", "GalleryContents", "check_ids", "gallery_files", "read_gallery"]
 
@@ -36,8 +36,8 @@ class GalleryContents(NamedTuple):
     templates: NDArray[np.float32]
 
 
-def gallery_files(contents: GalleryContents) -> dict[str, bytes]:
-    """Name and bytes of each file of a gallery.
+def gallery_files(contents: GalleryContents) -> dict[str, Sequence[bytes | memoryview]]:
+    """Name and buffers of each file of a gallery.
 
     Raises
     ------
@@ -48,10 +48,10 @@ def gallery_files(contents: GalleryContents) -> dict[str, bytes]:
     odd = [name for name in ids if isinstance(name, bool) or type(name) not in (str, int)]
     if odd:
         raise ValueError(f"ids must be str or int to be saved; got {odd[0]!r}")
-    files = {
-        _TEMPLATES: tensor_file("templates", templates),
-        _IDS: json.dumps(ids).encode(),
-        _COUNTS: json.dumps(counts.tolist()).encode(),
+    files: dict[str, Sequence[bytes | memoryview]] = {
+        _TEMPLATES: tensor_parts("templates", templates),
+        _IDS: [json.dumps(ids).encode()],
+        _COUNTS: [json.dumps(counts.tolist()).encode()],
     }
     manifest = {
         "format": FORMAT,
@@ -59,12 +59,19 @@ def gallery_files(contents: GalleryContents) -> dict[str, bytes]:
         "templates": len(ids),
         "distance": dict(DISTANCE),
         "files": {
-            name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-            for name, data in files.items()
+            name: {"sha256": _digest(parts), "bytes": sum(len(part) for part in parts)}
+            for name, parts in files.items()
         },
     }
-    files[MANIFEST] = (json.dumps(manifest, indent=1) + "\n").encode()
+    files[MANIFEST] = [(json.dumps(manifest, indent=1) + "\n").encode()]
     return files
+
+
+def _digest(parts: Sequence[bytes | memoryview]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def read_gallery(folder: Path, verify: bool) -> GalleryContents:

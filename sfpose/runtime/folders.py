@@ -14,7 +14,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -154,7 +154,7 @@ def _refuse(constant: str) -> NoReturn:
 
 def write_folder(
     path: str | os.PathLike[str],
-    contents: Mapping[str, bytes],
+    contents: Mapping[str, bytes | Sequence[bytes | memoryview]],
     *,
     overwrite: bool,
     marker: str,
@@ -169,8 +169,8 @@ def write_folder(
     ----------
     path : path
         The folder to make; a symbolic link is followed.
-    contents : mapping of str to bytes
-        Files by name.
+    contents : mapping of str to bytes or sequence of buffers
+        Files by name; the buffers of one are written after each other.
     overwrite : bool
         Replace a folder that holds ``marker``.
     marker : str
@@ -259,13 +259,13 @@ def _part(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
 
 
-def _replace(path: Path, contents: Mapping[str, bytes]) -> None:
+def _replace(path: Path, contents: Mapping[str, bytes | Sequence[bytes | memoryview]]) -> None:
     new, previous = _part(path), _previous(path)
     new.mkdir()
     try:
         for name, data in contents.items():
             with open(new / name, "wb") as file:
-                file.write(data)
+                file.writelines([data] if isinstance(data, bytes) else data)
                 file.flush()
                 os.fsync(file.fileno())
         if path.exists():

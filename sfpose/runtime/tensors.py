@@ -17,18 +17,26 @@ from numpy.typing import NDArray
 
 from sfpose.runtime.folders import parse_json
 
-__all__ = ["map_tensor", "tensor_file"]
+__all__ = ["map_tensor", "tensor_file", "tensor_parts"]
 
 _LONGEST_HEADER = 10**6
 
 
-def tensor_file(name: str, values: NDArray[np.float32]) -> bytes:
-    """Contents of a safetensors file with one float32 array."""
-    data = np.ascontiguousarray(values, dtype="<f4").tobytes()
+def tensor_parts(name: str, values: NDArray[np.float32]) -> tuple[bytes, memoryview]:
+    """A safetensors file with one float32 array: its head, and the array's own memory.
+
+    Together they are the file; a large array is not copied.
+    """
+    data = memoryview(np.ascontiguousarray(values, dtype="<f4")).cast("B")
     entry = {"dtype": "F32", "shape": list(values.shape), "data_offsets": [0, len(data)]}
     header = json.dumps({name: entry}).encode()
     header += b" " * (-len(header) % 8)
-    return struct.pack("<Q", len(header)) + header + data
+    return struct.pack("<Q", len(header)) + header, data
+
+
+def tensor_file(name: str, values: NDArray[np.float32]) -> bytes:
+    """Contents of a safetensors file with one float32 array."""
+    return b"".join(tensor_parts(name, values))
 
 
 def map_tensor(path: Path, name: str) -> NDArray[np.float32]:
