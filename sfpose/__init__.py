@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from sfpose._scoring import cache_kernels
     from sfpose.alignment import FaceAligner
     from sfpose.embedder import FaceEmbedder
     from sfpose.gallery import TemplateGallery
@@ -21,6 +22,7 @@ __all__ = [
     "TemplateVerifier",
     "__version__",
     "build_templates",
+    "cache_kernels",
     "extend_template",
 ]
 
@@ -30,6 +32,7 @@ _HOMES = {
     "TemplateGallery": "sfpose.gallery",
     "TemplateVerifier": "sfpose.verifier",
     "build_templates": "sfpose.templates",
+    "cache_kernels": "sfpose._scoring",
     "extend_template": "sfpose.templates",
 }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from sfpose._kernels import reference
 
 __all__ = [
     "FEW_PAIRS",
+    "cache_kernels",
     "check_descriptors",
     "chi2_matrix",
     "chi2_pairs",
@@ -117,6 +119,41 @@ def threads_of(n_jobs: int | None) -> int:
     from joblib import effective_n_jobs
 
     return int(effective_n_jobs(n_jobs))
+
+
+def cache_kernels() -> Path:
+    """Keep compiled kernels on disk, so that later processes need not compile them.
+
+    To be called before the first batch of a process, in every process that shall gain.
+    numba chooses the folder: ``__pycache__`` beside the kernels where that can be written,
+    else the user's cache folder; the environment variable ``NUMBA_CACHE_DIR`` overrides
+    both. Files are replaced whole, so that processes may start together; a change of
+    numba, of the kernels or of the processor makes new ones.
+
+    Returns
+    -------
+    Path
+        Where they are kept.
+
+    Raises
+    ------
+    RuntimeError
+        If there is no folder that can be written.
+
+    Examples
+    --------
+    >>> from sfpose import cache_kernels
+    >>> folder = cache_kernels()  # doctest: +SKIP
+    """
+    from sfpose._kernels.chi2 import chi2_block
+    from sfpose._kernels.chi2 import chi2_pairs as pairs
+    from sfpose._kernels.topk import keep_nearest
+
+    folder = Path()
+    for kernel in (chi2_block, pairs, keep_nearest):
+        kernel.enable_caching()
+        folder = Path(str(kernel.stats.cache_path))
+    return folder
 
 
 def _over_blocks(work: Callable[[slice], None], count: int, block: int, n_jobs: int | None) -> None:

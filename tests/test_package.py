@@ -31,6 +31,7 @@ ALLOWED = {
     "_search": {"_kernels", "_scoring"},
     "_gallery_files": {"_scoring", "runtime"},
     "gallery": {"_gallery_files", "_scoring", "_search", "runtime", "templates"},
+    "distributed": {"_scoring", "_search"},
     "templates": {"_scoring"},
     "decision": {"runtime"},
     "_calibration": {"_scoring", "decision", "metrics", "templates"},

@@ -27,7 +27,7 @@ def tensor_parts(name: str, values: NDArray[np.float32]) -> tuple[bytes, memoryv
 
     Together they are the file; a large array is not copied.
     """
-    data = memoryview(np.ascontiguousarray(values, dtype="<f4")).cast("B")
+    data = np.ascontiguousarray(values, dtype="<f4").data.cast("B")
     entry = {"dtype": "F32", "shape": list(values.shape), "data_offsets": [0, len(data)]}
     header = json.dumps({name: entry}).encode()
     header += b" " * (-len(header) % 8)

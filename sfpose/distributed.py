@@ -1,0 +1,141 @@
+"""Scores and searches over many machines with Dask: the answers of one machine.
+
+Needs the extra ``distributed``. May import ``_scoring`` and ``_search``; everything is
+plain functions of blocks, so that a worker that dies is repeated elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sfpose._scoring import check_descriptors, chi2_matrix
+from sfpose._search import nearest
+
+if TYPE_CHECKING:
+    import dask.array
+
+__all__ = ["score_matrix", "search"]
+
+
+def _dask_array() -> Any:
+    try:
+        import dask.array
+    except ImportError as error:
+        raise ImportError('many machines need dask: pip install "sfpose[distributed]"') from error
+    return dask.array
+
+
+def _rows(X: ArrayLike | dask.array.Array, name: str) -> Any:
+    """``X`` as a dask array whose blocks hold whole rows."""
+    array = _dask_array()
+    blocks = X if isinstance(X, array.Array) else array.asarray(X)
+    if blocks.ndim != 2:
+        raise ValueError(f"{name} must have shape (n, d); got {blocks.shape}")
+    return blocks.rechunk({1: -1})
+
+
+def score_matrix(
+    A: ArrayLike | dask.array.Array, B: ArrayLike | dask.array.Array
+) -> dask.array.Array:
+    """Chi-square distance of each row of ``A`` with each row of ``B``, by blocks.
+
+    Parameters
+    ----------
+    A : array or dask array of shape (n, d), values >= 0
+    B : array or dask array of shape (m, d), values >= 0
+        Blocks of rows of both make the blocks of the result.
+
+    Returns
+    -------
+    dask array of shape (n, m)
+        Not computed yet. What :meth:`sfpose.TemplateVerifier.score_matrix` gives, to the
+        bit in blocks of more than 256 pairs and to a relative 1e-6 in smaller ones.
+
+    Raises
+    ------
+    ValueError
+        If widths differ; when it is computed, if values are negative, NaN or infinite.
+
+    Examples
+    --------
+    >>> import dask.array
+    >>> from sfpose.distributed import score_matrix
+    >>> A = dask.array.ones((4, 3), chunks=(2, 3))
+    >>> score_matrix(A, A).compute().shape
+    (4, 4)
+    """
+    left, right = _rows(A, "A"), _rows(B, "B")
+    if left.shape[1] != right.shape[1]:
+        raise ValueError(f"B must have {left.shape[1]} values a row; got {right.shape[1]}")
+    array = _dask_array()
+    kind = np.float32 if left.dtype == right.dtype == np.float32 else np.float64
+    scored: dask.array.Array = array.blockwise(
+        chi2_matrix, "ij", left, "ik", right, "jk", dtype=kind, concatenate=True
+    )
+    return scored
+
+
+def search(
+    templates: ArrayLike | dask.array.Array, probes: ArrayLike, k: int = 1
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The ``k`` nearest templates of each probe, each block searched where it lies.
+
+    Parameters
+    ----------
+    templates : array or dask array of shape (n, d), values >= 0
+        Blocks of rows, as of a :class:`~sfpose.TemplateGallery` (``gallery.templates``).
+    probes : array of shape (m, d), values >= 0
+        Sent to every block.
+    k : int, default=1
+
+    Returns
+    -------
+    rows : int64 array of shape (m, k)
+        Numbers of the templates, nearest first; of equally near ones the earlier row.
+    distances : float32 array of shape (m, k)
+        Both as :meth:`sfpose.TemplateGallery.search` on one machine finds them.
+
+    Raises
+    ------
+    ValueError
+        If ``k`` is not in 1 ... n, widths differ, or values are refused.
+
+    Examples
+    --------
+    >>> import dask.array
+    >>> from sfpose.distributed import search
+    >>> templates = dask.array.from_array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], chunks=(2, 2))
+    >>> rows, distances = search(templates, [[0.0, 2.0]], k=2)
+    >>> rows.tolist(), (3 * distances).round().tolist()
+    ([[1, 2]], [[1.0, 4.0]])
+    """
+    from dask.base import compute
+    from dask.delayed import delayed
+
+    blocks = _rows(templates, "templates")
+    asked = check_descriptors(probes, name="probes", width=blocks.shape[1])
+    asked = np.ascontiguousarray(asked, dtype=np.float32)
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= len(blocks):
+        raise ValueError(f"k must be a whole number in 1 ... {len(blocks)}; got {k!r}")
+    sent = delayed(asked)
+    parts = compute(
+        *[delayed(_search_block)(block, sent, int(k)) for block in blocks.to_delayed().ravel()]
+    )
+    starts = np.cumsum((0, *blocks.chunks[0][:-1]))
+    rows = np.concatenate(
+        [start + found for start, (found, _) in zip(starts, parts, strict=True)], 1
+    )
+    distances = np.concatenate([found for _, found in parts], axis=1)
+    # Blocks stand in the order of their rows, so a stable sort keeps the earlier of equals.
+    order = np.argsort(distances, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(rows, order, 1), np.take_along_axis(distances, order, 1)
+
+
+def _search_block(
+    block: NDArray[np.floating[Any]], probes: NDArray[np.float32], k: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    rows = check_descriptors(block, name="templates").astype(np.float32, copy=False)
+    return nearest(rows, probes, min(k, len(rows)), None)

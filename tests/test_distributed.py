@@ -1,0 +1,92 @@
+"""Dask gives the answers of one machine, also when a worker dies."""
+
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+
+array = pytest.importorskip("dask.array", reason="needs the [distributed] extra")
+
+from sfpose import TemplateGallery, TemplateVerifier  # noqa: E402
+from sfpose.distributed import score_matrix, search  # noqa: E402
+
+
+def _rows(count, seed=0, width=40):
+    rows = np.maximum(np.random.default_rng(seed).normal(size=(count, width)), 0) + 1e-6
+    return (rows / rows.sum(1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize("chunks", [(100, 40), (37, 11)])
+def test_scores_are_those_of_one_machine(chunks):
+    a, b = _rows(150), _rows(90, 1)
+    scored = score_matrix(array.from_array(a, chunks=chunks), array.from_array(b, chunks=chunks))
+    assert scored.dtype == np.float32
+    found, expected = scored.compute(scheduler="synchronous"), TemplateVerifier().score_matrix(a, b)
+    if min(chunks) > 16:
+        np.testing.assert_array_equal(found, expected)
+    # Blocks of a few pairs go through the float64 reference.
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("k", [1, 7, 60])
+def test_a_search_is_that_of_a_gallery(k):
+    templates, probes = _rows(300), _rows(40, 1)
+    templates[150:170] = templates[:20]  # equals in different blocks
+    probes[:5] = templates[:5]
+    gallery = TemplateGallery()
+    gallery.add(range(300), templates)
+    expected = gallery.search(probes, k)
+    rows, distances = search(array.from_array(templates, chunks=(50, 40)), probes, k)
+    np.testing.assert_array_equal(rows, expected.ids.astype(int))
+    np.testing.assert_array_equal(distances, expected.distances)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: search(_rows(5), _rows(2), 6), r"k must be a whole number in 1 \.\.\. 5; got 6"),
+        (lambda: search(_rows(5), _rows(2, width=3)), "probes must have 40 values a row; got 3"),
+        (lambda: search(-_rows(5), _rows(2)), "templates must not be negative"),
+        (lambda: search(np.ones(3), _rows(2)), r"templates must have shape \(n, d\)"),
+        (lambda: score_matrix(_rows(2), _rows(2, width=3)), "B must have 40 values a row; got 3"),
+        (lambda: score_matrix(-_rows(2), _rows(2)).compute(), "A must not be negative"),
+    ],
+)
+def test_what_one_machine_refuses_many_refuse(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def _slow(block):
+    time.sleep(0.3)
+    return block
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_worker_that_is_killed_changes_nothing(tmp_path):
+    distributed = pytest.importorskip("distributed", reason="needs the [distributed] extra")
+    templates, probes = _rows(400), _rows(30, 1)
+    gallery = TemplateGallery()
+    gallery.add(range(400), templates)
+    expected = gallery.search(probes, 5)
+    with (
+        distributed.LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            dashboard_address=None,
+            local_directory=str(tmp_path),
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        victim = next(iter(client.run(os.getpid).values()))
+        blocks = array.from_array(templates, chunks=(20, 40)).map_blocks(_slow)
+        killer = threading.Timer(1.0, os.kill, (victim, signal.SIGKILL))
+        killer.start()
+        rows, distances = search(blocks, probes, 5)
+        killer.join()
+        assert victim not in client.run(os.getpid).values()
+    np.testing.assert_array_equal(rows, expected.ids.astype(int))
+    np.testing.assert_array_equal(distances, expected.distances)
