@@ -20,12 +20,15 @@ from sfpose.metrics import GroupErrorDisplay, GroupErrorRates
 from sfpose.protocols import CFP, ImageFiles, LazyImages
 
 LABELS = ("race", "gender", "age")
+# A spreadsheet has turned two of the published age groups into dates.
+AGES = {"03-Sep": "3-9", "Oct-19": "10-19"}
 
 
-def validation_photos(folder):
+def validation_photos(folder, limit):
     """Images of the validation part and their labels, in the same order."""
     with open(folder / "fairface_label_val.csv", newline="") as file:
-        labels = {row["file"]: row for row in csv.DictReader(file)}
+        rows = list(csv.DictReader(file))[:limit]
+    labels = {row["file"]: {**row, "age": AGES.get(row["age"], row["age"])} for row in rows}
     names, parts = [], []
     for archive in sorted(folder.glob("fairface_128_*")):
         files = ImageFiles(archive)
@@ -67,9 +70,8 @@ def main() -> None:
     verifier = TemplateVerifier(options.target_fmr, groups=None, n_jobs=-1)
     verifier.fit(known[found], cfp.subjects[found])
 
-    parts, labels = validation_photos(options.fairface)
-    rows = np.concatenate([embedder.transform(part) for part in parts])[: options.limit]
-    labels = labels[: options.limit]
+    parts, labels = validation_photos(options.fairface, options.limit)
+    rows = np.concatenate([embedder.transform(part) for part in parts])
     acquired = ~np.isnan(rows).any(axis=1)
     print(
         f"{len(rows)} photos, {np.sum(~acquired)} not acquired; threshold from {len(known)} photos"

@@ -24,6 +24,7 @@ __all__ = [
     "chi2_matrix",
     "chi2_pairs",
     "chi2_pairs_at",
+    "over_blocks",
     "threads_of",
 ]
 
@@ -156,7 +157,7 @@ def cache_kernels() -> Path:
     return folder
 
 
-def _over_blocks(work: Callable[[slice], None], count: int, block: int, n_jobs: int | None) -> None:
+def over_blocks(work: Callable[[slice], None], count: int, block: int, n_jobs: int | None) -> None:
     """Call ``work`` for each block of ``count`` rows; blocks do not depend on ``n_jobs``."""
     blocks = [slice(start, start + block) for start in range(0, count, block)]
     threads = min(threads_of(n_jobs), len(blocks))
@@ -208,7 +209,7 @@ def chi2_matrix(A: ArrayLike, B: ArrayLike, *, n_jobs: int | None = None) -> Flo
 
     tiny = np.finfo(first.dtype).tiny
     out = np.empty((len(first), len(second)), first.dtype)
-    _over_blocks(
+    over_blocks(
         lambda rows: chi2_block(first[rows], second, tiny, out[rows]),
         len(first),
         _BLOCK_ROWS,
@@ -330,7 +331,7 @@ def _pairs(
 
     tiny = np.finfo(first.dtype).tiny
     out = np.empty(len(rows), first.dtype)
-    _over_blocks(
+    over_blocks(
         lambda part: kernel(first, second, rows[part], columns[part], tiny, out[part]),
         len(rows),
         _BLOCK_PAIRS,

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sfpose._scoring import threads_of
+from sfpose._scoring import over_blocks, threads_of
 
 __all__ = ["BLOCK_PROBES", "BLOCK_ROWS", "PRODUCT_PROBES", "nearest", "within"]
 
@@ -35,6 +36,9 @@ _LOOSE = 0.35
 
 _RETRY = 16
 """Blocks after which a bound that was too loose is tried again."""
+
+_FEW_ROWS = 512
+"""Gallery rows that one thread scores at a time where probes are few."""
 
 Rows = NDArray[np.float32]
 
@@ -113,25 +117,26 @@ def _scan(
 ) -> None:
     """Score every block for every searcher; ``take`` gets searcher, first row, distances."""
     sizes = [len(searcher.probes) for searcher in searchers]
-    bounded = sum(sizes) >= _WORTH_A_PRODUCT
+    if sum(sizes) < _WORTH_A_PRODUCT:
+        _scan_few(gallery, searchers, n_jobs, take)
+        return
     together = max(1, PRODUCT_PROBES // BLOCK_PROBES)
     groups = [
         range(first, min(first + together, len(searchers)))
         for first in range(0, len(searchers), together)
     ]
     roots = [
-        np.sqrt(np.concatenate([searchers[number].probes for number in group])) if bounded else None
-        for group in groups
+        np.sqrt(np.concatenate([searchers[number].probes for number in group])) for group in groups
     ]
     with ThreadPoolExecutor(max(1, min(threads_of(n_jobs), len(searchers)))) as pool:
         for start in range(0, len(gallery), BLOCK_ROWS):
             rows = np.ascontiguousarray(gallery[start : start + BLOCK_ROWS])
-            wanted = bounded and any(searcher.wants_the_bound for searcher in searchers)
+            wanted = any(searcher.wants_the_bound for searcher in searchers)
             root = np.sqrt(rows) if wanted else rows
             sums = rows.sum(axis=1) if wanted else None
             for group, probe_roots in zip(groups, roots, strict=True):
                 parts: list[Rows | None] = [None] * len(group)
-                if wanted and probe_roots is not None:
+                if wanted:
                     # One product for all threads: the matrix library has its own.
                     ends = np.cumsum([sizes[number] for number in group])[:-1]
                     parts = list(np.split(probe_roots @ root.T, ends))
@@ -142,6 +147,28 @@ def _scan(
 
                 for _ in pool.map(work, group, parts):
                     pass
+
+
+def _scan_few(
+    gallery: Rows,
+    searchers: list[_Searcher],
+    n_jobs: int | None,
+    take: Callable[[int, int, Rows], None],
+) -> None:
+    """The same without the bound, for which there are too few probes: threads over rows."""
+    for start in range(0, len(gallery), BLOCK_ROWS):
+        rows = np.ascontiguousarray(gallery[start : start + BLOCK_ROWS])
+        for number, searcher in enumerate(searchers):
+            out = np.empty((len(rows), len(searcher.probes)), np.float32)
+            work = partial(_block_of_rows, rows, searcher.probes, out)
+            over_blocks(work, len(rows), _FEW_ROWS, n_jobs)
+            take(number, start, np.ascontiguousarray(out.T))
+
+
+def _block_of_rows(rows: Rows, probes: Rows, out: Rows, part: slice) -> None:
+    from sfpose._kernels.chi2 import chi2_block
+
+    chi2_block(rows[part], probes, np.finfo(np.float32).tiny, out[part])
 
 
 def _searchers(probes: Rows, limit: float) -> list[_Searcher]:

@@ -44,9 +44,12 @@ NEEDED = {
 
 @pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.name)
 @pytest.mark.filterwarnings("ignore")
-def test_examples_run(example, monkeypatch):
+def test_examples_run(example, monkeypatch, request):
     if example.name in NEEDED:
         pytest.importorskip(NEEDED[example.name], reason="the example needs it")
     arguments = SMALLER.get(example.name, [])
+    if example.name == "fairface_impostors.py":
+        data = request.getfixturevalue("shared_data")
+        arguments = [str(data), str(data / "cfp_dev.zip"), "--limit", "100"]
     monkeypatch.setattr("sys.argv", [example.name, *arguments])
     runpy.run_path(str(example), run_name="__main__")
