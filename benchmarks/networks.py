@@ -6,9 +6,9 @@
 The weights are random, which the time does not depend on. Each network is exported to ONNX
 and embeds one image at a time through onnxruntime, at one thread and at two. Rounds are
 interleaved: each runs every network once, in another order, so that whatever else the
-machine does meets all of them. The size compressed by zlib, in MiB, is what to set beside the
-paper's megabytes, which are below four bytes a parameter. A ratio is the median over rounds of a network's time over
-the plain network's in the same round: that is what to quote.
+machine does meets all of them. A ratio is the median over rounds of a network's time over
+the plain network's in the same round: that is what to quote. The size compressed by zlib,
+in MiB, is what to set beside the paper's megabytes, which are below four bytes a parameter.
 """
 
 from __future__ import annotations
