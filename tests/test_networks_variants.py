@@ -10,7 +10,7 @@ from hypothesis import strategies as st  # noqa: E402
 from torch import nn  # noqa: E402
 
 from sfpose.networks import Fire, SqueezeFacePoseNet, build_network  # noqa: E402
-from sfpose.networks.layers import shuffle_channels  # noqa: E402
+from sfpose.networks.layers import interleave_channels  # noqa: E402
 
 # Table 1 and the arithmetic behind it.
 COUNTS = {
@@ -188,6 +188,7 @@ def test_images_of_another_size_are_refused_where_the_size_is_fixed():
 def test_shuffle_interleaves_channels(groups, each, height, n):
     x = torch.arange(n * groups * each * height * 2).reshape(n, groups * each, height, 2)
     order = [part * each + place for place in range(each) for part in range(groups)]
-    assert torch.equal(shuffle_channels(x, groups), x[:, order])
-    # torch has the same permutation; not every version has it for each layout.
+    parts = [x[:, part * each : (part + 1) * each] for part in range(groups)]
+    assert torch.equal(interleave_channels(parts), x[:, order])
+    # The permutation that torch calls channel shuffle.
     assert torch.equal(nn.ChannelShuffle(groups)(x.float()), x[:, order].float())

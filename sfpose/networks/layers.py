@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -10,8 +12,8 @@ __all__ = [
     "InvertedBottleneck",
     "check_image_size",
     "convolution",
+    "interleave_channels",
     "map_side",
-    "shuffle_channels",
 ]
 
 
@@ -141,10 +143,18 @@ class GlobalDepthwiseHead(nn.Module):
         return self.linear(self.dropout(self.gdc(x))).flatten(1)
 
 
-def shuffle_channels(x: Tensor, groups: int = 2) -> Tensor:
-    """Interleave the channels of ``groups`` equal parts: 0 1 2 | 3 4 5 to 0 3 1 4 2 5."""
-    parts = torch.unflatten(x, 1, (groups, x.shape[1] // groups))
-    return parts.transpose(1, 2).flatten(1, 2)
+def interleave_channels(parts: Sequence[Tensor]) -> Tensor:
+    """Join equal parts channel by channel: 0 1 2 and 3 4 5 to 0 3 1 4 2 5.
+
+    Parameters
+    ----------
+    parts : sequence of Tensor (n, channels, h, w)
+
+    Returns
+    -------
+    Tensor (n, channels * len(parts), h, w)
+    """
+    return torch.stack(list(parts), 2).flatten(1, 2)
 
 
 def map_side(size: int, halvings: int) -> int:

@@ -22,11 +22,12 @@ class MaxFeatureMap(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 3) -> None:
         super().__init__()
+        self.outputs = outputs
         self.filter = nn.Conv2d(inputs, 2 * outputs, kernel, padding=kernel // 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (n, inputs, h, w) to (n, outputs, h, w)."""
-        first, second = self.filter(x).chunk(2, 1)
+        first, second = torch.split(self.filter(x), self.outputs, 1)
         return torch.maximum(first, second)
 
 
@@ -105,5 +106,5 @@ class LightCNN29(nn.Module):
         x = self.pool(self.conv1((images * self.grey).sum(1, keepdim=True)))
         x = self.pool(self.stage2(self.pool(self.stage1(x))))
         x = self.pool(self.stage4(self.stage3(x)))
-        first, second = self.fc(self.dropout(x)).flatten(1).chunk(2, 1)
+        first, second = torch.split(self.fc(self.dropout(x)).flatten(1), 256, 1)
         return torch.maximum(first, second)

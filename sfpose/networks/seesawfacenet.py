@@ -9,8 +9,8 @@ from sfpose.networks.layers import (
     GlobalDepthwiseHead,
     check_image_size,
     convolution,
+    interleave_channels,
     map_side,
-    shuffle_channels,
 )
 
 __all__ = ["SeesawBlock", "SeesawFaceNet"]
@@ -99,6 +99,7 @@ class SeesawBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.residual = residual
+        self.shuffled = expanded // 2
         self.expand = UnevenPointwise(inputs, expanded, batch_norm=batch_norm)
         self.depthwise = convolution(
             expanded,
@@ -114,7 +115,8 @@ class SeesawBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (n, inputs, h, w) to (n, outputs, h / stride, w / stride)."""
-        y = self.depthwise(shuffle_channels(self.expand(x)))
+        halves = torch.split(self.expand(x), self.shuffled, 1)
+        y = self.depthwise(interleave_channels(halves))
         y = self.project(self.attention(y))
         return x + y if self.residual else y
 

@@ -9,8 +9,8 @@ from sfpose.networks.layers import (
     GlobalDepthwiseHead,
     check_image_size,
     convolution,
+    interleave_channels,
     map_side,
-    shuffle_channels,
 )
 
 __all__ = ["ShuffleFaceNet", "ShuffleUnit"]
@@ -35,7 +35,7 @@ class ShuffleUnit(nn.Module):
         self, inputs: int, outputs: int, *, halve: bool = False, batch_norm: bool = True
     ) -> None:
         super().__init__()
-        half = outputs // 2
+        self.passed = half = outputs // 2
         stride = 2 if halve else 1
 
         def pointwise(channels: int) -> nn.Sequential:
@@ -46,7 +46,6 @@ class ShuffleUnit(nn.Module):
                 channels, channels, 3, stride=stride, groups=channels, batch_norm=batch_norm
             )
 
-        self.halve = halve
         self.branch1 = nn.Sequential(depthwise(inputs), pointwise(inputs)) if halve else None
         self.branch2 = nn.Sequential(
             pointwise(inputs if halve else half), depthwise(half), pointwise(half)
@@ -55,10 +54,10 @@ class ShuffleUnit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (n, inputs, h, w) to (n, outputs, h, w), or half of h and w."""
         if self.branch1 is None:
-            first, second = x.chunk(2, 1)
+            first, second = torch.split(x, self.passed, 1)
         else:
             first, second = self.branch1(x), x
-        return shuffle_channels(torch.cat([first, self.branch2(second)], 1))
+        return interleave_channels([first, self.branch2(second)])
 
 
 class ShuffleFaceNet(nn.Module):
