@@ -146,7 +146,7 @@ def test_the_distance_follows_from_the_signs(name):
 @pytest.mark.parametrize("name", SIGNED)
 def test_a_descriptor_with_signs_is_refused_before_anything_is_done(name):
     match = rf"chi-square.*'resnet50', 'senet50'.*got '{name}', whose values have signs"
-    images = np.zeros((4, 40, 40, 3), np.uint8)
+    images = [f"missing{number}.jpg" for number in range(4)]
     with pytest.raises(ValueError, match=match):
         FaceEmbedder(weights=None, network=name, align=False).fit(images, [0, 0, 1, 1])
     with pytest.raises(ValueError, match=match):

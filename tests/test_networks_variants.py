@@ -62,7 +62,7 @@ def _by_hand(x, fire, groups, residual, preactivation):
 
 
 @given(
-    inputs=st.integers(1, 6),
+    other_width=st.none() | st.integers(1, 6),
     squeeze=st.integers(1, 4),
     multiplier=st.integers(1, 4),
     height=st.integers(1, 6),
@@ -74,9 +74,10 @@ def _by_hand(x, fire, groups, residual, preactivation):
 )
 @settings(max_examples=40, deadline=None)
 def test_a_fire_module_computes_what_its_functions_compute(
-    inputs, squeeze, multiplier, height, width, depthwise, residual, preactivation, seed
+    other_width, squeeze, multiplier, height, width, depthwise, residual, preactivation, seed
 ):
     expand = squeeze * multiplier
+    inputs = other_width or 2 * expand
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         fire = Fire(
