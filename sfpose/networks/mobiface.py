@@ -33,9 +33,9 @@ class MobiFace(nn.Module):
     Notes
     -----
     2,431,040 parameters. The SqueezeFacePoseNet paper gives 11.3 MB and no count, the
-    SeesawFaceNets paper 2.4 million. A fully connected layer over all 7x7x512 values,
-    as a reading of its table to the letter has it, would alone take 12.8 million; a
-    depthwise convolution over the map gathers them first, as in MobileFaceNet.
+    SeesawFaceNets paper 2.4 million. Between the 7x7x512 map and the 512 values a full
+    layer alone would have 12.8 million; a depthwise convolution over the map and a linear
+    layer, as in MobileFaceNet, agree with that count.
 
     References
     ----------

@@ -133,6 +133,11 @@ class SeesawFaceNet(nn.Module):
     input_size : int, default=112
         Side of the images, which fixes the kernel of the global depthwise convolution.
 
+    Notes
+    -----
+    1,370,176 parameters and 146 million multiply-adds. The paper's abstract gives 1.3 and
+    146 million; the author's code has the layers and the count that are here.
+
     References
     ----------
     Zhang, "SeesawFaceNets: sparse and robust face verification model for mobile
