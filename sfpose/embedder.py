@@ -38,7 +38,8 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         ``fit`` from random weights.
     network : str, default="squeezefaceposenet"
         Architecture that ``fit`` trains when ``weights`` is None; otherwise the
-        artifact's own.
+        artifact's own. One of those of ``sfpose.networks.NETWORKS`` whose values are
+        >= 0, as the chi-square distance needs.
     align : bool, "auto" or "done", default="auto"
         If True, turn and scale each image by five landmarks, found by the landmark
         network that ships with the library. The images are then loose crops of one
@@ -151,7 +152,8 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             If torch or onnx is missing; says which extra to install.
         ValueError
             If an image is refused, lengths differ, there are fewer than two people,
-            or ``epochs`` or ``train_size`` is too small.
+            ``epochs`` or ``train_size`` is too small, or there is no such ``network`` or
+            its descriptor has negative values.
         """
         try:
             import onnx  # noqa: F401

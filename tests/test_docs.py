@@ -18,8 +18,8 @@ def _snippets(page):
     "page", [page for page in PAGES if _snippets(page)], ids=lambda page: page.name
 )
 def test_snippets_run_one_after_the_other(page):
-    if page.name == "training.md":
-        pytest.importorskip("torch", reason="fit needs the [train] extra")
+    if page.name in ("networks.md", "training.md"):
+        pytest.importorskip("torch", reason="networks and fit need the [train] extra")
     names = {"__name__": "__main__"}
     for snippet in _snippets(page):
         exec(compile(snippet, page.name, "exec"), names)

@@ -8,7 +8,6 @@ torch = pytest.importorskip("torch", reason="networks need the [train] extra")
 from torch import nn  # noqa: E402
 
 from sfpose.networks import NETWORKS, FaceLandmarkNet, build_network  # noqa: E402
-from sfpose.networks.imagenet import fill_from_squeezenet, read_state  # noqa: E402
 
 # Table 2, "output": height and width, channels.
 TABLE_2 = {
@@ -26,11 +25,6 @@ TABLE_2 = {
     "fire9": (13, 512),
     "conv10": (13, 1000),
 }
-
-
-def test_plain_network_has_the_papers_parameters():
-    network = build_network("squeezefaceposenet")
-    assert sum(p.numel() for p in network.parameters()) == 1_235_496
 
 
 def test_every_layer_has_the_output_of_table_2():
@@ -66,63 +60,6 @@ def test_unknown_network_is_refused_with_the_names_there_are():
     with pytest.raises(ValueError, match=r"squeezefaceposenet.*got 'squeezenet'"):
         build_network("squeezenet")
     assert "squeezefaceposenet" in NETWORKS
-
-
-def _squeezenet_state():
-    """A SqueezeNet v1.1 state under torchvision's names, drawn at random."""
-    generator = torch.Generator().manual_seed(0)
-    state = {}
-
-    def layer(name, outputs, inputs, kernel):
-        state[f"{name}.weight"] = torch.randn(outputs, inputs, kernel, kernel, generator=generator)
-        state[f"{name}.bias"] = torch.randn(outputs, generator=generator)
-
-    layer("features.0", 64, 3, 3)
-    fires = [(3, 64, 16, 64), (4, 128, 16, 64), (6, 128, 32, 128), (7, 256, 32, 128)]
-    fires += [(9, 256, 48, 192), (10, 384, 48, 192), (11, 384, 64, 256), (12, 512, 64, 256)]
-    for place, inputs, squeeze, expand in fires:
-        layer(f"features.{place}.squeeze", squeeze, inputs, 1)
-        layer(f"features.{place}.expand1x1", expand, squeeze, 1)
-        layer(f"features.{place}.expand3x3", expand, squeeze, 3)
-    layer("classifier.1", 1000, 512, 1)
-    return state
-
-
-def test_imagenet_state_fills_every_layer_with_its_own_tensor():
-    state = _squeezenet_state()
-    network = build_network("squeezefaceposenet")
-    filled, left = fill_from_squeezenet(network, state)
-    assert len(filled) == 52
-    assert left == []
-    ours = network.state_dict()
-    assert torch.equal(ours["conv1.0.weight"], state["features.0.weight"])
-    assert torch.equal(ours["fire4.expand3x3.0.bias"], state["features.6.expand3x3.bias"])
-    assert torch.equal(ours["fire9.squeeze.0.weight"], state["features.12.squeeze.weight"])
-    assert torch.equal(ours["conv10.0.weight"], state["classifier.1.weight"])
-
-
-def test_imagenet_state_that_does_not_fit_is_refused():
-    state = _squeezenet_state()
-    state["features.0.weight"] = torch.zeros(96, 3, 7, 7)
-    with pytest.raises(ValueError, match=r"features\.0\.weight must have shape \(64, 3, 3, 3\)"):
-        fill_from_squeezenet(build_network("squeezefaceposenet"), state)
-    with pytest.raises(ValueError, match="no layer matched"):
-        fill_from_squeezenet(build_network("squeezefaceposenet"), {"conv.weight": torch.zeros(1)})
-
-
-def test_imagenet_file_is_read(shared_data):
-    path = shared_data.parent / "models" / "squeezenet1_1_imagenet.safetensors"
-    if not path.exists():
-        pytest.skip("no ImageNet state beside the development data")
-    network = build_network("squeezefaceposenet")
-    filled, left = fill_from_squeezenet(network, read_state(path))
-    assert (len(filled), len(left)) == (52, 0)
-
-
-def test_state_of_something_else_is_refused(tmp_path):
-    torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(ValueError, match="dictionary of tensors"):
-        read_state(tmp_path / "list.pth")
 
 
 def test_landmark_network_stays_small_and_inside_its_grid():

@@ -5,7 +5,17 @@ not need them.
 """
 
 from sfpose.networks.facelandmarknet import FaceLandmarkNet
-from sfpose.networks.registry import NETWORKS, build_network
+from sfpose.networks.registry import NETWORKS, NetworkSpec, build_network
 from sfpose.networks.squeezefaceposenet import Fire, SqueezeFacePoseNet
+from sfpose.networks.summary import NetworkSummary, network_summary
 
-__all__ = ["NETWORKS", "FaceLandmarkNet", "Fire", "SqueezeFacePoseNet", "build_network"]
+__all__ = [
+    "NETWORKS",
+    "FaceLandmarkNet",
+    "Fire",
+    "NetworkSpec",
+    "NetworkSummary",
+    "SqueezeFacePoseNet",
+    "build_network",
+    "network_summary",
+]

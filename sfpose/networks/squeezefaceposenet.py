@@ -1,21 +1,14 @@
-"""SqueezeFacePoseNet: the descriptor network of the paper (section 3, Table 2)."""
+"""SqueezeFacePoseNet: the descriptor network of the paper and its variants."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sfpose.networks.layers import check_image_size, convolution
+
 __all__ = ["Fire", "SqueezeFacePoseNet"]
-
-
-def _convolution(inputs: int, outputs: int, kernel: int, batch_norm: bool) -> nn.Sequential:
-    layers: list[nn.Module] = [
-        nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=not batch_norm)
-    ]
-    if batch_norm:
-        layers.append(nn.BatchNorm2d(outputs))
-    layers.append(nn.ReLU(inplace=True))
-    return nn.Sequential(*layers)
 
 
 class Fire(nn.Module):
@@ -29,26 +22,60 @@ class Fire(nn.Module):
     batch_norm : bool, default=False
         Put a batch normalisation after each convolution (training aid; export
         folds it into the convolution).
+    depthwise : bool, default=False
+        Each 3x3 filter sees one channel of the squeeze layer, ``expand / squeeze``
+        filters a channel.
+    residual : bool, default=False
+        Add the input to the output where both have the same width (simple bypass).
+    preactivation : bool, default=False
+        ReLU before each convolution instead of after it.
     """
 
-    def __init__(self, inputs: int, squeeze: int, expand: int, *, batch_norm: bool = False) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        squeeze: int,
+        expand: int,
+        *,
+        batch_norm: bool = False,
+        depthwise: bool = False,
+        residual: bool = False,
+        preactivation: bool = False,
+    ) -> None:
         super().__init__()
-        self.squeeze = _convolution(inputs, squeeze, 1, batch_norm)
-        self.expand1x1 = _convolution(squeeze, expand, 1, batch_norm)
-        self.expand3x3 = _convolution(squeeze, expand, 3, batch_norm)
+
+        def filters(channels: int, outputs: int, kernel: int, groups: int = 1) -> nn.Sequential:
+            activation = None if preactivation else nn.ReLU(inplace=True)
+            return convolution(
+                channels,
+                outputs,
+                kernel,
+                groups=groups,
+                batch_norm=batch_norm,
+                activation=activation,
+            )
+
+        self.residual = residual and inputs == 2 * expand
+        self.preactivation = preactivation
+        self.squeeze = filters(inputs, squeeze, 1)
+        self.expand1x1 = filters(squeeze, expand, 1)
+        self.expand3x3 = filters(squeeze, expand, 3, squeeze if depthwise else 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (n, inputs, h, w) to (n, 2 * expand, h, w)."""
-        x = self.squeeze(x)
-        return torch.cat([self.expand1x1(x), self.expand3x3(x)], 1)
+        narrow = self.squeeze(F.relu(x) if self.preactivation else x)
+        if self.preactivation:
+            narrow = F.relu(narrow)
+        wide = torch.cat([self.expand1x1(narrow), self.expand3x3(narrow)], 1)
+        return x + wide if self.residual else wide
 
 
 class SqueezeFacePoseNet(nn.Module):
-    """The plain network of the paper: 1,235,496 parameters, 1000-value descriptor.
+    """The network of the paper: 1000 values >= 0 of a 113x113 image.
 
-    The classifier that training puts on top is not part of it. Because the network
-    ends in a global average, any input of at least 31x31 pixels is accepted; the
-    paper's size is 113x113.
+    The classifier that training puts on top is not part of it. Unless ``gdc`` is true,
+    the network ends in a global average and any input of at least 31x31 pixels is
+    accepted.
 
     Parameters
     ----------
@@ -57,11 +84,32 @@ class SqueezeFacePoseNet(nn.Module):
         folds it away, so that what ships has the layers of Table 2 and no others.
     dropout : float, default=0.0
         Share of the values dropped before conv10 in training (0.5 in the paper).
+    input_size : int, default=113
+        Side of the images; it fixes the global depthwise convolution.
+    gdc : bool, default=False
+        A global depthwise convolution with bias and ReLU instead of the global average:
+        each of the 1000 values has its own weights over the 13x13 map. It starts as the
+        average. The paper's text does not name the ReLU; every other convolution has
+        one, and the chi-square distance needs values >= 0.
+    dwc : bool, default=False
+        Depthwise 3x3 filters in the fire modules, four for each channel of the squeeze
+        layer.
+    residual : bool, default=False
+        Add the input of fire3, fire5, fire7 and fire9 to the output (section 6): the
+        simple bypass of the SqueezeNet paper, in the modules that keep the width.
+    preactivation : bool, default=False
+        ReLU before each convolution instead of after it (section 6), so that the sums of
+        ``residual`` are not rectified on the way; conv1 sees the image as it is, conv10
+        is followed by a ReLU too. Without ``residual`` the network computes the same as
+        the plain one, because ReLU commutes with max-pooling.
 
     References
     ----------
     Alonso-Fernandez et al., "SqueezeFacePoseNet: Lightweight Face Verification
-    Across Different Poses for Mobile Platforms", section 3, Table 2.
+    Across Different Poses for Mobile Platforms", section 3, Table 2. Bypass: Iandola et
+    al., "SqueezeNet: AlexNet-level accuracy with 50x fewer parameters and <0.5MB model
+    size", section 6. Pre-activation: He et al., "Identity Mappings in Deep Residual
+    Networks".
 
     Examples
     --------
@@ -76,19 +124,42 @@ class SqueezeFacePoseNet(nn.Module):
     (torch.Size([2, 1000]), True)
     """
 
-    input_size = 113
-    descriptor_size = 1000
-
-    def __init__(self, *, batch_norm: bool = False, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        *,
+        batch_norm: bool = False,
+        dropout: float = 0.0,
+        input_size: int = 113,
+        gdc: bool = False,
+        dwc: bool = False,
+        residual: bool = False,
+        preactivation: bool = False,
+    ) -> None:
         super().__init__()
 
         def fire(inputs: int, squeeze: int, expand: int) -> Fire:
-            return Fire(inputs, squeeze, expand, batch_norm=batch_norm)
+            return Fire(
+                inputs,
+                squeeze,
+                expand,
+                batch_norm=batch_norm,
+                depthwise=dwc,
+                residual=residual,
+                preactivation=preactivation,
+            )
 
         def pool() -> nn.MaxPool2d:
             return nn.MaxPool2d(3, stride=2)
 
-        self.conv1 = _convolution(3, 64, 3, batch_norm)
+        self.input_size = input_size
+        self.preactivation = preactivation
+        self.conv1 = convolution(
+            3,
+            64,
+            3,
+            batch_norm=batch_norm,
+            activation=None if preactivation else nn.ReLU(inplace=True),
+        )
         self.maxpool1 = pool()
         self.fire2 = fire(64, 16, 64)
         self.fire3 = fire(128, 16, 64)
@@ -101,17 +172,42 @@ class SqueezeFacePoseNet(nn.Module):
         self.maxpool8 = pool()
         self.fire9 = fire(512, 64, 256)
         self.dropout9 = nn.Dropout(dropout)
-        self.conv10 = _convolution(512, 1000, 1, batch_norm)
+        self.conv10 = convolution(
+            512, 1000, batch_norm=batch_norm, activation=nn.ReLU(inplace=True)
+        )
+        self.gdc: nn.Sequential | None = None
+        if gdc:
+            side = input_size
+            for _ in range(3):
+                side = (side - 3) // 2 + 1
+            if side < 1:
+                raise ValueError(f"input_size must be at least 15; got {input_size}")
+            self.gdc = convolution(
+                1000,
+                1000,
+                side,
+                padding=0,
+                groups=1000,
+                batch_norm=batch_norm,
+                activation=nn.ReLU(inplace=True),
+            )
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        if self.gdc is not None:
+            nn.init.constant_(self.gdc.get_parameter("0.weight"), 1 / side**2)
 
     def forward(self, images: Tensor) -> Tensor:
         """Descriptors (n, 1000), all >= 0, of normalised images (n, 3, h, w)."""
+        if self.gdc is not None:
+            check_image_size(images, self.input_size)
         x = self.maxpool1(self.conv1(images))
         x = self.maxpool4(self.fire4(self.fire3(self.fire2(x))))
         x = self.maxpool8(self.fire8(self.fire7(self.fire6(self.fire5(x)))))
-        x = self.conv10(self.dropout9(self.fire9(x)))
-        return x.mean((2, 3))
+        x = self.fire9(x)
+        if self.preactivation:
+            x = F.relu(x)
+        x = self.conv10(self.dropout9(x))
+        return x.mean((2, 3)) if self.gdc is None else self.gdc(x).flatten(1)

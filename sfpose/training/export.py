@@ -14,7 +14,12 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from sfpose.networks.registry import IMAGENET_MEAN, IMAGENET_STD, build_network
+from sfpose.networks.registry import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    build_network,
+    check_non_negative,
+)
 from sfpose.runtime.artifact import DISTANCE, Artifact, Json
 from sfpose.runtime.session import OnnxModel
 
@@ -58,20 +63,21 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
 
 
 def scale_descriptor(network: nn.Module, scale: ArrayLike) -> None:
-    """Multiply each value of the descriptor by a positive number, inside conv10.
+    """Multiply each value of the descriptor by a positive number, inside its last layer.
 
     ReLU and averaging commute with a positive factor, so the layers stay the same.
 
     Parameters
     ----------
     network : nn.Module
-        Without batch normalisation; changed in place.
+        SqueezeFacePoseNet or a variant without batch normalisation; changed in place.
     scale : array of shape (1000,)
     """
     factor = torch.as_tensor(np.asarray(scale), dtype=torch.float32)
     if not bool((factor > 0).all()):
         raise ValueError("the scale of a descriptor must be positive; got zero or less")
-    convolution = network.get_submodule("conv10.0")
+    last = "conv10" if getattr(network, "gdc", None) is None else "gdc"
+    convolution = network.get_submodule(f"{last}.0")
     assert isinstance(convolution, nn.Conv2d)
     assert convolution.bias is not None
     with torch.no_grad():
@@ -163,7 +169,16 @@ def to_manifest(
     std: Sequence[float] = IMAGENET_STD,
     **more: Json,
 ) -> dict[str, Json]:
-    """Manifest of an artifact, without what ``write_artifact`` adds."""
+    """Manifest of an artifact, without what ``write_artifact`` adds.
+
+    Raises
+    ------
+    ValueError
+        If ``kind`` is ``"descriptor"`` and the values of ``network`` have signs: the
+        chi-square distance, which is written into every such manifest, needs values >= 0.
+    """
+    if kind == "descriptor":
+        check_non_negative(network)
     manifest: dict[str, Json] = {
         "name": name,
         "kind": kind,
@@ -187,7 +202,14 @@ def network_from_artifact(artifact: Artifact, *, dropout: float = 0.0) -> nn.Mod
     import onnx
     from onnx import numpy_helper
 
-    network = build_network(str(artifact.manifest.get("network")), dropout=dropout)
+    settings = artifact.manifest.get("input")
+    size = settings.get("size") if isinstance(settings, dict) else None
+    network = build_network(
+        str(artifact.manifest.get("network")),
+        batch_norm=False,
+        dropout=dropout,
+        input_size=size if isinstance(size, int) else None,
+    )
     model = onnx.load_from_string(artifact.model)
     stored = {
         tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy())

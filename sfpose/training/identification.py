@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sfpose.networks import NETWORKS, build_network
+from sfpose.networks.registry import check_non_negative
 from sfpose.runtime.artifact import Artifact
 from sfpose.training.augmentation import (
     GeometryJitter,
@@ -56,6 +57,9 @@ class IdentificationSettings:
     seed: int = 0
     device: str = "auto"
     progress: bool = False
+
+    def __post_init__(self) -> None:
+        check_non_negative(self.network)
 
 
 class CropSource:
@@ -129,8 +133,11 @@ def train_identification(
     Raises
     ------
     ValueError
-        If ``epochs`` or ``train_size`` is too small.
+        If ``epochs`` or ``train_size`` is too small, the network takes images of one size
+        only and ``train_size`` is another, or the values of its descriptor have signs.
     """
+    name = settings.network if start is None else str(start.manifest["network"])
+    check_non_negative(name)
     if settings.epochs < 1:
         raise ValueError(f"epochs must be at least 1; got {settings.epochs}")
     if settings.train_size is not None and settings.train_size < SMALLEST_SIZE:
@@ -146,11 +153,15 @@ def train_identification(
             if start is None
             else network_from_artifact(start, dropout=DROPOUT)
         )
-        name = settings.network if start is None else str(start.manifest["network"])
         size, width = NETWORKS[name].input_size, NETWORKS[name].descriptor_size
         if start is not None:
             size = int(start.section("input")["size"])  # type: ignore[arg-type]
         small_size = settings.train_size or size
+        if NETWORKS[name].fixed_size and small_size != size:
+            raise ValueError(
+                f"train_size must be None or {size}, because {name} takes images of one size "
+                f"only; got {settings.train_size}"
+            )
         objective = SoftmaxObjective(width, int(labels.max()) + 1, dropout=DROPOUT)
         images = settings.epochs * len(crops)
         last = max(images // 5, settings.batch_size)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sfpose.alignment import FaceAligner
 from sfpose.geometry import similarity_to_canonical
 from sfpose.networks import build_network
-from sfpose.networks.imagenet import fill_from_squeezenet, read_state
+from sfpose.networks.imagenet import fill_from_state, read_state
 from sfpose.runtime.artifact import Artifact, read_artifact
 from sfpose.training.augmentation import sample_images
 from sfpose.training.distillation import TaughtFaceSource, normalise_images
@@ -84,7 +84,8 @@ def start_network(start: str | Path | None, network: str) -> nn.Module:
     ----------
     start : str, Path or None
         A shipped name or the path of an artifact; a ``.safetensors`` or ``.pth``
-        file with a SqueezeNet v1.1 state; None for random weights.
+        file with a published state, such as SqueezeNet v1.1 (see
+        :func:`sfpose.networks.imagenet.fill_from_state`); None for random weights.
     network : str
         Architecture, unless an artifact states its own.
     """
@@ -92,7 +93,7 @@ def start_network(start: str | Path | None, network: str) -> nn.Module:
         return build_network(network)
     if Path(start).suffix in (".safetensors", ".pth"):
         built = build_network(network)
-        fill_from_squeezenet(built, read_state(start))
+        fill_from_state(built, read_state(start))
         return built
     return network_from_artifact(read_artifact(start))
 

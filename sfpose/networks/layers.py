@@ -1,0 +1,179 @@
+"""What several architectures are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+__all__ = [
+    "GlobalDepthwiseHead",
+    "InvertedBottleneck",
+    "check_image_size",
+    "convolution",
+    "interleave_channels",
+    "map_side",
+]
+
+
+def convolution(
+    inputs: int,
+    outputs: int,
+    kernel: int = 1,
+    *,
+    stride: int = 1,
+    padding: int | None = None,
+    groups: int = 1,
+    batch_norm: bool = True,
+    activation: nn.Module | None = None,
+) -> nn.Sequential:
+    """Convolution, batch normalisation if wanted, activation if given.
+
+    The convolution is entry 0 either way, and has a bias exactly where no batch
+    normalisation follows: so the state of a network whose batch normalisation was folded
+    away is the state of the same network built with ``batch_norm=False``.
+
+    Parameters
+    ----------
+    inputs, outputs : int
+        Channels.
+    kernel, stride, groups : int
+    padding : int, optional
+        Half the kernel if not given, which keeps the size at stride 1.
+    batch_norm : bool, default=True
+    activation : nn.Module, optional
+
+    Returns
+    -------
+    nn.Sequential
+    """
+    if padding is None:
+        padding = kernel // 2
+    layers: list[nn.Module] = [
+        nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=not batch_norm)
+    ]
+    if batch_norm:
+        layers.append(nn.BatchNorm2d(outputs))
+    if activation is not None:
+        layers.append(activation)
+    return nn.Sequential(*layers)
+
+
+class InvertedBottleneck(nn.Module):
+    """Widen with 1x1 filters, filter each channel with 3x3, narrow without activation.
+
+    The block of MobileNetV2 with PReLU, as MobileFaceNet and MobiFace use it.
+
+    Parameters
+    ----------
+    inputs, expanded, outputs : int
+        Channels before, between and after.
+    stride : int, default=1
+        Of the 3x3 filters.
+    residual : bool, default=False
+        Add the input to the output; both must have the same shape.
+    batch_norm : bool, default=True
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        expanded: int,
+        outputs: int,
+        *,
+        stride: int = 1,
+        residual: bool = False,
+        batch_norm: bool = True,
+    ) -> None:
+        super().__init__()
+        self.residual = residual
+        self.expand = convolution(
+            inputs, expanded, batch_norm=batch_norm, activation=nn.PReLU(expanded)
+        )
+        self.depthwise = convolution(
+            expanded,
+            expanded,
+            3,
+            stride=stride,
+            groups=expanded,
+            batch_norm=batch_norm,
+            activation=nn.PReLU(expanded),
+        )
+        self.project = convolution(expanded, outputs, batch_norm=batch_norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, inputs, h, w) to (n, outputs, h / stride, w / stride)."""
+        y = self.project(self.depthwise(self.expand(x)))
+        return x + y if self.residual else y
+
+
+class GlobalDepthwiseHead(nn.Module):
+    """One filter as large as the map for each channel, then a linear layer.
+
+    Parameters
+    ----------
+    inputs, outputs : int
+        Channels of the map, and values of the descriptor.
+    side : int
+        Of the map.
+    batch_norm : bool, default=True
+    dropout : float, default=0.0
+        Share of the values dropped between the two layers in training.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        side: int,
+        *,
+        batch_norm: bool = True,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.gdc = convolution(
+            inputs, inputs, side, padding=0, groups=inputs, batch_norm=batch_norm
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.linear = convolution(inputs, outputs, batch_norm=batch_norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, inputs, side, side) to (n, outputs)."""
+        return self.linear(self.dropout(self.gdc(x))).flatten(1)
+
+
+def interleave_channels(parts: Sequence[Tensor]) -> Tensor:
+    """Join equal parts channel by channel: 0 1 2 and 3 4 5 to 0 3 1 4 2 5.
+
+    Parameters
+    ----------
+    parts : sequence of Tensor (n, channels, h, w)
+
+    Returns
+    -------
+    Tensor (n, channels * len(parts), h, w)
+    """
+    return torch.stack(list(parts), 2).flatten(1, 2)
+
+
+def map_side(size: int, halvings: int) -> int:
+    """Side of the map after layers of stride 2 that pad."""
+    return -(-size // 2**halvings)
+
+
+def check_image_size(images: Tensor, size: int) -> None:
+    """Refuse images of another size than the one that a network was built for.
+
+    Raises
+    ------
+    ValueError
+        If ``images`` is not (n, 3, size, size).
+    """
+    # A tracer would warn that the comparison becomes a constant.
+    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if not tracing and images.shape[1:] != (3, size, size):
+        raise ValueError(
+            f"images must have shape (n, 3, {size}, {size}), the size that this network was "
+            f"built for (build_network(..., input_size=...)); got {tuple(images.shape)}"
+        )

@@ -1,0 +1,195 @@
+"""The variants of SqueezeFacePoseNet against torch's functions applied by hand."""
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="networks need the [train] extra")
+
+import torch.nn.functional as F  # noqa: E402
+from hypothesis import given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
+from torch import nn  # noqa: E402
+
+from sfpose.networks import Fire, SqueezeFacePoseNet, build_network  # noqa: E402
+from sfpose.networks.layers import interleave_channels  # noqa: E402
+
+# Table 1 and the arithmetic behind it.
+COUNTS = {
+    "squeezefaceposenet": 1_235_496,
+    "squeezefaceposenet+gdc": 1_405_496,
+    "squeezefaceposenet+dwc": 694_056,
+    "squeezefaceposenet+dwc+gdc": 864_056,
+    "squeezefaceposenet+residual": 1_235_496,
+    "squeezefaceposenet+preactivation": 1_235_496,
+}
+# Table 2: squeeze and expand widths of fire2 to fire9.
+WIDTHS = [(16, 64), (16, 64), (32, 128), (32, 128), (48, 192), (48, 192), (64, 256), (64, 256)]
+FIRES = [f"fire{number}" for number in range(2, 10)]
+
+
+@pytest.mark.parametrize(("name", "count"), COUNTS.items())
+def test_every_variant_has_its_exact_number_of_parameters(name, count):
+    assert sum(p.numel() for p in build_network(name).parameters()) == count
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_fire_modules_have_the_widths_of_table_2(name):
+    network = build_network(name)
+    for fire, (squeeze, expand) in zip(FIRES, WIDTHS, strict=True):
+        module = network.get_submodule(fire)
+        assert module.squeeze[0].out_channels == squeeze
+        assert module.expand1x1[0].out_channels == expand
+        assert module.expand3x3[0].out_channels == expand
+        assert module.expand3x3[0].in_channels == squeeze
+        groups = squeeze if "+dwc" in name else 1
+        assert module.expand3x3[0].groups == groups
+        # Channel multiplier 4: four filters for each channel of the squeeze layer.
+        assert module.expand3x3[0].out_channels == 4 * squeeze
+        assert module.expand3x3[0].weight.shape == (expand, squeeze // groups, 3, 3)
+    assert network.conv1[0].groups == network.conv10[0].groups == 1
+
+
+def _by_hand(x, fire, groups, residual, preactivation):
+    def layer(x, part, padding=0, groups=1):
+        convolution = getattr(fire, part)[0]
+        weight, bias = convolution.weight.double(), convolution.bias.double()
+        x = x.relu() if preactivation else x
+        x = F.conv2d(x, weight, bias, padding=padding, groups=groups)
+        return x if preactivation else x.relu()
+
+    narrow = layer(x, "squeeze")
+    wide = torch.cat([layer(narrow, "expand1x1"), layer(narrow, "expand3x3", 1, groups)], 1)
+    return x + wide if residual else wide
+
+
+@given(
+    other_width=st.none() | st.integers(1, 6),
+    squeeze=st.integers(1, 4),
+    multiplier=st.integers(1, 4),
+    height=st.integers(1, 6),
+    width=st.integers(1, 6),
+    depthwise=st.booleans(),
+    residual=st.booleans(),
+    preactivation=st.booleans(),
+    seed=st.integers(0, 2**16),
+)
+@settings(max_examples=40, deadline=None)
+def test_a_fire_module_computes_what_its_functions_compute(
+    other_width, squeeze, multiplier, height, width, depthwise, residual, preactivation, seed
+):
+    expand = squeeze * multiplier
+    inputs = other_width or 2 * expand
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        fire = Fire(
+            inputs,
+            squeeze,
+            expand,
+            depthwise=depthwise,
+            residual=residual,
+            preactivation=preactivation,
+        )
+        x = torch.randn(2, inputs, height, width)
+    kept = x.clone()
+    groups = squeeze if depthwise else 1
+    expected = _by_hand(x.double(), fire, groups, residual and inputs == 2 * expand, preactivation)
+    with torch.no_grad():
+        got = fire(x)
+    assert torch.equal(x, kept), "a module must not change its input"
+    torch.testing.assert_close(got.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_modules_that_keep_the_width_are_bypassed_and_no_others():
+    for name in ("squeezefaceposenet+residual", "squeezefaceposenet+preactivation"):
+        network = build_network(name)
+        bypassed = [fire for fire in FIRES if network.get_submodule(fire).residual]
+        assert bypassed == ["fire3", "fire5", "fire7", "fire9"]
+
+
+def test_global_depthwise_convolution_of_equal_weights_is_the_average():
+    torch.manual_seed(0)
+    plain = build_network("squeezefaceposenet").eval()
+    network = build_network("squeezefaceposenet+gdc").eval()
+    missing = network.load_state_dict(plain.state_dict(), strict=False).missing_keys
+    assert missing == ["gdc.0.weight", "gdc.0.bias"]
+    with torch.no_grad():
+        network.gdc[0].weight.fill_(1 / 169)
+        network.gdc[0].bias.zero_()
+        images = torch.randn(2, 3, 113, 113)
+        torch.testing.assert_close(network(images), plain(images), rtol=1e-4, atol=1e-5)
+    fresh = build_network("squeezefaceposenet+gdc")
+    assert torch.equal(fresh.gdc[0].weight, network.gdc[0].weight)
+    assert torch.equal(fresh.gdc[0].bias, network.gdc[0].bias)
+
+
+def test_global_depthwise_convolution_weighs_each_place_and_channel_by_itself():
+    torch.manual_seed(0)
+    network = build_network("squeezefaceposenet+dwc+gdc", input_size=40).eval()
+    assert network.gdc[0].kernel_size == (4, 4)
+    maps = []
+    network.conv10.register_forward_hook(lambda module, inputs, output: maps.append(output))
+    with torch.no_grad():
+        network.gdc[0].weight.normal_()
+        network.gdc[0].bias.normal_()
+        got = network(torch.randn(2, 3, 40, 40))
+        weights = network.gdc[0].weight[:, 0]
+        expected = ((maps[0] * weights).sum((2, 3)) + network.gdc[0].bias).relu()
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    assert (got == 0).any()
+
+
+def test_preactivation_alone_changes_nothing():
+    torch.manual_seed(0)
+    plain = SqueezeFacePoseNet().eval()
+    moved = SqueezeFacePoseNet(preactivation=True).eval()
+    moved.load_state_dict(plain.state_dict())
+    images = torch.randn(2, 3, 40, 40)
+    with torch.inference_mode():
+        torch.testing.assert_close(moved(images), plain(images), rtol=1e-5, atol=1e-6)
+        joined = SqueezeFacePoseNet(residual=True, preactivation=True).eval()
+        joined.load_state_dict(plain.state_dict())
+        assert not torch.allclose(joined(images), plain(images), rtol=1e-2)
+
+
+def test_the_sums_of_preactivation_are_not_rectified():
+    torch.manual_seed(0)
+    seen = {}
+    for name in ("squeezefaceposenet+residual", "squeezefaceposenet+preactivation"):
+        network = build_network(name).eval()
+        network.fire9.register_forward_hook(
+            lambda module, inputs, output, name=name: seen.update({name: output.min().item()})
+        )
+        with torch.inference_mode():
+            assert network(torch.randn(1, 3, 48, 48)).min() >= 0
+    assert seen["squeezefaceposenet+residual"] >= 0
+    assert seen["squeezefaceposenet+preactivation"] < 0
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_every_parameter_of_a_variant_learns(name):
+    torch.manual_seed(0)
+    network = build_network(name, batch_norm=True, dropout=0.5, input_size=32).train()
+    network(torch.randn(4, 3, 32, 32)).square().sum().backward()
+    silent = [key for key, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    assert silent == []
+
+
+def test_images_of_another_size_are_refused_where_the_size_is_fixed():
+    network = build_network("squeezefaceposenet+gdc")
+    for shape in ((1, 3, 112, 112), (1, 3, 113, 114), (1, 1, 113, 113)):
+        with pytest.raises(ValueError, match=r"images must have shape \(n, 3, 113, 113\).*got"):
+            network(torch.zeros(shape))
+    with pytest.raises(ValueError, match="input_size must be at least 15; got 14"):
+        build_network("squeezefaceposenet+gdc", input_size=14)
+
+
+@given(
+    groups=st.integers(1, 4), each=st.integers(1, 5), height=st.integers(1, 3), n=st.integers(1, 3)
+)
+@settings(max_examples=40, deadline=None)
+def test_shuffle_interleaves_channels(groups, each, height, n):
+    x = torch.arange(n * groups * each * height * 2).reshape(n, groups * each, height, 2)
+    order = [part * each + place for place in range(each) for part in range(groups)]
+    parts = [x[:, part * each : (part + 1) * each] for part in range(groups)]
+    assert torch.equal(interleave_channels(parts), x[:, order])
+    # The permutation that torch calls channel shuffle.
+    assert torch.equal(nn.ChannelShuffle(groups)(x.float()), x[:, order].float())
