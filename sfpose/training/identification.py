@@ -167,7 +167,7 @@ def train_identification(
             CropSource(crops, labels),
             LoopSettings(
                 stages=stages,
-                optimizer="sgd",
+                optimizer="nesterov",
                 learning_rate=settings.learning_rate,
                 head_factor=10.0 if start is not None else 1.0,
                 seed=settings.seed,
