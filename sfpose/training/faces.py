@@ -22,9 +22,12 @@ def pass_order(length: int, seed: int, first: int, count: int) -> NDArray[np.int
     Each pass draws every row once, in an order that follows from the seed and the
     number of the pass alone, so that a resumed run draws what an unbroken one would.
     """
-    passes = range(first // length, (first + max(count, 1) - 1) // length + 1)
-    order = np.concatenate([_order_of_pass(length, seed, number) for number in passes])
-    return order[first % length :][:count]
+    parts: list[NDArray[np.int64]] = [np.zeros(0, dtype=np.int64)]
+    while count > 0:
+        number, place = divmod(first, length)
+        parts.append(_order_of_pass(length, seed, number)[place : place + count])
+        first, count = first + len(parts[-1]), count - len(parts[-1])
+    return np.concatenate(parts)
 
 
 @lru_cache(maxsize=4)  # Shuffling millions of rows takes longer than a batch.
