@@ -21,6 +21,7 @@ __all__ = [
     "place",
     "process_group",
     "replicate",
+    "share_names",
     "share_of",
 ]
 
@@ -110,3 +111,13 @@ def first_decides(decision: bool, device: torch.device) -> bool:
     told = torch.tensor([int(decision)], device=device)
     dist.broadcast(told, 0)
     return bool(told.item())
+
+
+def share_names(names: set[str] | None) -> None:
+    """Add to a set what the other processes have in theirs."""
+    size = place()[1]
+    if names is None or size == 1:
+        return
+    found: list[set[str]] = [set() for _ in range(size)]
+    dist.all_gather_object(found, names)
+    names.update(*found)

@@ -67,8 +67,7 @@ def train(
         JSON with the measurements goes beside it (``.jsonl``) at the same times.
     on_epoch : callable, optional
         Called with the mean measurements of each pass over the source, those of
-        validation under ``validation_*``, the number of images that were left out as
-        ``left_out`` if there were any. A resumed run begins with its earlier passes.
+        validation under ``validation_*``. A resumed run begins with its earlier passes.
     progress : bool, default=True
         Show a bar when the output is a terminal.
     stop_after_minutes : float, optional
@@ -169,7 +168,6 @@ class _Run:
         )
         self.seen = 0
         self.this_pass = _Means()
-        self.left_out = 0
         self.history: list[dict[str, float]] = []
         network.train()
         objective.train()
@@ -187,7 +185,8 @@ class _Run:
             "schedule": self.schedule.state_dict(),
             "seen": self.seen,
             "pass": len(self.source),
-            "this_pass": [self.this_pass.sums, self.this_pass.count, self.left_out],
+            "this_pass": [self.this_pass.sums, self.this_pass.count],
+            "unreadable": sorted(getattr(self.source, "unreadable", ())),
             "history": self.history,
             "finished": self.finished,
         }
@@ -214,7 +213,9 @@ class _Run:
         if state.get("schedule"):
             self.schedule.load_state_dict(state["schedule"])
         if "this_pass" in state:
-            self.this_pass.sums, self.this_pass.count, self.left_out = state["this_pass"]
+            self.this_pass.sums, self.this_pass.count = state["this_pass"]
+        if state.get("unreadable"):
+            getattr(self.source, "unreadable", set()).update(state["unreadable"])
         self.history = state.get("history", [])
 
     def step(self) -> dict[str, float]:
@@ -258,7 +259,6 @@ class _Run:
         if settings.average:
             _average(self.averaged, self.network, settings.average ** (count / 1000))
         self.this_pass.add(measured)
-        self.left_out += count - len(targets)
         self.seen += count
         return dict(measured)
 
@@ -281,14 +281,13 @@ class _Run:
             "rate": self.optimizers[0].param_groups[0]["lr"],
             **self.this_pass.means(),
         }
-        if self.left_out:
-            entry["left_out"] = float(self.left_out)
+        distributed.share_names(getattr(self.source, "unreadable", None))
         if validation is not None:
             means = self.validate(validation)
             self.schedule.observe(means["loss"])
             entry.update({f"validation_{name}": value for name, value in means.items()})
         self.history.append(entry)
-        self.this_pass, self.left_out = _Means(), 0
+        self.this_pass = _Means()
         return entry
 
     @torch.no_grad()

@@ -113,9 +113,7 @@ def build_optimizer(
     if name in ("sgd", "nesterov"):
         groups = [*matrices, *rest]
         look_ahead = name == "nesterov"
-        optimizers = [
-            torch.optim.SGD(groups, learning_rate, momentum=0.9, nesterov=look_ahead)
-        ]
+        optimizers = [torch.optim.SGD(groups, learning_rate, momentum=0.9, nesterov=look_ahead)]
     elif name == "adamw":
         optimizers = [torch.optim.AdamW([*matrices, *rest], learning_rate)]
     else:

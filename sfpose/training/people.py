@@ -91,7 +91,9 @@ class PeopleFolder:
         self._names = self._files.images()
         loose = next((name for name in self._names if "/" not in name), None)
         if loose is not None:
-            raise ValueError(f"images must lie in a folder a person; got {loose!r} in {str(root)!r}")
+            raise ValueError(
+                f"images must lie in a folder a person; got {loose!r} in {str(root)!r}"
+            )
         owners = [name.split("/", 1)[0] for name in self._names]
         self.people = sorted({*owners, *_folders(self._files.root)})
         self.labels = _rows_of(self.people, owners)

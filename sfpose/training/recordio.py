@@ -81,10 +81,8 @@ class RecordFile:
 
         Raises
         ------
-        KeyError
-            If the index does not name the key.
         ValueError
-            If the record is damaged or cut off.
+            If the index does not name the key, or the record is damaged or cut off.
         """
         with open(self.path, "rb") as file:
             file.seek(self._offset(key))
@@ -106,7 +104,9 @@ class RecordFile:
     def _offset(self, key: int) -> int:
         place = int(np.searchsorted(self.keys, key))
         if place == len(self.keys) or self.keys[place] != key:
-            raise KeyError(f"{str(self.path)!r} must hold record {key}; its index does not name it")
+            raise ValueError(
+                f"{str(self.path)!r} must hold record {key}; its index does not name it"
+            )
         return int(self._offsets[place])
 
     def _name(self, key: int) -> str:

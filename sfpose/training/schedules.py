@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 __all__ = ["LineSchedule", "PlateauSchedule", "Schedule", "Stage", "stage_at"]
@@ -141,7 +142,7 @@ class PlateauSchedule:
         head_factor: float = 10.0,
     ) -> None:
         rates = tuple(rates)
-        falling = all(low < high for high, low in zip(rates, rates[1:], strict=False))
+        falling = all(low < high for high, low in pairwise(rates))
         if not rates or not falling or not rates[-1] > 0:
             raise ValueError(f"rates must fall and be above zero; got {list(rates)}")
         if patience < 1:

@@ -90,9 +90,7 @@ class StreamedImages:
         on_unreadable: OnUnreadable = "error",
     ) -> None:
         if on_unreadable not in ("error", "leave out"):
-            raise ValueError(
-                f"on_unreadable must be 'error' or 'leave out'; got {on_unreadable!r}"
-            )
+            raise ValueError(f"on_unreadable must be 'error' or 'leave out'; got {on_unreadable!r}")
         self._table, self._rows, self._labels = table, rows, labels
         self._share, self._random = share, random
         self._workers, self._on_unreadable = workers, on_unreadable
@@ -128,9 +126,7 @@ class StreamedImages:
         chosen = order[[crop is not None for crop in crops]]
         return normalise_images(images), torch.from_numpy(self._labels[chosen])
 
-    def _crops(
-        self, seed: int, first: int, size: int, order: NDArray[np.int64]
-    ) -> list[_Crop]:
+    def _crops(self, seed: int, first: int, size: int, order: NDArray[np.int64]) -> list[_Crop]:
         rows = self._rows[order].tolist()
         return [(seed, first + place, size, row) for place, row in enumerate(rows)]
 
