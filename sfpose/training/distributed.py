@@ -88,7 +88,7 @@ def gather_rows(rows: Tensor) -> Tensor:
     dist.all_gather(parts, padded)
     parts = [part[: int(count)] for part, count in zip(parts, counts, strict=True)]
     if rows.requires_grad:
-        rows.register_hook(lambda gradient: gradient * size)
+        rows.register_hook(lambda gradient: gradient * size)  # type: ignore[no-untyped-call]
         parts[rank] = rows
     return torch.cat(parts)
 

@@ -96,8 +96,9 @@ def train(
     run = _Run(network, objective, source, settings, schedule, new_layers)
     if checkpoint is not None and checkpoint.exists():
         run.load(checkpoint)
-    for entry in run.history if on_epoch is not None else ():
-        on_epoch(entry)
+    if on_epoch is not None:
+        for entry in run.history:
+            on_epoch(entry)
     first_process = distributed.place()[0] == 0
     bar = tqdm(
         total=settings.total,

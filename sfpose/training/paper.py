@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -252,7 +253,7 @@ def train_paper(
                 new_layers=[] if later else new_layers,
                 checkpoint=checkpoint.with_name(f"{checkpoint.stem}.stage{number}.pt"),
                 workers=workers,
-                on_epoch=lambda entry, n=number: on_epoch(n, entry) if on_epoch else None,
+                on_epoch=None if on_epoch is None else partial(on_epoch, number),
                 progress=progress,
                 stop_after_minutes=minutes,
             )
@@ -294,7 +295,7 @@ def _run_stage(
     new_layers: Sequence[str],
     checkpoint: Path,
     workers: ThreadPoolExecutor | None,
-    on_epoch: Callable[[dict[str, float]], None],
+    on_epoch: Callable[[dict[str, float]], None] | None,
     progress: bool,
     stop_after_minutes: float | None,
 ) -> StageReport:
@@ -304,7 +305,8 @@ def _run_stage(
 
     def note(entry: dict[str, float]) -> None:
         history.append(entry)
-        on_epoch(entry)
+        if on_epoch is not None:
+            on_epoch(entry)
 
     train(
         network,
