@@ -30,13 +30,15 @@ __all__ = [
 def process_group(device: str = "auto") -> Iterator[None]:
     """Join the other processes if ``torchrun`` started several, and leave them at the end.
 
+    Inside of another such context it does nothing.
+
     Parameters
     ----------
     device : str
         ``"auto"`` and ``"cuda"`` take one GPU a process where there are GPUs (NCCL);
         on the CPU the processes talk through gloo.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
     on_gpu = device != "cpu" and torch.cuda.is_available()

@@ -93,7 +93,7 @@ def train(
         schedule = LineSchedule(settings.stages, settings.warmup, settings.head_factor)
     if schedule.needs_validation and validation is None:
         raise ValueError("a schedule that follows the validation loss needs validation images")
-    run = _Run(network, objective, source, settings, schedule, new_layers)
+    run = _Run(network, objective, source, validation, settings, schedule, new_layers)
     if checkpoint is not None and checkpoint.exists():
         run.load(checkpoint)
     if on_epoch is not None:
@@ -114,7 +114,7 @@ def train(
             measured = run.step()
             since_checkpoint.add(measured)
             if run.seen // len(source) > passes:
-                entry = run.end_pass(validation)
+                entry = run.end_pass()
                 if on_epoch is not None:
                     on_epoch(entry)
             bar.update(run.seen - before)
@@ -149,12 +149,14 @@ class _Run:
         network: nn.Module,
         objective: nn.Module,
         source: BatchSource,
+        validation: BatchSource | None,
         settings: LoopSettings,
         schedule: Schedule,
         new_layers: Collection[str],
     ) -> None:
         self.device = find_device(settings.device)
-        self.settings, self.source, self.schedule = settings, source, schedule
+        self.settings, self.schedule = settings, schedule
+        self.source, self.validation = source, validation
         network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network, self.objective = network, objective.to(self.device)
         self.averaged = copy.deepcopy(network).eval() if settings.average else network
@@ -177,6 +179,12 @@ class _Run:
     def finished(self) -> bool:
         return self.seen >= self.settings.total or self.schedule.finished
 
+    @property
+    def unreadable(self) -> list[set[str]]:
+        """Names of left-out images, of each source that keeps them."""
+        kept = (getattr(source, "unreadable", None) for source in (self.source, self.validation))
+        return [names for names in kept if names is not None]
+
     def state(self) -> dict[str, Any]:
         return {
             "network": self.network.state_dict(),
@@ -187,7 +195,7 @@ class _Run:
             "seen": self.seen,
             "pass": len(self.source),
             "this_pass": [self.this_pass.sums, self.this_pass.count],
-            "unreadable": sorted(getattr(self.source, "unreadable", ())),
+            "unreadable": sorted(set().union(*self.unreadable)),
             "history": self.history,
             "finished": self.finished,
         }
@@ -215,8 +223,8 @@ class _Run:
             self.schedule.load_state_dict(state["schedule"])
         if "this_pass" in state:
             self.this_pass.sums, self.this_pass.count = state["this_pass"]
-        if state.get("unreadable"):
-            getattr(self.source, "unreadable", set()).update(state["unreadable"])
+        for names in self.unreadable:
+            names.update(state.get("unreadable", ()))
         self.history = state.get("history", [])
 
     def step(self) -> dict[str, float]:
@@ -275,18 +283,19 @@ class _Run:
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * (new if group.get("new") else old)
 
-    def end_pass(self, validation: BatchSource | None) -> dict[str, float]:
+    def end_pass(self) -> dict[str, float]:
         """Close a pass over the source; gives what goes into the history."""
         entry = {
             "epoch": float(self.seen // len(self.source)),
             "rate": self.optimizers[0].param_groups[0]["lr"],
             **self.this_pass.means(),
         }
-        distributed.share_names(getattr(self.source, "unreadable", None))
-        if validation is not None:
-            means = self.validate(validation)
+        if self.validation is not None:
+            means = self.validate(self.validation)
             self.schedule.observe(means["loss"])
             entry.update({f"validation_{name}": value for name, value in means.items()})
+        for names in self.unreadable:
+            distributed.share_names(names)
         self.history.append(entry)
         self.this_pass = _Means()
         return entry
