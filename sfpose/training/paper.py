@@ -73,8 +73,8 @@ class PaperRecipe:
     rates : tuple of float
         The next one at each plateau of the validation loss.
     patience : int
-        A plateau is this many passes in a row without a new lowest validation loss.
-        The paper gives no number.
+        A plateau is this many passes in a row without a new lowest validation loss,
+        to four decimals. The paper gives no number.
     head_factor : float
         New layers learn this many times faster while the first rate holds.
     max_epochs : int
