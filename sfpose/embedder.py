@@ -56,7 +56,7 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     epochs : int, default=10
         Passes over the training images.
     learning_rate : float, default=0.01
-        Of stochastic gradient descent with momentum, falling to zero by a cosine.
+        Of stochastic gradient descent with momentum, falling to zero along a straight line.
     train_size : int, default=None
         Side of the training images in pixels; smaller trains faster, since the
         network ends in a global average. The last fifth of the images is always seen

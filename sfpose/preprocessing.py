@@ -238,7 +238,11 @@ def _decode(image: ImageLike) -> NDArray[np.uint8]:
 
 
 def loose_crop(
-    image: NDArray[np.uint8], size: int = 113, *, share: float = 224 / 256
+    image: NDArray[np.uint8],
+    size: int = 113,
+    *,
+    share: float = 224 / 256,
+    place: tuple[float, float] = (0.5, 0.5),
 ) -> NDArray[np.uint8]:
     """The paper's crop: shorter side to 256, centre 224x224, scaled to ``size``.
 
@@ -250,6 +254,9 @@ def loose_crop(
     size : int, default=113
     share : float, default=0.875
         Side of the square over the shorter side of the image; black outside of it.
+    place : (float, float), default=(0.5, 0.5)
+        Where the square lies between left and right, and between top and bottom, 0
+        to 1: the centre in tests, drawn at random in training.
 
     Returns
     -------
@@ -257,7 +264,7 @@ def loose_crop(
 
     References
     ----------
-    Alonso-Fernandez et al., section 4 (test protocol).
+    Alonso-Fernandez et al., section 4.
 
     Examples
     --------
@@ -268,7 +275,8 @@ def loose_crop(
     """
     height, width = image.shape[:2]
     side = min(height, width) * share
-    square = np.array([[side, 0, (width - side) / 2], [0, side, (height - side) / 2], [0, 0, 1]])
+    left, top = (width - side) * place[0], (height - side) * place[1]
+    square = np.array([[side, 0, left], [0, side, top], [0, 0, 1]])
     return aligned_crop(image, square, size)
 
 

@@ -40,7 +40,7 @@ ALLOWED = {
     "_embedding": {"geometry", "preprocessing", "runtime"},
     "alignment": {"_embedding", "preprocessing"},
     "embedder": {"_embedding", "alignment", "preprocessing", "runtime"},
-    "training": {"alignment", "geometry", "networks", "runtime"},
+    "training": {"alignment", "geometry", "networks", "preprocessing", "protocols", "runtime"},
     "evaluation": {"_calibration", "_scoring", "embedder", "metrics", "protocols", "runtime"},
 }
 LATE = {("embedder", "training")}

@@ -21,6 +21,7 @@ from sfpose.training.augmentation import (  # noqa: E402
     photometric_jitter,
     sample_images,
 )
+from sfpose.training.checkpoints import load_checkpoint  # noqa: E402
 from sfpose.training.distillation import TaughtFaceSource, teacher_targets  # noqa: E402
 from sfpose.training.export import (  # noqa: E402
     check_parity,
@@ -35,12 +36,7 @@ from sfpose.training.landmarks import (  # noqa: E402
     LandmarkSource,
     train_landmarks,
 )
-from sfpose.training.loop import (  # noqa: E402
-    LoopSettings,
-    Stage,
-    load_checkpoint,
-    train,
-)
+from sfpose.training.loop import LoopSettings, Stage, train  # noqa: E402
 from sfpose.training.objectives import (  # noqa: E402
     DistillationObjective,
     SoftmaxObjective,

@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,19 @@ def pass_order(length: int, seed: int, first: int, count: int) -> NDArray[np.int
     Each pass draws every row once, in an order that follows from the seed and the
     number of the pass alone, so that a resumed run draws what an unbroken one would.
     """
-    passes = range(first // length, (first + count - 1) // length + 1)
-    order = np.concatenate(
-        [np.random.default_rng((seed, number)).permutation(length) for number in passes]
-    )
-    return order[first % length :][:count]
+    parts: list[NDArray[np.int64]] = [np.zeros(0, dtype=np.int64)]
+    while count > 0:
+        number, place = divmod(first, length)
+        parts.append(_order_of_pass(length, seed, number)[place : place + count])
+        first, count = first + len(parts[-1]), count - len(parts[-1])
+    return np.concatenate(parts)
+
+
+@lru_cache(maxsize=4)  # Shuffling millions of rows takes longer than a batch.
+def _order_of_pass(length: int, seed: int, number: int) -> NDArray[np.int64]:
+    order = np.random.default_rng((seed, number)).permutation(length)
+    order.flags.writeable = False
+    return order
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from sfpose.networks import NETWORKS, build_network
 from sfpose.networks.registry import check_non_negative
@@ -31,6 +31,7 @@ __all__ = [
     "CANVAS_SIZE",
     "CropSource",
     "IdentificationSettings",
+    "export_identified",
     "train_identification",
 ]
 
@@ -178,7 +179,7 @@ def train_identification(
             CropSource(crops, labels),
             LoopSettings(
                 stages=stages,
-                optimizer="sgd",
+                optimizer="nesterov",
                 learning_rate=settings.learning_rate,
                 head_factor=10.0 if start is not None else 1.0,
                 seed=settings.seed,
@@ -187,12 +188,28 @@ def train_identification(
             progress=settings.progress,
             on_epoch=history.append,
         )
+    return export_identified(trained, name, size, aligned=aligned), history
+
+
+def export_identified(network: nn.Module, name: str, size: int, *, aligned: bool) -> Artifact:
+    """Export a network that learnt to tell people apart, without its head.
+
+    Parameters
+    ----------
+    network : nn.Module
+    name : str
+        Of its architecture.
+    size : int
+        Side of the images.
+    aligned : bool
+        Whether it was trained on faces aligned by landmarks, for the manifest.
+    """
     manifest = to_manifest(
         name="fitted",
         kind="descriptor",
         network=name,
         size=size,
         alignment="five-landmarks" if aligned else "loose-crop",
-        descriptor={"size": width, "normalization": "l1"},
+        descriptor={"size": NETWORKS[name].descriptor_size, "normalization": "l1"},
     )
-    return Artifact(to_onnx(trained, size), manifest), history
+    return Artifact(to_onnx(network, size), manifest)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 __all__ = ["OPTIMIZERS", "Muon", "build_optimizer"]
 
-OPTIMIZERS = ("sgd", "adamw", "muon")
+OPTIMIZERS = ("sgd", "nesterov", "adamw", "muon")
 
 
 def _orthogonalise(matrix: Tensor, iterations: int = 5) -> Tensor:
@@ -39,7 +40,7 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Tensor],
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
         lr: float,
         *,
         momentum: float = 0.95,
@@ -73,45 +74,51 @@ def build_optimizer(
     *,
     learning_rate: float,
     weight_decay: float,
-    head_factor: float = 1.0,
+    new_layers: Collection[str] = (),
 ) -> list[torch.optim.Optimizer]:
     """Optimisers for a network and its training head; weight decay spares biases.
 
     Parameters
     ----------
-    name : {"sgd", "adamw", "muon"}
-        ``"muon"`` takes the convolutions; AdamW takes what is no matrix.
-    head_factor : float, default=1.0
-        The head learns this many times faster (10 in the paper while the rate is
-        0.01).
+    name : {"sgd", "nesterov", "adamw", "muon"}
+        ``"sgd"`` has momentum 0.9, ``"nesterov"`` looks ahead along it. ``"muon"``
+        takes the convolutions; AdamW takes what is no matrix.
+    learning_rate, weight_decay : float
+    new_layers : collection of str
+        Names of the network's parameters that start at random while others do not.
 
     Returns
     -------
     list of torch.optim.Optimizer
         One or two, to be stepped together. Each parameter group carries
-        ``initial_lr`` for the schedule.
+        ``initial_lr`` for the schedule, and ``new``: whether it holds the head or
+        new layers, which a schedule may teach faster.
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"optimizer must be one of {OPTIMIZERS}; got {name!r}")
-    matrices = [p for p in network.parameters() if p.ndim > 1]
-    vectors = [p for p in network.parameters() if p.ndim <= 1]
-    head_parameters = list(head.parameters())
-    rest = [
-        {"params": vectors, "weight_decay": 0.0, "lr": learning_rate},
-        {"params": head_parameters, "weight_decay": 0.0, "lr": learning_rate * head_factor},
-    ]
-    decayed = {"params": matrices, "weight_decay": weight_decay, "lr": learning_rate}
+
+    def group(parameters: list[nn.Parameter], decay: float, new: bool) -> dict[str, Any]:
+        return {"params": parameters, "weight_decay": decay, "lr": learning_rate, "new": new}
+
+    matrices: list[dict[str, Any]] = []
+    rest: list[dict[str, Any]] = []
+    for new in (False, True):
+        mine = [p for key, p in network.named_parameters() if (key in new_layers) == new]
+        matrices.append(group([p for p in mine if p.ndim > 1], weight_decay, new))
+        rest.append(group([p for p in mine if p.ndim <= 1], 0.0, new))
+    rest[1]["params"] += list(head.parameters())
+    matrices = [entry for entry in matrices if entry["params"]]
+    rest = [entry for entry in rest if entry["params"]]
     optimizers: list[torch.optim.Optimizer]
-    if name == "sgd":
-        optimizers = [torch.optim.SGD([decayed, *rest], learning_rate, momentum=0.9, nesterov=True)]
+    if name in ("sgd", "nesterov"):
+        groups = [*matrices, *rest]
+        look_ahead = name == "nesterov"
+        optimizers = [torch.optim.SGD(groups, learning_rate, momentum=0.9, nesterov=look_ahead)]
     elif name == "adamw":
-        optimizers = [torch.optim.AdamW([decayed, *rest], learning_rate)]
+        optimizers = [torch.optim.AdamW([*matrices, *rest], learning_rate)]
     else:
-        optimizers = [
-            Muon(matrices, learning_rate, weight_decay=weight_decay),
-            torch.optim.AdamW([group for group in rest if group["params"]], learning_rate),
-        ]
+        optimizers = [Muon(matrices, learning_rate), torch.optim.AdamW(rest, learning_rate)]
     for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["initial_lr"] = group["lr"]
+        for entry in optimizer.param_groups:
+            entry["initial_lr"] = entry["lr"]
     return optimizers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ from sfpose.training.turning import FaceTurner
 
 __all__ = [
     "DistillationRecipe",
+    "Start",
     "distil",
     "export_distilled",
     "find_own_landmarks",
@@ -77,7 +79,15 @@ class DistillationRecipe:
     size: int = 64
 
 
-def start_network(start: str | Path | None, network: str) -> nn.Module:
+class Start(NamedTuple):
+    """A network to train on, the name of its architecture, and what in it is new."""
+
+    network: nn.Module
+    name: str
+    new_layers: list[str]
+
+
+def start_network(start: str | Path | None, network: str, *, dropout: float = 0.0) -> Start:
     """Network to train on: from an artifact, from an ImageNet state, or at random.
 
     Parameters
@@ -88,14 +98,23 @@ def start_network(start: str | Path | None, network: str) -> nn.Module:
         :func:`sfpose.networks.imagenet.fill_from_state`); None for random weights.
     network : str
         Architecture, unless an artifact states its own.
+    dropout : float, default=0.0
+        Before the last convolution.
+
+    Returns
+    -------
+    Start
+        ``new_layers`` names the parameters that a state did not fill.
     """
     if start is None:
-        return build_network(network)
+        return Start(build_network(network, dropout=dropout), network, [])
     if Path(start).suffix in (".safetensors", ".pth"):
-        built = build_network(network)
-        fill_from_state(built, read_state(start))
-        return built
-    return network_from_artifact(read_artifact(start))
+        built = build_network(network, dropout=dropout)
+        _, left = fill_from_state(built, read_state(start))
+        return Start(built, network, left)
+    artifact = read_artifact(start)
+    name = str(artifact.manifest["network"])
+    return Start(network_from_artifact(artifact, dropout=dropout), name, [])
 
 
 def distil(
@@ -136,7 +155,7 @@ def distil(
     torch.manual_seed(recipe.loop.seed)
     turner = None if face_surface is None else FaceTurner(face_surface)
     source = TaughtFaceSource(faces, landmarks, turner=turner)
-    network = start_network(None if checkpoint.exists() else start, recipe.network)
+    network = start_network(None if checkpoint.exists() else start, recipe.network).network
     objective = DistillationObjective(
         source.bank,
         cosine_temperature=recipe.cosine_temperature,

@@ -1,0 +1,98 @@
+"""What a run is told: where batches come from, and everything that shapes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from sfpose.training.schedules import Stage
+
+__all__ = ["BatchSource", "LoopSettings", "autocast", "find_device", "seed_of_step"]
+
+
+class BatchSource(Protocol):
+    """Gives batches by number, the same batch for the same number."""
+
+    def __len__(self) -> int:
+        """Number of images in one pass."""
+
+    def batch(self, seed: int, first: int, count: int, size: int) -> tuple[Tensor, Tensor]:
+        """Images (count, 3, size, size), normalised, and their targets (count,).
+
+        ``first`` counts the images drawn before this batch since the run began. Fewer
+        than ``count`` come where the source leaves out what it cannot read.
+        """
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """Everything that shapes a run apart from network, objective and data.
+
+    Attributes
+    ----------
+    stages : sequence of Stage
+    optimizer : {"sgd", "nesterov", "adamw", "muon"}
+    learning_rate, weight_decay : float
+    warmup : float
+        Share of all images over which the rate rises from zero; a schedule of its own
+        takes the place of this, of ``head_factor`` and of the stages' rates.
+    average : float
+        Decay of the averaged weights per 1,000 images; 0 keeps the last weights.
+    clip : float
+        Largest norm of the gradient.
+    head_factor : float
+        The head and new layers learn this many times faster.
+    seed : int
+    checkpoint_minutes : float
+    device : str
+        ``"auto"`` takes CUDA where there is one.
+    precision : {"auto", "float32", "bfloat16"}
+        ``"auto"`` takes bfloat16 on CUDA and on processors with tiles for it.
+    """
+
+    stages: Sequence[Stage]
+    optimizer: str = "sgd"
+    learning_rate: float = 0.01
+    weight_decay: float = 1e-4
+    warmup: float = 0.02
+    average: float = 0.0
+    clip: float = 5.0
+    head_factor: float = 1.0
+    seed: int = 0
+    checkpoint_minutes: float = 10.0
+    device: str = "auto"
+    precision: str = "auto"
+
+    @property
+    def total(self) -> int:
+        """Images that the whole run sees."""
+        return sum(stage.images for stage in self.stages)
+
+
+def seed_of_step(seed: int, first: int) -> int:
+    """One number for the random choices of the batch that starts at image ``first``."""
+    return (seed * 1_000_003 + first * 7_919) % (2**63)
+
+
+def find_device(name: str) -> torch.device:
+    """The torch device of that name; ``"auto"`` is CUDA where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """Context in which a network computes at the precision of that name."""
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise ValueError(f"precision must be 'auto', 'float32' or 'bfloat16'; got {precision!r}")
+    if precision == "auto":
+        fast = device.type == "cuda" or getattr(torch.cpu, "_is_amx_tile_supported", bool)()
+        precision = "bfloat16" if fast else "float32"
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
