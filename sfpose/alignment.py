@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 from joblib import effective_n_jobs
@@ -30,7 +31,8 @@ _Found: TypeAlias = (
 )
 
 
-class AlignedFaces(NamedTuple):
+@dataclass(frozen=True)
+class AlignedFaces:
     """Aligned crops, and where in the photos they come from.
 
     Attributes

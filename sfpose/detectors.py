@@ -171,7 +171,7 @@ _LIBFACEDETECTION_LOCK = threading.Lock()
 
 @cache
 def _openmp_of(package: ModuleType) -> Any:
-    """threadpoolctl's handle on the OpenMP library in a package's wheel."""
+    """Handle of threadpoolctl on the OpenMP library in a package's wheel."""
     from threadpoolctl import ThreadpoolController
 
     controller = ThreadpoolController()
@@ -229,9 +229,10 @@ def detect_faces(
     ([[2.0, 3.0, 30.0, 40.0]], None)
     """
     found = detector(photo)
-    pair = isinstance(found, tuple) and len(found) == 2 and np.shape(found[0]) != (4,)
-    raw, points = found if pair else (found, None)  # type: ignore[misc]
-    boxes = np.asarray(raw, dtype=np.float64)
+    points: ArrayLike | None = None
+    if isinstance(found, tuple) and len(found) == 2 and np.shape(found[0]) != (4,):
+        found, points = found
+    boxes = np.asarray(found, dtype=np.float64)
     if boxes.size == 0:
         return np.zeros((0, 4)), None
     if boxes.ndim != 2 or boxes.shape[1] != 4:
