@@ -19,6 +19,8 @@ from sfpose.pose import HeadPose, head_pose
 from sfpose.preprocessing import aligned_crop, count_images, iterate_images
 
 if TYPE_CHECKING:
+    from sklearn.utils import Tags
+
     from sfpose.preprocessing import Images
 
 __all__ = ["AlignedFaces", "FaceAligner", "Policy"]
@@ -152,6 +154,13 @@ class FaceAligner(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def __sklearn_is_fitted__(self) -> bool:
         return True
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.string = True
+        tags.requires_fit = False
+        return tags
 
     def find_landmarks(self, X: Images) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Find five landmarks in loose crops, by the landmark network.

@@ -16,6 +16,8 @@ from sfpose.preprocessing import count_images, iterate_images, loose_crop
 from sfpose.runtime.artifact import Artifact, read_artifact, write_artifact
 
 if TYPE_CHECKING:
+    from sklearn.utils import Tags
+
     from pathlib import Path
 
     from sfpose.preprocessing import Images
@@ -297,3 +299,11 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "artifact_") or self.weights is not None
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.string = True
+        tags.requires_fit = self.weights is None
+        tags.target_tags.required = True
+        return tags
