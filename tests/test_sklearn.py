@@ -22,19 +22,36 @@ MESSAGE = "the input is refused with ValueError, in other words than scikit-lear
 POSITIVE = "descriptors are not negative, and the check draws negative ones"
 
 # Every check that gets as far as data. What is left is about parameters, tags and names.
-_ON_DATA = """
-check_fit_score_takes_y check_estimators_overwrite_params check_dont_overwrite_parameters
-check_estimators_fit_returns_self check_readonly_memmap_input
-check_n_features_in_after_fitting check_positive_only_tag_during_fit
-check_estimators_dtypes check_complex_data check_dtype_object
-check_estimators_empty_data_messages check_pipeline_consistency check_estimators_nan_inf
-check_estimators_pickle check_f_contiguous_array_estimator
-check_transformer_data_not_an_array check_transformer_general
-check_transformer_preserve_dtypes check_transformers_unfitted_stateless
-check_methods_sample_order_invariance check_methods_subset_invariance check_fit2d_1sample
-check_fit2d_1feature check_dict_unchanged check_fit_idempotent check_fit_check_is_fitted
-check_n_features_in check_fit2d_predict1d
-""".split()
+_ON_DATA = [
+    "check_fit_score_takes_y",
+    "check_estimators_overwrite_params",
+    "check_dont_overwrite_parameters",
+    "check_estimators_fit_returns_self",
+    "check_readonly_memmap_input",
+    "check_n_features_in_after_fitting",
+    "check_positive_only_tag_during_fit",
+    "check_estimators_dtypes",
+    "check_complex_data",
+    "check_dtype_object",
+    "check_estimators_empty_data_messages",
+    "check_pipeline_consistency",
+    "check_estimators_nan_inf",
+    "check_estimators_pickle",
+    "check_f_contiguous_array_estimator",
+    "check_transformer_data_not_an_array",
+    "check_transformer_general",
+    "check_transformer_preserve_dtypes",
+    "check_transformers_unfitted_stateless",
+    "check_methods_sample_order_invariance",
+    "check_methods_subset_invariance",
+    "check_fit2d_1sample",
+    "check_fit2d_1feature",
+    "check_dict_unchanged",
+    "check_fit_idempotent",
+    "check_fit_check_is_fitted",
+    "check_n_features_in",
+    "check_fit2d_predict1d",
+]
 
 EXPECTED = {
     "FaceAligner": dict.fromkeys(_ON_DATA, TABLE),
