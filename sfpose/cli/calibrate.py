@@ -1,0 +1,80 @@
+"""``sfpose calibrate PEOPLE --out ARTIFACT``: a threshold of your own people."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sfpose.cli.photos import add_photo_options, embed_photos, photos_by_person
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+
+def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser(
+        "calibrate",
+        help="choose the threshold on photos of your own people",
+        description="Compare all pairs of photos in a folder with one folder for each person, "
+        "find the thresholds for the false match rates that you ask for, and write the weights "
+        "with them as an artifact. Give it to the other commands as --weights ARTIFACT.",
+    )
+    parser.add_argument("people", help="folder PERSON/photo of at least two people")
+    parser.add_argument("--out", type=Path, required=True, help="artifact folder to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace the artifact")
+    parser.add_argument(
+        "--target-fmr",
+        type=float,
+        nargs="+",
+        default=[1e-1, 1e-2, 1e-3, 1e-4],
+        metavar="RATE",
+        help="how often strangers may be taken for the same person (default: "
+        "0.1 0.01 0.001 0.0001)",
+    )
+    add_photo_options(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the artifact and print what each threshold achieved."""
+    import numpy as np
+
+    from sfpose.runtime.artifact import read_artifact, write_artifact
+    from sfpose.verifier import TemplateVerifier
+
+    artifact = read_artifact(options.weights)
+    photos, people = photos_by_person(options.people)
+    faces = embed_photos(photos, options)
+    usable = ~np.isnan(faces.descriptors).any(axis=1)
+    rows, names = faces.descriptors[usable], np.array(people)[faces.index[usable]]
+    entries: list[Any] = []
+    notes: list[str] = []
+    for target in sorted(set(options.target_fmr), reverse=True):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            verifier = TemplateVerifier(target, n_jobs=options.n_jobs).fit(rows, names)
+        entries.append(verifier.calibration_.to_dict())
+        notes += [str(warning.message) for warning in caught]
+    data = f"{len(rows)} photos of {len(set(names.tolist()))} people in {Path(options.people).name}"
+    manifest: dict[str, Any] = {**artifact.manifest}
+    manifest["calibration"] = {"data": data, "thresholds": entries}
+    write_artifact(options.out, artifact.model, manifest, overwrite=options.overwrite)
+    if options.json:
+        told = {"out": str(options.out), "data": data, "thresholds": entries, "warnings": notes}
+        print(json.dumps(told))
+        return 0
+    print(f"calibrated on {data}, wrote {options.out}")
+    for entry in entries:
+        print(
+            f"  target FMR {entry['target_fmr']:g}: threshold {entry['threshold']:.4f}, "
+            f"FMR {entry['achieved_fmr']:.2g}, FNMR {entry['fnmr']:.3f}, "
+            f"{entry['genuine_pairs']} genuine and {entry['impostor_pairs']} impostor pairs"
+        )
+    for note in notes:
+        print(f"  note: {note}")
+    return 0
