@@ -6,8 +6,6 @@ A bundle is an artifact with more in it, so ``FaceEmbedder(path)`` and ``sfpose 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -18,21 +16,22 @@ from typing import Any
 
 import numpy as np
 
+from sfpose._calibration import from_conditions, to_conditions
+from sfpose._gallery_files import GalleryContents, gallery_files, read_gallery
 from sfpose.embedder import FaceEmbedder
 from sfpose.gallery import TemplateGallery
-from sfpose.metrics.intervals import Interval
-from sfpose.metrics.thresholds import ThresholdCalibration
-from sfpose.runtime.artifact import read_artifact, write_artifact
-from sfpose.runtime.tensors import map_tensor, tensor_file
+from sfpose.runtime.artifact import Artifact, read_artifact, write_artifact
+from sfpose.runtime.folders import read_whole
 from sfpose.verifier import TemplateVerifier
 
 __all__ = ["BUNDLE_VERSION", "VerificationBundle"]
 
 BUNDLE_VERSION = 1
-_TEMPLATES, _IDS, _MANIFEST = "templates.safetensors", "ids.json", "manifest.json"
+_GALLERY = "gallery.json"
+_GALLERY_FILES = (_GALLERY, "templates.safetensors", "ids.json", "counts.json")
 _LARGEST = 8 * 2**30
-_PARAMETERS = ("target_fmr", "max_pairs", "random_state")
-_FITTED = {"threshold_", "calibration_", "n_features_in_"}
+_PARAMETERS = ("target_fmr", "groups", "template_sizes", "max_pairs", "random_state")
+_FITTED = {"threshold_", "calibration_", "calibrations_", "n_features_in_"}
 
 
 @dataclass
@@ -67,8 +66,8 @@ class VerificationBundle:
         """Write a folder, or a zip file where ``path`` ends in ``.zip``: whole or not at all.
 
         ``model.onnx`` runs in plain onnxruntime, ``templates.safetensors`` is read by any
-        safetensors library (tensor ``templates``; ``ids.json`` holds their ids in the same
-        order), ``manifest.json`` says what they mean.
+        safetensors library (tensor ``templates``; ``ids.json`` and ``counts.json`` hold
+        the rest in the same order), ``manifest.json`` says what they mean.
 
         Parameters
         ----------
@@ -115,7 +114,6 @@ class VerificationBundle:
         learned = {name for name in vars(self.verifier) if name[-1] == "_" and name[0] != "_"}
         if learned - _FITTED:
             raise ValueError(f"a bundle cannot keep {sorted(learned - _FITTED)} of a verifier")
-        state: dict[str, Any] = {name: getattr(self.verifier, name) for name in _PARAMETERS}
         manifest: dict[str, Any] = dict(artifact.manifest)
         if learned:
             if self.verifier.n_features_in_ != width:
@@ -123,28 +121,30 @@ class VerificationBundle:
                     f"the verifier must be fitted on descriptors of {width} values, as the "
                     f"embedder gives them; got {self.verifier.n_features_in_}"
                 )
-            calibration = self.verifier.calibration_.to_dict()
-            state["calibration"] = calibration
             manifest["calibration"] = {
-                "data": f"TemplateVerifier.fit on {calibration['people']} people",
-                "thresholds": [calibration],
+                "data": f"TemplateVerifier.fit on {self.verifier.calibration_.people} people",
+                "conditions": to_conditions(self.verifier._calibrated),
             }
-        bundle: dict[str, Any] = {
-            "version": BUNDLE_VERSION,
-            "align": self.embedder.align,
-            "verifier": state,
-            "files": {},
-        }
         extra: dict[str, bytes] = {}
         if self.gallery is not None and len(self.gallery):
-            extra = _gallery_files(self.gallery, width)
-            bundle["files"] = {
-                name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-                for name, data in extra.items()
-            }
-        return write_artifact(
-            path, artifact.model, {**manifest, "bundle": bundle}, overwrite=overwrite, extra=extra
-        )
+            contents = GalleryContents(
+                list(self.gallery), self.gallery.counts, self.gallery.templates
+            )
+            if contents.templates.shape[1] != width:
+                raise ValueError(
+                    f"the gallery must hold descriptors of {width} values, as the embedder "
+                    f"gives them; got {contents.templates.shape[1]}"
+                )
+            files = gallery_files(contents, _GALLERY)
+            extra = {name: b"".join(parts) for name, parts in files.items()}
+        manifest["bundle"] = {
+            "version": BUNDLE_VERSION,
+            "align": self.embedder.align,
+            "verifier": {name: getattr(self.verifier, name) for name in _PARAMETERS},
+            "fitted": bool(learned),
+            "gallery": bool(extra),
+        }
+        return write_artifact(path, artifact.model, manifest, overwrite=overwrite, extra=extra)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, n_jobs: int | None = None) -> VerificationBundle:
@@ -166,96 +166,79 @@ class VerificationBundle:
         Raises
         ------
         FileNotFoundError
-            If there is no such bundle.
+            If there is no such bundle, or a file of its gallery is missing.
         ValueError
-            If it is none, a newer sfpose wrote it, or a file was changed or is missing.
+            If it is none, a newer sfpose wrote it, or a file was changed.
         """
-        artifact = read_artifact(path)
-        bundle: Any = artifact.manifest.get("bundle")
-        if not isinstance(bundle, dict):
-            raise ValueError(f"{str(path)!r} must be a bundle; it holds weights alone")
-        version = bundle.get("version")
-        if version != BUNDLE_VERSION:
-            raise ValueError(
-                f"the bundle's version must be {BUNDLE_VERSION}; got {version!r}: "
-                "a newer sfpose wrote this"
-            )
+        artifact, contents = read_whole(path, _read)
+        stated: Any = artifact.manifest["bundle"]
+        embedder = FaceEmbedder(os.fspath(path), n_jobs=n_jobs)
+        embedder.artifact_ = artifact
+        verifier = TemplateVerifier(weights=os.fspath(path), n_jobs=n_jobs)
         try:
-            state = bundle["verifier"]
-            embedder = FaceEmbedder(os.fspath(path), align=bundle["align"], n_jobs=n_jobs)
-            embedder.artifact_ = artifact
-            settings = {name: state[name] for name in _PARAMETERS}
-            verifier = TemplateVerifier(weights=os.fspath(path), n_jobs=n_jobs, **settings)
-            if "calibration" in state:
-                stated = state["calibration"]
-                interval = Interval(*stated["fmr_interval"])
-                calibration = ThresholdCalibration(**{**stated, "fmr_interval": interval})
-                verifier.calibration_ = calibration
-                verifier.threshold_ = float(calibration.threshold)
-                verifier.n_features_in_ = embedder.n_features_out
-            files = {name: entry["sha256"] for name, entry in bundle["files"].items()}
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{_MANIFEST} must describe a bundle; it does not: {error}") from error
+            embedder.set_params(align=stated["align"])
+            settings = {name: stated["verifier"][name] for name in _PARAMETERS}
+            if settings["template_sizes"] is not None:
+                settings["template_sizes"] = [tuple(pair) for pair in settings["template_sizes"]]
+            verifier.set_params(**settings)
+            if stated["fitted"]:
+                _restore(verifier, artifact)
+        except (KeyError, TypeError, StopIteration) as error:
+            raise ValueError(
+                f"the manifest must describe a bundle; it does not: {error}"
+            ) from error
         gallery = TemplateGallery(n_jobs=n_jobs)
-        if files:
-            _fill(gallery, Path(path), files, embedder.n_features_out)
+        if contents is not None:
+            if contents.templates.shape[1] != embedder.n_features_out:
+                raise ValueError(
+                    f"the gallery must hold descriptors of {embedder.n_features_out} values; "
+                    f"got {contents.templates.shape[1]}"
+                )
+            gallery.add(contents.ids, contents.templates, counts=contents.counts)
         return cls(embedder, verifier, gallery)
 
 
-def _gallery_files(gallery: TemplateGallery, width: int) -> dict[str, bytes]:
-    ids = list(gallery)
-    odd = [name for name in ids if type(name) not in (str, int)]
-    if odd:
-        raise ValueError(f"ids must be str or int to be saved; got {odd[0]!r}")
-    if gallery.templates.shape[1] != width:
-        raise ValueError(
-            f"the gallery must hold descriptors of {width} values, as the embedder gives "
-            f"them; got {gallery.templates.shape[1]}"
-        )
-    return {
-        _TEMPLATES: tensor_file("templates", gallery.templates),
-        _IDS: json.dumps(ids).encode(),
+def _restore(verifier: TemplateVerifier, artifact: Artifact) -> None:
+    """Make the verifier what ``fit`` had made it."""
+    verifier._calibrated = from_conditions(artifact.manifest)
+    verifier.calibrations_ = {
+        condition: known.thresholds[0] for condition, known in verifier._calibrated.items()
     }
+    verifier.calibration_ = next(iter(verifier.calibrations_.values()))
+    verifier.threshold_ = verifier.calibration_.threshold
+    verifier.n_features_in_ = artifact.descriptor_size
 
 
-def _fill(gallery: TemplateGallery, path: Path, files: dict[str, Any], width: int) -> None:
-    if set(files) != {_TEMPLATES, _IDS}:
-        raise ValueError(f"a bundle must list {_TEMPLATES} and {_IDS}; got {sorted(files)}")
+def _read(path: Path) -> tuple[Artifact, GalleryContents | None]:
+    artifact = read_artifact(path)
+    stated: Any = artifact.manifest.get("bundle")
+    if not isinstance(stated, dict):
+        raise ValueError(f"{str(path)!r} must be a bundle; it holds weights alone")
+    version = stated.get("version")
+    if type(version) is not int or not 1 <= version <= BUNDLE_VERSION:
+        raise ValueError(
+            f"the bundle's version must be 1 to {BUNDLE_VERSION}; got {version!r}: "
+            "a newer sfpose wrote this"
+        )
+    if not stated.get("gallery"):
+        return artifact, None
     with tempfile.TemporaryDirectory() as temporary:
         folder = path
         if not path.is_dir():
             folder = Path(temporary)
             with zipfile.ZipFile(path) as archive:
-                for name in files:
+                for name in _GALLERY_FILES:
                     _unpack(archive, name, folder)
-        for name, stated in files.items():
-            if not (folder / name).is_file():
-                raise ValueError(f"a bundle must hold {name}; there is none in {str(path)!r}")
-            if _digest(folder / name) != stated:
-                raise ValueError(f"{name} must have the sha256 that {_MANIFEST} states")
-        ids = json.loads((folder / _IDS).read_bytes())
-        templates = map_tensor(folder / _TEMPLATES, "templates")
-        if not isinstance(ids, list) or templates.ndim != 2 or templates.shape[1] != width:
-            raise ValueError(
-                f"a bundle must hold one id a template of {width} values; "
-                f"got templates of shape {templates.shape}"
-            )
-        gallery.add(ids, np.array(templates))
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while part := file.read(2**20):
-            digest.update(part)
-    return digest.hexdigest()
+        contents = read_gallery(folder, True, _GALLERY)
+        # The memory map must not outlive the folder.
+        return artifact, contents._replace(templates=np.array(contents.templates))
 
 
 def _unpack(archive: zipfile.ZipFile, name: str, folder: Path) -> None:
     try:
         entry = archive.getinfo(name)
     except KeyError:
-        raise ValueError(f"a bundle must hold {name}; the zip file does not") from None
+        raise FileNotFoundError(f"a bundle must hold {name}; the zip file does not") from None
     if entry.file_size > _LARGEST:
         raise ValueError(f"{name} must have at most {_LARGEST} bytes; got {entry.file_size}")
     with archive.open(entry) as source, open(folder / name, "wb") as target:

@@ -28,7 +28,7 @@ def _descriptors(people=40, width=1000):
 def bundle():
     descriptors, subjects = _descriptors()
     gallery = TemplateGallery()
-    gallery.add(["ann", 7], descriptors[:2])
+    gallery.add(["ann", 7], descriptors[:2], counts=[4, 1])
     verifier = TemplateVerifier(target_fmr=0.01).fit(descriptors, subjects)
     return VerificationBundle(FaceEmbedder(), verifier, gallery)
 
@@ -42,9 +42,17 @@ def test_a_bundle_comes_back_as_it_went(bundle, photos, tmp_path, name):
     )
     assert again.verifier.threshold_ == bundle.verifier.threshold_
     assert again.verifier.calibration_ == bundle.verifier.calibration_
-    assert again.verifier.get_params()["target_fmr"] == 0.01
+    assert again.verifier.calibrations_ == bundle.verifier.calibrations_
+    assert len(again.verifier.calibrations_) > 1
+    ours, theirs = bundle.verifier.get_params(), again.verifier.get_params()
+    assert {**ours, "weights": 0} == {**theirs, "weights": 0}
+    rows, _ = _descriptors()
+    for template in (rows[0], rows[:3]):
+        expected = bundle.verifier.verify(template, rows[3])
+        assert again.verifier.verify(template, rows[3]) == expected
     assert list(again.gallery) == ["ann", 7]
     np.testing.assert_array_equal(again.gallery.templates, bundle.gallery.templates)
+    assert again.gallery.counts.tolist() == [4, 1]
     assert [file.name for file in tmp_path.iterdir()] == [name]
     with pytest.raises(FileExistsError, match="must not exist"):
         bundle.save(path)
@@ -126,9 +134,10 @@ def test_what_is_no_bundle_or_was_changed_is_refused(bundle, tmp_path):
         (path / "manifest.json").write_text(json.dumps(changed))
 
     for changes, message in [
-        ({"version": 2}, "version must be 1; got 2: a newer sfpose"),
+        ({"version": 2}, "version must be 1 to 1; got 2: a newer sfpose"),
+        ({"version": True}, "version must be 1 to 1; got True"),
         ({"verifier": None}, "must describe a bundle"),
-        ({"files": {"../secret": {"sha256": "0"}}}, "must list templates.safetensors"),
+        ({"verifier": {"target_fmr": 0.1}}, "must describe a bundle"),
     ]:
         with_bundle(**changes)
         with pytest.raises(ValueError, match=message):
@@ -138,7 +147,13 @@ def test_what_is_no_bundle_or_was_changed_is_refused(bundle, tmp_path):
     with pytest.raises(ValueError, match=r"ids.json must have the sha256"):
         VerificationBundle.load(path)
     (path / "ids.json").unlink()
-    with pytest.raises(ValueError, match=r"must hold ids.json"):
+    with pytest.raises(FileNotFoundError, match=r"must hold ids.json"):
+        VerificationBundle.load(path)
+    shutil.rmtree(path)
+    path = bundle.save(tmp_path / "door")
+    manifest["calibration"]["conditions"][0]["thresholds"] = [{"target_fmr": 0.01}]
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="calibration is of another form"):
         VerificationBundle.load(path)
 
 
@@ -192,7 +207,6 @@ def test_a_zip_without_a_listed_file_is_refused(bundle, tmp_path):
         for name in ("model.onnx", "manifest.json", "ids.json"):
             target.writestr(name, source.read(name))
     (tmp_path / "part.zip").write_bytes(part.getvalue())
-    with pytest.raises(ValueError, match=r"must hold templates.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"must hold gallery.json"):
         VerificationBundle.load(tmp_path / "part.zip")
     assert read_artifact(tmp_path / "part.zip").digest == read_artifact("default").digest
-    shutil.rmtree(tmp_path)

@@ -88,12 +88,21 @@ def test_embed_with_a_detector_gives_a_row_a_face(street, people, tmp_path, caps
     assert not (tmp_path / "none.npz").exists()
 
 
+def _shipped(target, images):
+    """Threshold of the manifest for so many images against one, read by hand."""
+    for entry in read_manifest("default")["calibration"]["conditions"]:
+        if (entry["template_images"], entry["probe_images"], entry["poses"]) == (images, 1, None):
+            return next(t["threshold"] for t in entry["thresholds"] if t["target_fmr"] == target)
+    raise AssertionError("the shipped calibration lacks a condition")
+
+
 def test_enrol_and_identify(people, noise, tmp_path, capsys):
     gallery = str(tmp_path / "gallery")
     assert main(["enrol", gallery, str(people), "--json"]) == 0
     assert _told(capsys)[0]["photos"] == {"collins": 3, "hopper": 3}
     stored = TemplateGallery.load(gallery)
     assert list(stored) == ["collins", "hopper"]
+    assert stored.counts.tolist() == [3, 3]
     files = sorted((people / "hopper").iterdir())
     mean = FaceEmbedder().transform(files).mean(0)
     np.testing.assert_allclose(stored.templates[1], mean, rtol=1e-4, atol=1e-7)
@@ -103,11 +112,14 @@ def test_enrol_and_identify(people, noise, tmp_path, capsys):
     told = _told(capsys)
     assert [entry["nearest"][0]["id"] for entry in told] == ["hopper", "collins"]
     assert [len(entry["nearest"]) for entry in told] == [2, 2]
-    thresholds = read_manifest("default")["calibration"]["thresholds"]
-    stated = next(e["threshold"] for e in thresholds if e["target_fmr"] == 0.01)
-    assert told[0]["threshold"] == stated
+    # Both templates are of three photos, which has a threshold of its own.
+    assert told[0]["nearest"][0]["threshold"] == _shipped(0.01, 3)
+    assert told[0]["nearest"][0]["threshold"] != _shipped(0.01, 1)
     assert main(["identify", gallery, probes[0], str(noise)]) == 1
     assert "no face was found" in capsys.readouterr().out
+
+    assert main(["identify", gallery, probes[0], "--target-fmr", "0.3"]) == 2
+    assert "got 0.3" in capsys.readouterr().err
 
     only = str(tmp_path / "only")
     assert main(["enrol", only, str(people / "collins"), "--id", "collins"]) == 0
@@ -142,7 +154,8 @@ def test_calibrate_writes_weights_with_your_threshold(people, tmp_path, capsys):
     subjects = [file.parent.name for file in files]
     with pytest.warns(UserWarning, match="impostor pairs"):
         verifier = TemplateVerifier(0.25).fit(FaceEmbedder().transform(files), subjects)
-    entry = told["thresholds"][1]
+    assert told["conditions"][0]["template_images"] == 1
+    entry = told["conditions"][0]["thresholds"][1]
     assert entry["threshold"] == pytest.approx(verifier.threshold_, rel=1e-4)
     assert (entry["genuine_pairs"], entry["impostor_pairs"], entry["people"]) == (6, 9, 2)
     assert any("impostor pairs" in note for note in told["warnings"])
@@ -213,8 +226,7 @@ def test_a_damaged_photo_is_named_whatever_batch_it_is_in(people, tmp_path, caps
         (["embed", ".", "--out", "x.csv"], "--out must end in .npz or .safetensors"),
         (["identify", "nowhere", "x.png"], "manifest.json"),
         (["calibrate", "nowhere", "--out", "x"], "a folder of people at 'nowhere'"),
-        (["export", "--weights", "none", "--out", "x.onnx"], "got 'none'"),
-        (["identify", ".", ".", "--target-fmr", "0.3"], "0.3"),
+        (["export", "--weights", "none", "--out", "x.onnx"], "weights must be one of"),
     ],
 )
 def test_errors_exit_with_two(arguments, message, capsys, tmp_path, monkeypatch):

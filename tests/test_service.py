@@ -115,9 +115,9 @@ def test_enrol_verify_identify_delete(service, database, faces):
             assert (answer.status_code, answer.json()["photos"]) == (201, 2)
         embedder, verifier = FaceEmbedder(), TemplateVerifier(target_fmr=0.01)
         for person, images in faces.items():
-            template = embedder.transform(images[:2]).mean(0)
+            enrolled = embedder.transform(images[:2])
             for probe_of, probes in faces.items():
-                expected = verifier.verify(template, embedder.transform(probes[2:])[0]).match
+                expected = verifier.verify(enrolled, embedder.transform(probes[2:])[0]).match
                 photo = {"photo": _png(probes[2])}
                 told = client.post(f"{url}/people/{person}/verify", files=photo).json()
                 assert told == {"match": expected, "target_fmr": 0.01}
@@ -169,8 +169,8 @@ def test_both_stores_find_the_nearest_as_brute_force_does(service, database):
     opened = store.open_store(database)
     try:
         for number, template in enumerate(templates):
-            assert opened.add(f"p{number:03}", template, "w")
-        assert not opened.add("p000", templates[1], "w")
+            assert opened.add(f"p{number:03}", store.Person(template, 2), "w")
+        assert not opened.add("p000", store.Person(templates[1], 1), "w")
         gallery = TemplateGallery()
         gallery.add([f"p{number:03}" for number in range(120)], templates)
         expected = gallery.search(probes)
@@ -178,7 +178,9 @@ def test_both_stores_find_the_nearest_as_brute_force_does(service, database):
             person, distance = opened.nearest(probe, "w")
             assert person == ids[0]
             assert distance == pytest.approx(distances[0], rel=1e-6)
-        np.testing.assert_array_equal(opened.get("p007", "w"), templates[7])
+        kept = opened.get("p007", "w")
+        np.testing.assert_array_equal(kept.template, templates[7])
+        assert kept.photos == 2
         assert opened.get("p007", "other weights") is None
         assert opened.nearest(probes[0], "other weights") is None
     finally:

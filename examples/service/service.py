@@ -26,7 +26,7 @@ import numpy as np
 from fastapi import FastAPI, File, HTTPException, Path, Request, UploadFile
 from fastapi.responses import JSONResponse
 from numpy.typing import NDArray
-from store import Store, open_store
+from store import Person, Store, open_store
 
 from sfpose import FaceAligner, FaceEmbedder, TemplateVerifier
 from sfpose.bundle import VerificationBundle
@@ -98,8 +98,8 @@ def create_app(
     def enrol(person: PersonId, photos: Annotated[list[UploadFile], File()]) -> dict[str, object]:
         if len(photos) > MOST_PHOTOS:
             raise HTTPException(422, f"at most {MOST_PHOTOS} photos; got {len(photos)}")
-        template = descriptors(photos).mean(axis=0)
-        if not store.add(person, template, weights):
+        enrolled = Person(descriptors(photos).mean(axis=0), len(photos))
+        if not store.add(person, enrolled, weights):
             raise HTTPException(409, "this person is enrolled; delete first")
         return {"person": person, "photos": len(photos)}
 
@@ -111,10 +111,10 @@ def create_app(
     @app.post("/people/{person}/verify")
     def verify(person: PersonId, photo: Annotated[UploadFile, File()]) -> dict[str, object]:
         probe = descriptors([photo])[0]
-        template = store.get(person, weights)
-        if template is None:
+        enrolled = store.get(person, weights)
+        if enrolled is None:
             raise HTTPException(404, "nobody is enrolled under this id with these weights")
-        result = verifier.verify(template, probe)
+        result = verifier.verify(enrolled.template, probe, template_images=enrolled.photos)
         return {"match": result.match, "target_fmr": result.target_fmr}
 
     @app.post("/identify")
@@ -123,10 +123,11 @@ def create_app(
         found = store.nearest(probe, weights)
         if found is None:
             return {"person": None}
-        template = store.get(found[0], weights)
-        if template is None or not verifier.verify(template, probe).match:
+        enrolled = store.get(found[0], weights)
+        if enrolled is None:  # deleted between the two questions
             return {"person": None}
-        return {"person": found[0]}
+        result = verifier.verify(enrolled.template, probe, template_images=enrolled.photos)
+        return {"person": found[0] if result.match else None}
 
     @app.get("/health")
     def health() -> dict[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,13 @@ CANDIDATES = 50
 """Templates that PostgreSQL proposes for a search."""
 
 
+class Person(NamedTuple):
+    """A template, and of how many photos it is the mean."""
+
+    template: NDArray[np.float32]
+    photos: int
+
+
 class Store(Protocol):
     """What the service needs of a database.
 
@@ -27,11 +34,11 @@ class Store(Protocol):
     templates of other weights cannot be compared.
     """
 
-    def add(self, person: str, template: NDArray[np.float32], weights: str) -> bool:
+    def add(self, person: str, enrolled: Person, weights: str) -> bool:
         """Whether the person was new and is kept now."""
 
-    def get(self, person: str, weights: str) -> NDArray[np.float32] | None:
-        """The person's template, or None."""
+    def get(self, person: str, weights: str) -> Person | None:
+        """Who is enrolled under an id, or None."""
 
     def remove(self, person: str) -> bool:
         """Whether the person was there."""
@@ -68,7 +75,8 @@ class SqliteStore:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS people "
-                "(person TEXT PRIMARY KEY, weights TEXT NOT NULL, template BLOB NOT NULL)"
+                "(person TEXT PRIMARY KEY, weights TEXT NOT NULL, photos INTEGER NOT NULL, "
+                "template BLOB NOT NULL)"
             )
 
     @contextmanager
@@ -81,20 +89,21 @@ class SqliteStore:
         finally:
             connection.close()
 
-    def add(self, person: str, template: NDArray[np.float32], weights: str) -> bool:
+    def add(self, person: str, enrolled: Person, weights: str) -> bool:
         with self._connection() as connection:
             done = connection.execute(
-                "INSERT INTO people VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
-                (person, weights, template.astype("<f4").tobytes()),
+                "INSERT INTO people VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                (person, weights, enrolled.photos, _bytes(enrolled)),
             )
             return done.rowcount == 1
 
-    def get(self, person: str, weights: str) -> NDArray[np.float32] | None:
+    def get(self, person: str, weights: str) -> Person | None:
         with self._connection() as connection:
             row = connection.execute(
-                "SELECT template FROM people WHERE person = ? AND weights = ?", (person, weights)
+                "SELECT template, photos FROM people WHERE person = ? AND weights = ?",
+                (person, weights),
             ).fetchone()
-        return None if row is None else np.frombuffer(row[0], "<f4")
+        return None if row is None else Person(np.frombuffer(row[0], "<f4"), row[1])
 
     def remove(self, person: str) -> bool:
         with self._connection() as connection:
@@ -125,26 +134,28 @@ class PostgresStore:
             connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS people (person text PRIMARY KEY, "
-                f"weights text NOT NULL, template bytea NOT NULL, roots vector({width}) NOT NULL)"
+                "weights text NOT NULL, photos integer NOT NULL, template bytea NOT NULL, "
+                f"roots vector({width}) NOT NULL)"
             )
             connection.execute(
                 "CREATE INDEX IF NOT EXISTS people_roots ON people USING hnsw (roots vector_l2_ops)"
             )
 
-    def add(self, person: str, template: NDArray[np.float32], weights: str) -> bool:
+    def add(self, person: str, enrolled: Person, weights: str) -> bool:
         with self._pool.connection() as connection:
             done = connection.execute(
-                "INSERT INTO people VALUES (%s, %s, %s, %s::vector) ON CONFLICT DO NOTHING",
-                (person, weights, template.astype("<f4").tobytes(), _roots(template)),
+                "INSERT INTO people VALUES (%s, %s, %s, %s, %s::vector) ON CONFLICT DO NOTHING",
+                (person, weights, enrolled.photos, _bytes(enrolled), _roots(enrolled.template)),
             )
             return done.rowcount == 1
 
-    def get(self, person: str, weights: str) -> NDArray[np.float32] | None:
+    def get(self, person: str, weights: str) -> Person | None:
         with self._pool.connection() as connection:
             row = connection.execute(
-                "SELECT template FROM people WHERE person = %s AND weights = %s", (person, weights)
+                "SELECT template, photos FROM people WHERE person = %s AND weights = %s",
+                (person, weights),
             ).fetchone()
-        return None if row is None else np.frombuffer(row[0], "<f4")
+        return None if row is None else Person(np.frombuffer(row[0], "<f4"), row[1])
 
     def remove(self, person: str) -> bool:
         with self._pool.connection() as connection:
@@ -163,6 +174,10 @@ class PostgresStore:
 
     def close(self) -> None:
         self._pool.close()
+
+
+def _bytes(enrolled: Person) -> bytes:
+    return enrolled.template.astype("<f4").tobytes()
 
 
 def _roots(template: NDArray[np.float32]) -> str:

@@ -66,15 +66,9 @@ def run(options: argparse.Namespace) -> int:
     built = build_templates(faces.descriptors[usable], names)
     ids = [str(name) for name in built.groups]
     old = np.array([name in gallery for name in ids])
-    if old.any():
-        gallery.update(
-            [name for name, is_old in zip(ids, old, strict=True) if is_old], built.templates[old]
-        )
-    if not old.all():
-        gallery.add(
-            [name for name, is_old in zip(ids, old, strict=True) if not is_old],
-            built.templates[~old],
-        )
+    for put, rows in ((gallery.update, old), (gallery.add, ~old)):
+        if rows.any():
+            put(np.array(ids)[rows].tolist(), built.templates[rows], counts=built.counts[rows])
     gallery.save(options.gallery, overwrite=there)
     if options.json:
         counts = {name: int(count) for name, count in zip(ids, built.counts, strict=True)}

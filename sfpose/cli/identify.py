@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Hashable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from sfpose.cli.photos import add_photo_options, embed_photos, find_photos
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
+
+    from sfpose.gallery import TemplateGallery
 
 
 def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -20,8 +23,8 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         help="find out who of a gallery photos show",
         description="Find the people of a gallery who are nearest to the face in each photo. "
         "Exits with 0 if somebody is near enough in every photo, 1 if in some photo nobody is. "
-        "A stranger may be taken for any of N enrolled people: he is with a probability of up "
-        "to N times the rate given by --target-fmr.",
+        "Where N people are enrolled, a stranger is taken for one of them up to N times as often "
+        "as --target-fmr says.",
     )
     parser.add_argument("gallery", type=Path, help="folder that enrol made")
     parser.add_argument("photos", nargs="+", help="photos, or folders that hold some at any depth")
@@ -44,26 +47,27 @@ def run(options: argparse.Namespace) -> int:
     """Print who is near; 0 if somebody is in every photo, else 1."""
     import numpy as np
 
-    from sfpose.decision import shipped_threshold
     from sfpose.gallery import TemplateGallery
 
-    threshold = shipped_threshold(options.weights, options.target_fmr)
     gallery = TemplateGallery.load(options.gallery, n_jobs=options.n_jobs)
     if options.count < 1:
         raise ValueError(f"--count must be at least 1; got {options.count}")
+    thresholds = _thresholds(options, gallery)
     photos = find_photos(options.photos)
     faces = embed_photos(photos, options)
     usable = ~np.isnan(faces.descriptors).any(axis=1)
     recognised = set()
     lost = sorted(set(range(len(photos))) - set(faces.index[usable].tolist()))
     if usable.any():
-        count = min(options.count, len(gallery))
-        found = gallery.search(faces.descriptors[usable], count)
+        found = gallery.search(faces.descriptors[usable], min(options.count, len(gallery)))
         for photo, ids, distances in zip(faces.index[usable], *found, strict=True):
-            near = bool(distances[0] <= threshold)
-            if near:
+            nearest = [
+                _Near(name, float(distance), thresholds[name])
+                for name, distance in zip(ids, distances, strict=True)
+            ]
+            if any(near.match for near in nearest):
                 recognised.add(int(photo))
-            _say(options, str(photos[photo]), ids, distances, threshold)
+            _say(options, str(photos[photo]), nearest)
     for photo in lost:
         if options.json:
             print(json.dumps({"photo": str(photos[photo]), "match": False, "nearest": []}))
@@ -72,23 +76,40 @@ def run(options: argparse.Namespace) -> int:
     return 0 if len(recognised) == len(photos) else 1
 
 
-def _say(
-    options: argparse.Namespace, photo: str, ids: object, distances: object, threshold: float
-) -> None:
-    nearest = [
-        {"id": name, "distance": float(distance), "match": bool(distance <= threshold)}
-        for name, distance in zip(ids, distances, strict=True)  # type: ignore[call-overload]
-    ]
+class _Near(NamedTuple):
+    id: Hashable
+    distance: float
+    threshold: float
+
+    @property
+    def match(self) -> bool:
+        return self.distance <= self.threshold
+
+
+def _thresholds(options: argparse.Namespace, gallery: TemplateGallery) -> dict[Hashable, float]:
+    """Threshold of each person: templates of more images lie closer to everybody."""
+    from sfpose.decision import Condition, shipped_rule
+
+    by_count = {
+        count: shipped_rule(options.weights, options.target_fmr, Condition.of(count, 1)).threshold
+        for count in set(gallery.counts.tolist())
+    }
+    return dict(zip(gallery, (by_count[count] for count in gallery.counts.tolist()), strict=True))
+
+
+def _say(options: argparse.Namespace, photo: str, nearest: list[_Near]) -> None:
+    matches = [near for near in nearest if near.match]
     if options.json:
         told = {
             "photo": photo,
-            "match": nearest[0]["match"],
-            "threshold": threshold,
+            "match": bool(matches),
             "target_fmr": options.target_fmr,
-            "nearest": nearest,
+            "nearest": [{**near._asdict(), "match": near.match} for near in nearest],
         }
         print(json.dumps(told))
         return
-    head = str(nearest[0]["id"]) if nearest[0]["match"] else "nobody who is enrolled"
-    listed = ", ".join(f"{entry['id']} {entry['distance']:.4f}" for entry in nearest)
-    print(f"{photo}: {head} (nearest: {listed}; threshold {threshold:.4f})")
+    head = str(matches[0].id) if matches else "nobody who is enrolled"
+    listed = ", ".join(
+        f"{near.id} {near.distance:.4f} (threshold {near.threshold:.4f})" for near in nearest
+    )
+    print(f"{photo}: {head}; nearest: {listed}")
