@@ -1,12 +1,12 @@
 """Thresholds for each kind of comparison, from descriptors of known people.
 
-May import ``_scoring``, ``decision``, ``metrics`` and ``templates``.
+May import ``_scoring``, ``decision``, ``metrics``, ``runtime`` and ``templates``.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -15,16 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfpose._scoring import chi2_pairs_at
-from sfpose.decision import Condition, Rule
+from sfpose.decision import Condition, Rule, shipped_conditions
+from sfpose.metrics.intervals import Interval
 from sfpose.metrics.likelihood import LikelihoodRatioCalibrator
 from sfpose.metrics.thresholds import (
     SmallSampleWarning,
     ThresholdCalibration,
     calibrate_threshold,
 )
+from sfpose.runtime.artifact import Json, Manifest
 from sfpose.templates import build_templates
 
-__all__ = ["TEMPLATE_SIZES", "Calibrated", "Calibrator"]
+__all__ = ["TEMPLATE_SIZES", "Calibrated", "Calibrator", "from_conditions", "to_conditions"]
 
 TEMPLATE_SIZES = ((1, 1), (2, 1), (3, 1), (5, 1), (10, 1), (2, 2), (3, 3), (5, 5), (10, 10))
 """Numbers of images on both sides for which thresholds are looked for."""
@@ -271,3 +273,46 @@ class Calibrator:
             genuine = genuine[:, ~shared]
         first, second = np.concatenate([genuine, impostor], axis=1)
         return first, second
+
+
+def to_conditions(found: Mapping[Condition, Calibrated]) -> list[Json]:
+    """What was learnt, as the ``conditions`` of a manifest's calibration."""
+    return [
+        {
+            "template_images": condition.template_images,
+            "probe_images": condition.probe_images,
+            "poses": None if condition.poses is None else list(condition.poses),
+            "thresholds": [threshold.to_dict() for threshold in known.thresholds],
+            "log_likelihood_ratio": {"slope": known.slope, "intercept": known.intercept},
+        }
+        for condition, known in found.items()
+    ]
+
+
+def from_conditions(manifest: Manifest) -> dict[Condition, Calibrated]:
+    """What :func:`to_conditions` wrote into a manifest.
+
+    Raises
+    ------
+    ValueError
+        If the manifest's calibration is of another form.
+    """
+    try:
+        return {
+            condition: _from_entry(entry)
+            for condition, entry in shipped_conditions(manifest).items()
+        }
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"the manifest's calibration is of another form: {error}") from error
+
+
+def _from_entry(entry: Mapping[str, Any]) -> Calibrated:
+    thresholds = []
+    for stated in entry["thresholds"]:
+        intervals = {
+            name: None if stated[name] is None else Interval(*stated[name])
+            for name in ("fmr_interval", "fnmr_interval", "fmr_interval_if_independent")
+        }
+        thresholds.append(ThresholdCalibration(**{**stated, **intervals}))
+    line = entry["log_likelihood_ratio"]
+    return Calibrated(tuple(thresholds), float(line["slope"]), float(line["intercept"]))

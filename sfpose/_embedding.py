@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from sfpose.geometry import LANDMARK_CROP_SCALE, similarity_to_canonical, widen_matrix
+from sfpose.geometry import (
+    BOX_SCALE,
+    LANDMARK_CROP_SCALE,
+    similarity_to_canonical,
+    squares_around,
+    widen_matrix,
+)
 from sfpose.preprocessing import (
     aligned_crop,
     as_network_input,
@@ -64,11 +70,15 @@ class LandmarkFinder:
         self._network = _Network(read_artifact(weights), n_threads)
 
     def find(
-        self, images: list[NDArray[np.uint8]]
+        self, images: list[NDArray[np.uint8]], squares: NDArray[np.float64] | None = None
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Landmarks (n, 5, 2) in pixels of each image and face scores (n,), 0 to 1."""
-        matrices = np.stack([letterbox_matrix(image.shape) for image in images])
-        landmarks, scores = self._look(images, matrices)
+        """Landmarks (n, 5, 2) in pixels of each image and face scores (n,), 0 to 1.
+
+        Looked for in squares (n, 3, 3) of the images, or in the whole of them.
+        """
+        if squares is None:
+            squares = np.stack([letterbox_matrix(image.shape) for image in images])
+        landmarks, scores = self._look(images, squares)
         around = similarity_to_canonical(landmarks) @ widen_matrix(LANDMARK_CROP_SCALE)
         second, _ = self._look(images, around)
         return second, scores
@@ -112,6 +122,14 @@ class Aligner:
         count_images(images)
         for batch in batched(iterate_images(images), self._batch_size):
             yield (batch, *self._finder.find(batch))
+
+    def landmarks_in(
+        self, image: NDArray[np.uint8], boxes: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Landmarks (n, 5, 2) of the faces in boxes (n, 4) of one image."""
+        squares = squares_around(boxes, BOX_SCALE)
+        parts = np.split(squares, range(self._batch_size, len(squares), self._batch_size))
+        return np.concatenate([self._finder.find([image] * len(part), part)[0] for part in parts])
 
     def crops(
         self, images: Images, size: int, margin: float = 1.0

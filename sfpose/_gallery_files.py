@@ -36,7 +36,9 @@ class GalleryContents(NamedTuple):
     templates: NDArray[np.float32]
 
 
-def gallery_files(contents: GalleryContents) -> dict[str, Sequence[bytes | memoryview]]:
+def gallery_files(
+    contents: GalleryContents, manifest_name: str = MANIFEST
+) -> dict[str, Sequence[bytes | memoryview]]:
     """Name and buffers of each file of a gallery.
 
     Raises
@@ -63,7 +65,7 @@ def gallery_files(contents: GalleryContents) -> dict[str, Sequence[bytes | memor
             for name, parts in files.items()
         },
     }
-    files[MANIFEST] = [(json.dumps(manifest, indent=1) + "\n").encode()]
+    files[manifest_name] = [(json.dumps(manifest, indent=1) + "\n").encode()]
     return files
 
 
@@ -74,7 +76,7 @@ def _digest(parts: Sequence[bytes | memoryview]) -> str:
     return digest.hexdigest()
 
 
-def read_gallery(folder: Path, verify: bool) -> GalleryContents:
+def read_gallery(folder: Path, verify: bool, manifest_name: str = MANIFEST) -> GalleryContents:
     """Read what :func:`gallery_files` wrote; the templates stay a memory map.
 
     Format 1 had no counts: each of its templates counts as one image.
@@ -87,7 +89,7 @@ def read_gallery(folder: Path, verify: bool) -> GalleryContents:
         If the folder is of another format, was changed, or its files contradict each
         other.
     """
-    manifest = _read_json(folder, MANIFEST, 2**20)
+    manifest = _read_json(folder, manifest_name, 2**20)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ValueError(f"{str(folder)!r} must be a gallery of format {FORMAT!r}; it is not")
     version = manifest.get("format_version")

@@ -1,9 +1,11 @@
-"""FaceAligner: from loose face crops to the aligned crop that the weights expect."""
+"""FaceAligner: from photos to the aligned face crops that the weights expect."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 from joblib import effective_n_jobs
@@ -11,24 +13,75 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from sfpose._embedding import Aligner
-from sfpose.preprocessing import count_images
+from sfpose.detectors import Detector, detect_faces
+from sfpose.geometry import similarity_to_canonical, widen_matrix
+from sfpose.pose import HeadPose, head_pose
+from sfpose.preprocessing import aligned_crop, count_images, iterate_images
 
 if TYPE_CHECKING:
+    from sklearn.utils import Tags
+
     from sfpose.preprocessing import Images
 
-__all__ = ["FaceAligner"]
+__all__ = ["AlignedFaces", "FaceAligner", "Policy"]
+
+Policy: TypeAlias = Literal["error", "skip", "largest", "centre", "all"]
+
+_POLICIES = ("error", "skip", "largest", "centre", "all")
+_Found: TypeAlias = (
+    "tuple[list[NDArray[np.uint8]], NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]"
+)
+
+
+@dataclass(frozen=True)
+class AlignedFaces:
+    """Aligned crops, and where in the photos they come from.
+
+    Attributes
+    ----------
+    images : uint8 array of shape (n, size, size, 3)
+        The crops, for ``FaceEmbedder(align="done")``.
+    landmarks : float64 array of shape (n, 5, 2)
+        Pixel coordinates in the photo: the eye on the image's left, the other eye, nose
+        tip, the mouth corner on the image's left, the other one.
+    boxes : float64 array of shape (n, 4)
+        Left, top, right, bottom in the photo, as the detector gave them.
+    index : int64 array of shape (n,)
+        Number of the photo that each face was found in.
+    """
+
+    images: NDArray[np.uint8]
+    landmarks: NDArray[np.float64]
+    boxes: NDArray[np.float64]
+    index: NDArray[np.int64]
+
+    def pose(self) -> HeadPose:
+        """Yaw, pitch and roll of each head, by :func:`sfpose.pose.head_pose`."""
+        return head_pose(self.landmarks)
 
 
 class FaceAligner(TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """Turn, scale and crop faces by five landmarks.
+    """Find faces in photos; turn, scale and crop them by five landmarks.
 
-    Each image is a loose crop of one face, as any face detector gives it. A small
-    network that ships with the library finds five landmarks in it; the crop is
-    turned and scaled so that they come to lie where the descriptor network expects
-    them.
+    The crop is turned and scaled so that the landmarks come to lie where the
+    descriptor network expects them. Landmarks come from the detector or, where it
+    gives boxes alone, from a small network that ships with the library.
 
     Parameters
     ----------
+    detector : "crop" or callable, default="crop"
+        "crop" says that each image is a loose crop of one face, as any face detector
+        gives it. Else a detector from :mod:`sfpose.detectors`, or any callable that
+        takes a photo, uint8 RGB of shape (H, W, 3), and returns boxes, shape (n, 4),
+        left, top, right, bottom in pixels, or boxes and landmarks, shape (n, 5, 2).
+    policy : str, default="error"
+        Which faces of a photo are taken. "error": a photo must show exactly one face,
+        or ValueError is raised. "skip": a photo that does not show exactly one face is
+        left out. "largest", "centre": the largest face, or the one nearest to the
+        photo's centre; "all": all of them; for these three, a photo without a face is
+        left out. :meth:`align` says which photo each crop comes from.
+    min_face : float, default=20
+        Faces whose box has a shorter side below this many pixels count as not there.
     size : int, default=113
         Side of the crops in pixels.
     margin : float, default=1.0
@@ -44,7 +97,7 @@ class FaceAligner(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     See Also
     --------
-    FaceEmbedder : Aligns by itself unless told otherwise.
+    FaceEmbedder : Aligns loose crops by itself unless told otherwise.
 
     Examples
     --------
@@ -53,17 +106,30 @@ class FaceAligner(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     >>> photos = [np.full((200, 160, 3), 128, np.uint8)]
     >>> FaceAligner().transform(photos).shape
     (1, 113, 113, 3)
+
+    A detector of your own, here one that always says the same:
+
+    >>> aligner = FaceAligner(detector=lambda photo: [(40, 60, 120, 160)])
+    >>> faces = aligner.align(photos)
+    >>> faces.images.shape, faces.boxes.tolist(), faces.index.tolist()
+    ((1, 113, 113, 3), [[40.0, 60.0, 120.0, 160.0]], [0])
     """
 
     def __init__(
         self,
+        detector: Literal["crop"] | Detector = "crop",
         *,
+        policy: Policy = "error",
+        min_face: float = 20,
         size: int = 113,
         margin: float = 1.0,
         weights: str | os.PathLike[str] = "landmarks",
         batch_size: int = 32,
         n_jobs: int | None = None,
     ) -> None:
+        self.detector = detector
+        self.policy = policy
+        self.min_face = min_face
         self.size = size
         self.margin = margin
         self.weights = weights
@@ -89,14 +155,21 @@ class FaceAligner(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def __sklearn_is_fitted__(self) -> bool:
         return True
 
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.string = True
+        tags.requires_fit = False
+        return tags
+
     def find_landmarks(self, X: Images) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Find five landmarks in each crop.
+        """Find five landmarks in loose crops, by the landmark network.
 
         Parameters
         ----------
         X : sequence of images
-            uint8 RGB arrays of any size, one array of shape (n, H, W, 3), Pillow
-            images, or paths.
+            Each a loose crop of one face, whatever ``detector`` is: uint8 RGB arrays of
+            any size, one array of shape (n, H, W, 3), Pillow images, or paths.
 
         Returns
         -------
@@ -114,25 +187,136 @@ class FaceAligner(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         found = [(points, scores) for _, points, scores in self._aligner().landmarks(X)]
         return np.concatenate([p for p, _ in found]), np.concatenate([s for _, s in found])
 
-    def transform(self, X: Images) -> NDArray[np.uint8]:
-        """Align each crop by its landmarks.
+    def align(self, X: Images) -> AlignedFaces:
+        """Find, choose and align the faces of photos.
 
         Parameters
         ----------
         X : sequence of images
-            As for :meth:`find_landmarks`.
+            uint8 RGB arrays of any size, one array of shape (n, H, W, 3), Pillow
+            images, or paths.
 
         Returns
         -------
-        uint8 array of shape (n, size, size, 3)
+        AlignedFaces
+            Crops with landmarks, boxes and the number of the photo of each; in the order
+            of the photos and, within one, of the detector.
 
         Raises
         ------
         ValueError, FileNotFoundError
-            If ``X`` is empty or an image of it is refused.
+            If ``X`` is empty or an image of it is refused, a parameter is none of its
+            values, the detector gives something else than boxes, or, with
+            ``policy="error"``, a photo does not show exactly one face.
         """
-        batches = self._aligner().crops(X, self.size, self.margin)
-        return np.concatenate([np.stack(crops) for crops in batches])
+        widen = widen_matrix(self.margin)
+        images = [np.zeros((0, self.size, self.size, 3), np.uint8)]
+        landmarks, boxes, index = [np.zeros((0, 5, 2))], [np.zeros((0, 4))], [np.zeros(0, int)]
+        for photos, points, corners, numbers in self._faces(X):
+            matrices = similarity_to_canonical(points) @ widen
+            images += [
+                aligned_crop(photo, matrix, self.size)[None]
+                for photo, matrix in zip(photos, matrices, strict=True)
+            ]
+            landmarks.append(points)
+            boxes.append(corners)
+            index.append(numbers)
+        return AlignedFaces(
+            np.concatenate(images),
+            np.concatenate(landmarks),
+            np.concatenate(boxes),
+            np.concatenate(index).astype(np.int64),
+        )
+
+    def transform(self, X: Images) -> NDArray[np.uint8]:
+        """Align the faces of photos: the crops of :meth:`align` alone.
+
+        Parameters
+        ----------
+        X : sequence of images
+            As for :meth:`align`.
+
+        Returns
+        -------
+        uint8 array of shape (n, size, size, 3)
+            One a photo with ``policy="error"``; with the others there may be fewer, or
+            with "all" more.
+
+        Raises
+        ------
+        ValueError, FileNotFoundError
+            As for :meth:`align`.
+        """
+        return self.align(X).images
+
+    def _faces(self, X: Images) -> Iterator[_Found]:
+        """Faces in groups: the photo, landmarks, box and photo's number of each."""
+        if self.policy not in _POLICIES:
+            raise ValueError(f"policy must be one of {_POLICIES}; got {self.policy!r}")
+        count_images(X)
+        if callable(self.detector):
+            return self._detected(self.detector, X)
+        if self.detector != "crop":
+            raise ValueError(f"detector must be 'crop' or a callable; got {self.detector!r}")
+        return self._cropped(X)
+
+    def _cropped(self, X: Images) -> Iterator[_Found]:
+        first = 0
+        for batch, points, _ in self._aligner().landmarks(X):
+            boxes = np.array([[0, 0, image.shape[1], image.shape[0]] for image in batch], float)
+            rows = [
+                row
+                for row, image in enumerate(batch)
+                if len(self._chosen(boxes[row : row + 1], image.shape, first + row))
+            ]
+            yield (
+                [batch[row] for row in rows],
+                points[rows],
+                boxes[rows],
+                first + np.array(rows, int),
+            )
+            first += len(batch)
+
+    def _detected(self, detector: Detector, X: Images) -> Iterator[_Found]:
+        for number, photo in enumerate(iterate_images(X)):
+            try:
+                boxes, landmarks = detect_faces(detector, photo)
+            except ValueError as error:
+                raise ValueError(f"image {number}: {error}") from error
+            rows = self._chosen(boxes, photo.shape, number)
+            if not len(rows):
+                continue
+            if landmarks is None:
+                points = self._aligner().landmarks_in(photo, boxes[rows])
+            else:
+                points = landmarks[rows]
+            yield [photo] * len(rows), points, boxes[rows], np.full(len(rows), number)
+
+    def _chosen(
+        self, boxes: NDArray[np.float64], shape: tuple[int, ...], number: int
+    ) -> NDArray[np.int64]:
+        """Rows of the faces that the policy takes."""
+        sides = boxes[:, 2:] - boxes[:, :2]
+        rows = np.flatnonzero(sides.min(1, initial=np.inf) >= self.min_face)
+        if self.policy == "all" or not (len(rows) or self.policy == "error"):
+            return rows
+        if self.policy == "largest":
+            return rows[[sides[rows].prod(1).argmax()]]
+        if self.policy == "centre":
+            middle = np.array([shape[1], shape[0]]) / 2
+            away = np.linalg.norm((boxes[rows, :2] + boxes[rows, 2:]) / 2 - middle, axis=1)
+            return rows[[away.argmin()]]
+        if len(rows) == 1:
+            return rows
+        if self.policy == "skip":
+            return rows[:0]
+        small = len(boxes) - len(rows)
+        raise ValueError(
+            f"image {number}: a photo must show exactly one face of at least "
+            f"{self.min_face:g} pixels; got {len(rows)}"
+            + (f" and {small} smaller" if small else "")
+            + ": choose another policy than 'error', or another photo"
+        )
 
     def _aligner(self) -> Aligner:
         key = (self.weights, self.batch_size, effective_n_jobs(self.n_jobs))

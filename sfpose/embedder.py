@@ -18,6 +18,8 @@ from sfpose.runtime.artifact import Artifact, read_artifact, write_artifact
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from sklearn.utils import Tags
+
     from sfpose.preprocessing import Images
 
 __all__ = ["FaceEmbedder"]
@@ -245,12 +247,14 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         cached: tuple[object, Embedding] | None = self.__dict__.get("_cached_embedding")
         if cached is None or cached[0] != key:
             embedding = Embedding(
-                self._artifact(), align=self.align, batch_size=self.batch_size, n_threads=threads
+                self.artifact, align=self.align, batch_size=self.batch_size, n_threads=threads
             )
             cached = self._cached_embedding = (key, embedding)
         return cached[1]
 
-    def _artifact(self) -> Artifact:
+    @property
+    def artifact(self) -> Artifact:
+        """The network that ``transform`` runs, with its manifest."""
         if hasattr(self, "artifact_"):
             return self.artifact_
         if self.weights is None:
@@ -275,13 +279,13 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         FileExistsError
             If there is something at ``path`` already.
         """
-        artifact = self._artifact()
+        artifact = self.artifact
         return write_artifact(path, artifact.model, artifact.manifest, overwrite=overwrite)
 
     @property
     def n_features_out(self) -> int:
         """Width of the descriptor."""
-        return self._artifact().descriptor_size
+        return self.artifact.descriptor_size
 
     def get_feature_names_out(self, input_features: object = None) -> NDArray[np.object_]:
         """Names of the descriptor's values, for ``set_output``.
@@ -299,3 +303,11 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "artifact_") or self.weights is not None
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.string = True
+        tags.requires_fit = self.weights is None
+        tags.target_tags.required = True
+        return tags

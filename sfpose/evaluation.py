@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sfpose._calibration import TEMPLATE_SIZES, Calibrator
+from sfpose._calibration import TEMPLATE_SIZES, Calibrator, to_conditions
 from sfpose._scoring import chi2_pairs_at
 from sfpose.embedder import FaceEmbedder
 from sfpose.metrics import (
@@ -246,22 +246,12 @@ def calibrated(
         n_jobs=n_jobs,
     )
     found = calibrator.run(TEMPLATE_SIZES, TARGET_FMRS, optional=True, warn=warn)
-    conditions: list[Json] = [
-        {
-            "template_images": condition.template_images,
-            "probe_images": condition.probe_images,
-            "poses": None if condition.poses is None else list(condition.poses),
-            "thresholds": [threshold.to_dict() for threshold in known.thresholds],
-            "log_likelihood_ratio": {"slope": known.slope, "intercept": known.intercept},
-        }
-        for condition, known in found.items()
-    ]
     people = np.unique(subjects)
     data = (
         f"CFP, people {people[0]} to {people[-1]}, all pairs of templates of their "
         f"{len(descriptors)} frontal and profile images"
     )
-    calibration: dict[str, Json] = {"data": data, "conditions": conditions}
+    calibration: dict[str, Json] = {"data": data, "conditions": to_conditions(found)}
     return Artifact(artifact.model, {**artifact.manifest, "calibration": calibration})
 
 

@@ -8,7 +8,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["CANONICAL_LANDMARKS", "LANDMARK_CROP_SCALE", "similarity_to_canonical", "widen_matrix"]
+__all__ = [
+    "BOX_SCALE",
+    "CANONICAL_LANDMARKS",
+    "LANDMARK_CROP_SCALE",
+    "similarity_to_canonical",
+    "squares_around",
+    "widen_matrix",
+]
 
 CANONICAL_LANDMARKS = (
     np.array(
@@ -29,6 +36,9 @@ The template that ArcFace, SFace and most aligned face data sets use.
 
 LANDMARK_CROP_SCALE = 1.4
 """Side of the crop in which landmarks are looked for a second time, in canonical sides."""
+
+BOX_SCALE = 1.4
+"""Side of the square in which the landmarks of a detector's box are looked for, in boxes."""
 
 
 def similarity_to_canonical(landmarks: ArrayLike) -> NDArray[np.float64]:
@@ -115,3 +125,34 @@ def widen_matrix(scale: float) -> NDArray[np.float64]:
         raise ValueError(f"a crop must be wider than nothing: scale > 0; got {scale}")
     shift = 0.5 - scale / 2
     return np.array([[scale, 0, shift], [0, scale, shift], [0, 0, 1]], dtype=np.float64)
+
+
+def squares_around(boxes: ArrayLike, scale: float = 1.0) -> NDArray[np.float64]:
+    """Map from the unit square to a square around each box, with the same centre.
+
+    Parameters
+    ----------
+    boxes : array of shape (n, 4)
+        Left, top, right, bottom.
+    scale : float, default=1.0
+        Side of the square over the box's longer side.
+
+    Returns
+    -------
+    float64 array of shape (n, 3, 3)
+
+    Examples
+    --------
+    >>> from sfpose.geometry import squares_around
+    >>> squares_around([[10, 20, 30, 60]])[0]
+    array([[40.,  0.,  0.],
+           [ 0., 40., 20.],
+           [ 0.,  0.,  1.]])
+    """
+    corners = np.asarray(boxes, dtype=np.float64)
+    sides = scale * (corners[:, 2:] - corners[:, :2]).max(1)
+    matrices = np.zeros((len(corners), 3, 3))
+    matrices[:, 0, 0] = matrices[:, 1, 1] = sides
+    matrices[:, :2, 2] = (corners[:, :2] + corners[:, 2:] - sides[:, None]) / 2
+    matrices[:, 2, 2] = 1
+    return matrices

@@ -39,3 +39,24 @@ def portrait():
 def photos(portrait):
     """Three images of one face, of different sizes."""
     return [portrait, np.ascontiguousarray(portrait[:, ::-1]), portrait[10:140, 20:150]]
+
+
+@pytest.fixture(scope="session")
+def street(portrait):
+    """A photo as a camera takes it: (480, 900, 3), two people, one of them twice.
+
+    Boxes of the faces, left to right: Collins upright, Hopper small, Collins with her
+    head turned by 25 degrees in the image.
+    """
+    matplotlib = pytest.importorskip("matplotlib", reason="a portrait comes with matplotlib")
+    path = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+    hopper = Image.open(path).convert("RGB").crop((100, 60, 430, 400))
+    collins = Image.fromarray(portrait)
+    rng = np.random.default_rng(0)
+    noise = rng.integers(60, 140, (12, 22, 3), dtype=np.uint8)
+    canvas = Image.fromarray(noise).resize((900, 480), Image.Resampling.BICUBIC)
+    canvas.paste(collins.resize((240, 240)), (40, 60))
+    canvas.paste(hopper.resize((120, 124)), (370, 200))
+    turned = collins.resize((300, 300)).rotate(-25, Image.Resampling.BICUBIC)
+    canvas.paste(turned.crop((40, 40, 260, 260)), (600, 130))
+    return np.asarray(canvas)

@@ -14,12 +14,29 @@ import sfpose
 
 __all__ = ["main"]
 
-_COMMANDS = ("demo", "verify", "evaluate", "info", "train")
+_COMMANDS = (
+    "demo",
+    "verify",
+    "embed",
+    "enrol",
+    "identify",
+    "calibrate",
+    "evaluate",
+    "benchmark",
+    "export",
+    "info",
+    "train",
+)
 
 EXIT_CODES = """\
+to begin with:
+  sfpose demo                      see it work on portraits that packages carry
+  sfpose verify ann1.jpg ann2.jpg  two photos, one answer
+  sfpose COMMAND --help            what a command takes and gives
+
 exit codes:
-  0  done; for "verify": the same person
-  1  for "verify": different people
+  0  done; for "verify": the same person; for "identify": somebody in every photo
+  1  for "verify": different people; for "identify": nobody in some photo
   2  an error, said on standard error
 """
 
@@ -32,7 +49,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"sfpose {sfpose.__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(
+        title="commands", dest="command", required=True, metavar="COMMAND"
+    )
     for name in _COMMANDS:
         import_module(f"sfpose.cli.{name}").add_parser(commands)
     return parser

@@ -6,6 +6,8 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
+from sfpose.cli.photos import in_steps
+
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
@@ -61,11 +63,9 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 def embed_with_progress(embedder: FaceEmbedder, images: LazyImages) -> NDArray[np.float32]:
     """Embed a data set behind a progress bar, which shows only on a terminal."""
     import numpy as np
-    from tqdm import tqdm
 
-    step = 4 * embedder.batch_size
-    starts = tqdm(range(0, len(images), step), desc="embedding", unit="batch", disable=None)
-    return np.concatenate([embedder.transform(images[start : start + step]) for start in starts])
+    parts = in_steps(images, 4 * embedder.batch_size, lambda _, part: embedder.transform(part))
+    return np.concatenate(parts)
 
 
 def run(options: argparse.Namespace) -> int:

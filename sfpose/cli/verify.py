@@ -6,10 +6,16 @@ import argparse
 import json
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from sfpose.cli.photos import add_detector_options, embed_photos
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
+
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -18,7 +24,8 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "verify",
         help="decide whether two photos show the same person",
         description="Decide whether two photos show the same person. Each photo should be "
-        "a loose crop of one face. Exits with 0 for the same person, 1 for different people.",
+        "a loose crop of one face, or a detector be named that finds the face in it. Exits "
+        "with 0 for the same person, 1 for different people.",
     )
     parser.add_argument("template", help="photo of the person you know (JPEG, PNG or WebP)")
     parser.add_argument("probe", help="photo to compare with it")
@@ -30,23 +37,46 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         help="how often strangers may be taken for the same person (default: 0.001)",
     )
     parser.add_argument("--weights", default="default", help="shipped name or path of an artifact")
+    add_detector_options(parser)
+    parser.set_defaults(batch_size=2, n_jobs=1)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
 
 
+def _descriptors(options: argparse.Namespace) -> NDArray[np.float32]:
+    """One descriptor of each of the two photos."""
+    import numpy as np
+
+    photos = (options.template, options.probe)
+    if options.detector == "crop":
+        # Without scikit-learn, whose import takes longer than embedding two photos.
+        from sfpose._embedding import Embedding
+        from sfpose.runtime.artifact import read_artifact
+
+        rows = Embedding(read_artifact(options.weights))(photos)
+        index = np.arange(2)
+    else:
+        faces = embed_photos([Path(photo) for photo in photos], options)
+        rows, index = faces.descriptors, faces.index
+    for number, photo in enumerate(photos):
+        found = rows[index == number]
+        if len(found) != 1 or not found[0, 0] >= 0:
+            raise ValueError(
+                f"a photo must show a face; nothing was found in {photo!r}"
+                if len(found) < 2
+                else f"one face of a photo must be meant; {len(found)} were taken in {photo!r}"
+            )
+    return rows
+
+
 def run(options: argparse.Namespace) -> int:
     """Print the decision; 0 for a match, 1 for none."""
-    from sfpose._embedding import Embedding
     from sfpose._scoring import chi2_pairs
     from sfpose.decision import shipped_rule
-    from sfpose.runtime.artifact import read_artifact
 
     start = time.perf_counter()
     rule = shipped_rule(options.weights, options.target_fmr)
-    rows = Embedding(read_artifact(options.weights))([options.template, options.probe])
-    for row, path in zip(rows, (options.template, options.probe), strict=True):
-        if not row[0] >= 0:
-            raise ValueError(f"a photo must show a face; nothing was found in {path!r}")
+    rows = _descriptors(options)
     result = rule.decide(float(chi2_pairs(rows[:1], rows[1:])[0]))
     seconds = time.perf_counter() - start
     if options.json:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +23,27 @@ __all__ = ["map_tensor", "tensor_file", "tensor_parts"]
 _LONGEST_HEADER = 10**6
 
 
-def tensor_parts(name: str, values: NDArray[np.float32]) -> tuple[bytes, memoryview]:
+def tensor_parts(
+    name: str, values: NDArray[np.float32], metadata: Mapping[str, str] | None = None
+) -> tuple[bytes, memoryview]:
     """A safetensors file with one float32 array: its head, and the array's own memory.
 
-    Together they are the file; a large array is not copied.
+    Together they are the file; a large array is not copied. ``metadata`` holds texts
+    under names of their own.
     """
     data = np.ascontiguousarray(values, dtype="<f4").data.cast("B")
     entry = {"dtype": "F32", "shape": list(values.shape), "data_offsets": [0, len(data)]}
-    header = json.dumps({name: entry}).encode()
+    notes = {"__metadata__": dict(metadata)} if metadata else {}
+    header = json.dumps({**notes, name: entry}).encode()
     header += b" " * (-len(header) % 8)
     return struct.pack("<Q", len(header)) + header, data
 
 
-def tensor_file(name: str, values: NDArray[np.float32]) -> bytes:
-    """Contents of a safetensors file with one float32 array."""
-    return b"".join(tensor_parts(name, values))
+def tensor_file(
+    name: str, values: NDArray[np.float32], metadata: Mapping[str, str] | None = None
+) -> bytes:
+    """Contents of a safetensors file with one float32 array and texts under names."""
+    return b"".join(tensor_parts(name, values, metadata))
 
 
 def map_tensor(path: Path, name: str) -> NDArray[np.float32]:

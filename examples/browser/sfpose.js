@@ -1,0 +1,262 @@
+// Face verification in the browser: the steps of sfpose, on onnxruntime-web.
+//
+// Photos never leave the page. Geometry, resampling and scoring follow the Python library
+// step by step; tests/test_browser.py compares the answers.
+
+import * as ort from "/ort/ort.wasm.min.mjs";
+
+ort.env.wasm.wasmPaths = "/ort/";
+ort.env.wasm.numThreads = 1;
+
+// Where the landmarks lie in the canonical crop, as shares of its side (sfpose.geometry).
+const CANONICAL = [
+  [38.2946, 51.6963],
+  [73.5318, 51.5014],
+  [56.0252, 71.7366],
+  [41.5493, 92.3655],
+  [70.7299, 92.2041],
+].map(([x, y]) => [x / 112, y / 112]);
+const LANDMARK_CROP_SCALE = 1.4;
+
+// A picture: {width, height, data}, data of three bytes a pixel.
+
+export function pictureFrom({ width, height, data }) {
+  const rgb = new Uint8ClampedArray(width * height * 3);
+  for (let i = 0, j = 0; i < data.length; i += 4) {
+    rgb[j++] = data[i];
+    rgb[j++] = data[i + 1];
+    rgb[j++] = data[i + 2];
+  }
+  return { width, height, data: rgb };
+}
+
+export async function readPhoto(blob) {
+  const bitmap = await createImageBitmap(blob); // upright by EXIF, in sRGB
+  const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.fillRect(0, 0, bitmap.width, bitmap.height);
+  context.drawImage(bitmap, 0, 0);
+  return pictureFrom(context.getImageData(0, 0, bitmap.width, bitmap.height));
+}
+
+// Matrices are 3x3, row by row.
+
+function multiply(a, b) {
+  const c = new Array(9).fill(0);
+  for (let i = 0; i < 3; i++)
+    for (let j = 0; j < 3; j++)
+      for (let k = 0; k < 3; k++) c[3 * i + j] += a[3 * i + k] * b[3 * k + j];
+  return c;
+}
+
+const scaling = (x, y) => [x, 0, 0, 0, y, 0, 0, 0, 1];
+
+function widening(scale) {
+  const shift = 0.5 - scale / 2;
+  return [scale, 0, shift, 0, scale, shift, 0, 0, 1];
+}
+
+function centredSquare(picture, side) {
+  return [side, 0, (picture.width - side) / 2, 0, side, (picture.height - side) / 2, 0, 0, 1];
+}
+
+const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+
+function similarityToCanonical(points) {
+  const sourceMean = [mean(CANONICAL.map((p) => p[0])), mean(CANONICAL.map((p) => p[1]))];
+  const targetMean = [mean(points.map((p) => p[0])), mean(points.map((p) => p[1]))];
+  let a = 0;
+  let b = 0;
+  let spread = 0;
+  points.forEach(([x, y], i) => {
+    const [u, v] = [CANONICAL[i][0] - sourceMean[0], CANONICAL[i][1] - sourceMean[1]];
+    const [s, t] = [x - targetMean[0], y - targetMean[1]];
+    a += s * u + t * v;
+    b += t * u - s * v;
+    spread += s * s + t * t;
+  });
+  const size = a * a + b * b;
+  if (size < 1e-12) throw new Error("the landmarks of a face must tell its size");
+  a *= spread / size;
+  b *= spread / size;
+  return [
+    a, -b, targetMean[0] - a * sourceMean[0] + b * sourceMean[1],
+    b, a, targetMean[1] - b * sourceMean[0] - a * sourceMean[1],
+    0, 0, 1,
+  ];
+}
+
+// Pillow's resize with a triangle filter, in two passes of whole bytes.
+function resize(picture, width, height) {
+  const across = resizeRows(picture, width);
+  return transpose(resizeRows(transpose(across), height));
+}
+
+function transpose({ width, height, data }) {
+  const turned = new Uint8ClampedArray(data.length);
+  for (let y = 0; y < height; y++)
+    for (let x = 0; x < width; x++)
+      for (let c = 0; c < 3; c++) turned[3 * (x * height + y) + c] = data[3 * (y * width + x) + c];
+  return { width: height, height: width, data: turned };
+}
+
+function resizeRows(picture, width) {
+  if (width === picture.width) return picture;
+  const scale = picture.width / width;
+  const support = Math.max(scale, 1);
+  const data = new Uint8ClampedArray(3 * width * picture.height);
+  for (let x = 0; x < width; x++) {
+    const centre = (x + 0.5) * scale;
+    const first = Math.max(0, Math.trunc(centre - support + 0.5));
+    const last = Math.min(picture.width, Math.trunc(centre + support + 0.5));
+    const weights = [];
+    for (let i = first; i < last; i++)
+      weights.push(Math.max(0, 1 - Math.abs((i + 0.5 - centre) / support)));
+    const total = weights.reduce((sum, weight) => sum + weight, 0);
+    // Whole numbers, as Pillow reckons: floating point would round ties otherwise.
+    const shares = weights.map((weight) => Math.floor((weight / total) * 2 ** 22 + 0.5));
+    for (let y = 0; y < picture.height; y++)
+      for (let c = 0; c < 3; c++) {
+        let sum = 2 ** 21;
+        for (let i = first; i < last; i++)
+          sum += shares[i - first] * picture.data[3 * (y * picture.width + i) + c];
+        data[3 * (y * width + x) + c] = Math.floor(sum / 2 ** 22);
+      }
+  }
+  return { width, height: picture.height, data };
+}
+
+function cut(picture, left, top, right, bottom) {
+  const data = new Uint8ClampedArray(3 * (right - left) * (bottom - top));
+  for (let y = top; y < bottom; y++) {
+    const start = 3 * (y * picture.width + left);
+    data.set(picture.data.subarray(start, start + 3 * (right - left)), 3 * (y - top) * (right - left));
+  }
+  return { width: right - left, height: bottom - top, data };
+}
+
+// sfpose.preprocessing.aligned_crop: the square that a similarity cuts out, black outside.
+export function alignedCrop(picture, matrix, size) {
+  const crop = { width: size, height: size, data: new Uint8ClampedArray(3 * size * size) };
+  const corners = [[0, 0], [1, 0], [1, 1], [0, 1]].map(([u, v]) => [
+    matrix[0] * u + matrix[1] * v + matrix[2],
+    matrix[3] * u + matrix[4] * v + matrix[5],
+  ]);
+  const xs = corners.map((corner) => corner[0]);
+  const ys = corners.map((corner) => corner[1]);
+  const left = Math.max(0, Math.floor(Math.min(...xs)) - 2);
+  const top = Math.max(0, Math.floor(Math.min(...ys)) - 2);
+  const right = Math.min(picture.width, Math.ceil(Math.max(...xs)) + 2);
+  const bottom = Math.min(picture.height, Math.ceil(Math.max(...ys)) + 2);
+  if (right <= left || bottom <= top) return crop;
+  let part = cut(picture, left, top, right, bottom);
+  let move = multiply([1, 0, -left, 0, 1, -top, 0, 0, 1], matrix);
+  const step = Math.hypot(matrix[0], matrix[3]) / size;
+  if (step > 1.5) {
+    const width = Math.max(1, Math.round(part.width / step));
+    const height = Math.max(1, Math.round(part.height / step));
+    move = multiply(scaling(width / part.width, height / part.height), move);
+    part = resize(part, width, height);
+  }
+  const [a, b, c, d, e, f] = multiply(move, scaling(1 / size, 1 / size));
+  for (let y = 0; y < size; y++)
+    for (let x = 0; x < size; x++) {
+      const u = a * (x + 0.5) + b * (y + 0.5) + c;
+      const v = d * (x + 0.5) + e * (y + 0.5) + f;
+      if (u < 0 || u >= part.width || v < 0 || v >= part.height) continue;
+      sample(part, u - 0.5, v - 0.5, crop.data, 3 * (y * size + x));
+    }
+  return crop;
+}
+
+function sample({ width, height, data }, u, v, target, place) {
+  const [x, y] = [Math.floor(u), Math.floor(v)];
+  const [dx, dy] = [u - x, v - y];
+  const clamp = (value, most) => Math.min(Math.max(value, 0), most - 1);
+  const [x0, x1] = [clamp(x, width), clamp(x + 1, width)];
+  const [y0, y1] = [clamp(y, height), clamp(y + 1, height)];
+  for (let c = 0; c < 3; c++) {
+    const at = (row, column) => data[3 * (row * width + column) + c];
+    const upper = at(y0, x0) + (at(y0, x1) - at(y0, x0)) * dx;
+    const lower = at(y1, x0) + (at(y1, x1) - at(y1, x0)) * dx;
+    target[place + c] = Math.trunc(upper + (lower - upper) * dy);
+  }
+}
+
+class Network {
+  static async load(folder) {
+    const [manifest, model] = await Promise.all([
+      fetch(`${folder}/manifest.json`).then((answer) => answer.json()),
+      fetch(`${folder}/model.onnx`).then((answer) => answer.arrayBuffer()),
+    ]);
+    const session = await ort.InferenceSession.create(new Uint8Array(model));
+    return Object.assign(new Network(), { manifest, session, size: manifest.input.size });
+  }
+
+  async run(crop) {
+    const { mean: means, std } = this.manifest.input;
+    const pixels = this.size * this.size;
+    const input = new Float32Array(3 * pixels);
+    for (let i = 0; i < pixels; i++)
+      for (let c = 0; c < 3; c++)
+        input[c * pixels + i] = (crop.data[3 * i + c] - 255 * means[c]) / (255 * std[c]);
+    const tensor = new ort.Tensor("float32", input, [1, 3, this.size, this.size]);
+    const answer = await this.session.run({ [this.session.inputNames[0]]: tensor });
+    return Array.from(answer[this.session.outputNames[0]].data);
+  }
+}
+
+export class Verifier {
+  static async load(weights = "/weights") {
+    const [descriptor, landmarks] = await Promise.all([
+      Network.load(`${weights}/default`),
+      Network.load(`${weights}/landmarks`),
+    ]);
+    return Object.assign(new Verifier(), { descriptor, landmarks });
+  }
+
+  async #look(picture, square) {
+    const output = await this.landmarks.run(alignedCrop(picture, square, this.landmarks.size));
+    return [0, 1, 2, 3, 4].map((i) => {
+      const [u, v] = [output[2 * i], output[2 * i + 1]];
+      return [
+        square[0] * u + square[1] * v + square[2],
+        square[3] * u + square[4] * v + square[5],
+      ];
+    });
+  }
+
+  // Five points [x, y] in pixels of a loose crop of one face.
+  async findLandmarks(picture) {
+    const whole = centredSquare(picture, Math.max(picture.width, picture.height));
+    const first = await this.#look(picture, whole);
+    const around = multiply(similarityToCanonical(first), widening(LANDMARK_CROP_SCALE));
+    return this.#look(picture, around);
+  }
+
+  // 1000 values that are not negative and sum to 1.
+  async embed(picture) {
+    const matrix =
+      this.descriptor.manifest.alignment === "five-landmarks"
+        ? similarityToCanonical(await this.findLandmarks(picture))
+        : centredSquare(picture, (Math.min(picture.width, picture.height) * 224) / 256);
+    const values = await this.descriptor.run(alignedCrop(picture, matrix, this.descriptor.size));
+    const sum = values.reduce((total, value) => total + value, 0);
+    if (!(sum > 0)) throw new Error("a photo must show a face; nothing was found");
+    const l1 = this.descriptor.manifest.descriptor.normalization === "l1";
+    return l1 ? values.map((value) => value / sum) : values;
+  }
+
+  // What sfpose's TemplateVerifier.verify answers before a fit.
+  async verify(first, second, targetFmr = 1e-3) {
+    const entry = this.descriptor.manifest.calibration.thresholds.find(
+      (one) => Math.abs(one.target_fmr - targetFmr) <= 1e-9 * targetFmr,
+    );
+    if (!entry) throw new Error(`there is no threshold for a false match rate of ${targetFmr}`);
+    const [x, y] = [await this.embed(first), await this.embed(second)];
+    let distance = 0;
+    for (let i = 0; i < x.length; i++)
+      if (x[i] + y[i] > 0) distance += (x[i] - y[i]) ** 2 / (x[i] + y[i]);
+    return { match: distance <= entry.threshold, distance, threshold: entry.threshold, targetFmr };
+  }
+}

@@ -1,0 +1,184 @@
+"""Where templates are kept: SQLite, or PostgreSQL with pgvector.
+
+Both answer the same: PostgreSQL's index proposes candidates by the Euclidean distance of
+square roots, which brackets chi-square (h <= chi2 <= 2 h), and exact chi-square decides.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfpose import TemplateGallery
+
+CANDIDATES = 50
+"""Templates that PostgreSQL proposes for a search."""
+
+
+class Person(NamedTuple):
+    """A template, and of how many photos it is the mean."""
+
+    template: NDArray[np.float32]
+    photos: int
+
+
+class Store(Protocol):
+    """What the service needs of a database.
+
+    Everybody is kept with the digest of the weights that made the template, since
+    templates of other weights cannot be compared.
+    """
+
+    def add(self, person: str, enrolled: Person, weights: str) -> bool:
+        """Whether the person was new and is kept now."""
+
+    def get(self, person: str, weights: str) -> Person | None:
+        """Who is enrolled under an id, or None."""
+
+    def remove(self, person: str) -> bool:
+        """Whether the person was there."""
+
+    def nearest(self, probe: NDArray[np.float32], weights: str) -> tuple[str, float] | None:
+        """The nearest person and the chi-square distance; None if nobody is enrolled."""
+
+    def close(self) -> None:
+        """Give connections back."""
+
+
+def open_store(database: str) -> Store:
+    """The store that a setting names: ``postgresql://...``, or the path of a SQLite file."""
+    if database.startswith(("postgresql://", "postgres://")):
+        return PostgresStore(database)
+    return SqliteStore(database)
+
+
+def _nearest(ids: list[str], rows: list[bytes], probe: NDArray[np.float32]):
+    if not ids:
+        return None
+    gallery = TemplateGallery()
+    gallery.add(ids, np.stack([np.frombuffer(row, "<f4") for row in rows]))
+    found = gallery.search(probe[None])
+    return str(found.ids[0, 0]), float(found.distances[0, 0])
+
+
+class SqliteStore:
+    """Templates in one file; a search reads them all, which is fine for thousands."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        with self._connection() as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS people "
+                "(person TEXT PRIMARY KEY, weights TEXT NOT NULL, photos INTEGER NOT NULL, "
+                "template BLOB NOT NULL)"
+            )
+
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        # One a call: sqlite3 connections must not cross threads.
+        connection = sqlite3.connect(self._path, timeout=30)
+        try:
+            with connection:
+                yield connection
+        finally:
+            connection.close()
+
+    def add(self, person: str, enrolled: Person, weights: str) -> bool:
+        with self._connection() as connection:
+            done = connection.execute(
+                "INSERT INTO people VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                (person, weights, enrolled.photos, _bytes(enrolled)),
+            )
+            return done.rowcount == 1
+
+    def get(self, person: str, weights: str) -> Person | None:
+        with self._connection() as connection:
+            row = connection.execute(
+                "SELECT template, photos FROM people WHERE person = ? AND weights = ?",
+                (person, weights),
+            ).fetchone()
+        return None if row is None else Person(np.frombuffer(row[0], "<f4"), row[1])
+
+    def remove(self, person: str) -> bool:
+        with self._connection() as connection:
+            done = connection.execute("DELETE FROM people WHERE person = ?", (person,))
+            return done.rowcount == 1
+
+    def nearest(self, probe: NDArray[np.float32], weights: str) -> tuple[str, float] | None:
+        with self._connection() as connection:
+            rows = connection.execute(
+                "SELECT person, template FROM people WHERE weights = ? ORDER BY person", (weights,)
+            ).fetchall()
+        return _nearest([row[0] for row in rows], [row[1] for row in rows], probe)
+
+    def close(self) -> None:
+        pass
+
+
+class PostgresStore:
+    """Templates in PostgreSQL; pgvector's index proposes, chi-square decides."""
+
+    def __init__(self, url: str, width: int = 1000) -> None:
+        from psycopg_pool import ConnectionPool
+
+        self._pool = ConnectionPool(url, min_size=1, max_size=8, open=True)
+        with self._pool.connection() as connection:
+            # Workers that start together must not create the table together.
+            connection.execute("SELECT pg_advisory_xact_lock(719255)")
+            connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS people (person text PRIMARY KEY, "
+                "weights text NOT NULL, photos integer NOT NULL, template bytea NOT NULL, "
+                f"roots vector({width}) NOT NULL)"
+            )
+            connection.execute(
+                "CREATE INDEX IF NOT EXISTS people_roots ON people USING hnsw (roots vector_l2_ops)"
+            )
+
+    def add(self, person: str, enrolled: Person, weights: str) -> bool:
+        with self._pool.connection() as connection:
+            done = connection.execute(
+                "INSERT INTO people VALUES (%s, %s, %s, %s, %s::vector) ON CONFLICT DO NOTHING",
+                (person, weights, enrolled.photos, _bytes(enrolled), _roots(enrolled.template)),
+            )
+            return done.rowcount == 1
+
+    def get(self, person: str, weights: str) -> Person | None:
+        with self._pool.connection() as connection:
+            row = connection.execute(
+                "SELECT template, photos FROM people WHERE person = %s AND weights = %s",
+                (person, weights),
+            ).fetchone()
+        return None if row is None else Person(np.frombuffer(row[0], "<f4"), row[1])
+
+    def remove(self, person: str) -> bool:
+        with self._pool.connection() as connection:
+            done = connection.execute("DELETE FROM people WHERE person = %s", (person,))
+            return done.rowcount == 1
+
+    def nearest(self, probe: NDArray[np.float32], weights: str) -> tuple[str, float] | None:
+        with self._pool.connection() as connection:
+            connection.execute(f"SET LOCAL hnsw.ef_search = {2 * CANDIDATES}")
+            rows = connection.execute(
+                "SELECT person, template FROM people WHERE weights = %s "
+                f"ORDER BY roots <-> %s::vector LIMIT {CANDIDATES}",
+                (weights, _roots(probe)),
+            ).fetchall()
+        return _nearest([row[0] for row in rows], [row[1] for row in rows], probe)
+
+    def close(self) -> None:
+        self._pool.close()
+
+
+def _bytes(enrolled: Person) -> bytes:
+    return enrolled.template.astype("<f4").tobytes()
+
+
+def _roots(template: NDArray[np.float32]) -> str:
+    return "[" + ",".join(f"{value:.7g}" for value in np.sqrt(template)) + "]"

@@ -1,0 +1,245 @@
+"""VerificationBundle: network, threshold and enrolled people in one folder or zip file.
+
+A bundle is an artifact with more in it, so ``FaceEmbedder(path)`` and ``sfpose verify
+--weights path`` take it as it is. May import the estimators, the gallery and ``runtime``.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sfpose._calibration import from_conditions, to_conditions
+from sfpose._gallery_files import GalleryContents, gallery_files, read_gallery
+from sfpose.embedder import FaceEmbedder
+from sfpose.gallery import TemplateGallery
+from sfpose.runtime.artifact import Artifact, read_artifact, write_artifact
+from sfpose.runtime.folders import read_whole
+from sfpose.verifier import TemplateVerifier
+
+__all__ = ["BUNDLE_VERSION", "VerificationBundle"]
+
+BUNDLE_VERSION = 1
+_GALLERY = "gallery.json"
+_GALLERY_FILES = (_GALLERY, "templates.safetensors", "ids.json", "counts.json")
+_LARGEST = 8 * 2**30
+_PARAMETERS = ("target_fmr", "groups", "template_sizes", "max_pairs", "random_state")
+_FITTED = {"threshold_", "calibration_", "calibrations_", "n_features_in_"}
+
+
+@dataclass
+class VerificationBundle:
+    """What a verification service needs, kept together so that it fits together.
+
+    Attributes
+    ----------
+    embedder : FaceEmbedder
+    verifier : TemplateVerifier
+        Fitted, or resting on the calibration that ships with the embedder's weights.
+    gallery : TemplateGallery, optional
+        The people who are enrolled.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> from sfpose import FaceEmbedder, TemplateVerifier
+    >>> from sfpose.bundle import VerificationBundle
+    >>> bundle = VerificationBundle(FaceEmbedder(), TemplateVerifier(target_fmr=0.01))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = bundle.save(pathlib.Path(folder) / "door")
+    ...     VerificationBundle.load(path).verifier.target_fmr
+    0.01
+    """
+
+    embedder: FaceEmbedder
+    verifier: TemplateVerifier
+    gallery: TemplateGallery | None = None
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Write a folder, or a zip file where ``path`` ends in ``.zip``: whole or not at all.
+
+        ``model.onnx`` runs in plain onnxruntime, ``templates.safetensors`` is read by any
+        safetensors library (tensor ``templates``; ``ids.json`` and ``counts.json`` hold
+        the rest in the same order), ``manifest.json`` says what they mean.
+
+        Parameters
+        ----------
+        path : path
+        overwrite : bool, default=False
+            Replace a bundle that is already there.
+
+        Returns
+        -------
+        Path
+
+        Raises
+        ------
+        FileExistsError
+            If there is something at ``path`` already.
+        ValueError
+            If verifier or gallery are for descriptors of another width than the
+            embedder's, an id is neither str nor int, or the verifier has learned
+            something that a bundle cannot keep.
+        """
+        path = Path(path)
+        if path.suffix != ".zip":
+            return self._write(path, overwrite)
+        if path.exists() and not (overwrite and zipfile.is_zipfile(path)):
+            raise FileExistsError(f"{str(path)!r} must not exist, or be a zip file and overwritten")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        try:
+            folder = self._write(temporary / "bundle", False)
+            packed = temporary / "bundle.zip"
+            with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+                for file in sorted(folder.iterdir()):
+                    archive.write(file, file.name)
+            with open(packed, "rb") as whole:
+                os.fsync(whole.fileno())
+            os.replace(packed, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return path
+
+    def _write(self, path: Path, overwrite: bool) -> Path:
+        artifact = self.embedder.artifact
+        width = self.embedder.n_features_out
+        learned = {name for name in vars(self.verifier) if name[-1] == "_" and name[0] != "_"}
+        if learned - _FITTED:
+            raise ValueError(f"a bundle cannot keep {sorted(learned - _FITTED)} of a verifier")
+        manifest: dict[str, Any] = dict(artifact.manifest)
+        if learned:
+            if self.verifier.n_features_in_ != width:
+                raise ValueError(
+                    f"the verifier must be fitted on descriptors of {width} values, as the "
+                    f"embedder gives them; got {self.verifier.n_features_in_}"
+                )
+            manifest["calibration"] = {
+                "data": f"TemplateVerifier.fit on {self.verifier.calibration_.people} people",
+                "conditions": to_conditions(self.verifier._calibrated),
+            }
+        extra: dict[str, bytes] = {}
+        if self.gallery is not None and len(self.gallery):
+            contents = GalleryContents(
+                list(self.gallery), self.gallery.counts, self.gallery.templates
+            )
+            if contents.templates.shape[1] != width:
+                raise ValueError(
+                    f"the gallery must hold descriptors of {width} values, as the embedder "
+                    f"gives them; got {contents.templates.shape[1]}"
+                )
+            files = gallery_files(contents, _GALLERY)
+            extra = {name: b"".join(parts) for name, parts in files.items()}
+        manifest["bundle"] = {
+            "version": BUNDLE_VERSION,
+            "align": self.embedder.align,
+            "verifier": {name: getattr(self.verifier, name) for name in _PARAMETERS},
+            "fitted": bool(learned),
+            "gallery": bool(extra),
+        }
+        return write_artifact(path, artifact.model, manifest, overwrite=overwrite, extra=extra)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, n_jobs: int | None = None) -> VerificationBundle:
+        """Read a bundle and check the sha256 of every file.
+
+        Parameters
+        ----------
+        path : path
+            Folder or zip file that :meth:`save` wrote.
+        n_jobs : int, default=None
+            Threads of embedder, verifier and gallery. None means one, -1 all
+            processors.
+
+        Returns
+        -------
+        VerificationBundle
+            Its gallery is empty if none was saved.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such bundle, or a file of its gallery is missing.
+        ValueError
+            If it is none, a newer sfpose wrote it, or a file was changed.
+        """
+        artifact, contents = read_whole(path, _read)
+        stated: Any = artifact.manifest["bundle"]
+        embedder = FaceEmbedder(os.fspath(path), n_jobs=n_jobs)
+        embedder.artifact_ = artifact
+        verifier = TemplateVerifier(weights=os.fspath(path), n_jobs=n_jobs)
+        try:
+            embedder.set_params(align=stated["align"])
+            settings = {name: stated["verifier"][name] for name in _PARAMETERS}
+            if settings["template_sizes"] is not None:
+                settings["template_sizes"] = [tuple(pair) for pair in settings["template_sizes"]]
+            verifier.set_params(**settings)
+            if stated["fitted"]:
+                _restore(verifier, artifact)
+        except (KeyError, TypeError, StopIteration) as error:
+            raise ValueError(
+                f"the manifest must describe a bundle; it does not: {error}"
+            ) from error
+        gallery = TemplateGallery(n_jobs=n_jobs)
+        if contents is not None:
+            if contents.templates.shape[1] != embedder.n_features_out:
+                raise ValueError(
+                    f"the gallery must hold descriptors of {embedder.n_features_out} values; "
+                    f"got {contents.templates.shape[1]}"
+                )
+            gallery.add(contents.ids, contents.templates, counts=contents.counts)
+        return cls(embedder, verifier, gallery)
+
+
+def _restore(verifier: TemplateVerifier, artifact: Artifact) -> None:
+    """Make the verifier what ``fit`` had made it."""
+    verifier._calibrated = from_conditions(artifact.manifest)
+    verifier.calibrations_ = {
+        condition: known.thresholds[0] for condition, known in verifier._calibrated.items()
+    }
+    verifier.calibration_ = next(iter(verifier.calibrations_.values()))
+    verifier.threshold_ = verifier.calibration_.threshold
+    verifier.n_features_in_ = artifact.descriptor_size
+
+
+def _read(path: Path) -> tuple[Artifact, GalleryContents | None]:
+    artifact = read_artifact(path)
+    stated: Any = artifact.manifest.get("bundle")
+    if not isinstance(stated, dict):
+        raise ValueError(f"{str(path)!r} must be a bundle; it holds weights alone")
+    version = stated.get("version")
+    if type(version) is not int or not 1 <= version <= BUNDLE_VERSION:
+        raise ValueError(
+            f"the bundle's version must be 1 to {BUNDLE_VERSION}; got {version!r}: "
+            "a newer sfpose wrote this"
+        )
+    if not stated.get("gallery"):
+        return artifact, None
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = path
+        if not path.is_dir():
+            folder = Path(temporary)
+            with zipfile.ZipFile(path) as archive:
+                for name in _GALLERY_FILES:
+                    _unpack(archive, name, folder)
+        contents = read_gallery(folder, True, _GALLERY)
+        # The memory map must not outlive the folder.
+        return artifact, contents._replace(templates=np.array(contents.templates))
+
+
+def _unpack(archive: zipfile.ZipFile, name: str, folder: Path) -> None:
+    try:
+        entry = archive.getinfo(name)
+    except KeyError:
+        raise FileNotFoundError(f"a bundle must hold {name}; the zip file does not") from None
+    if entry.file_size > _LARGEST:
+        raise ValueError(f"{name} must have at most {_LARGEST} bytes; got {entry.file_size}")
+    with archive.open(entry) as source, open(folder / name, "wb") as target:
+        shutil.copyfileobj(source, target)

@@ -1,0 +1,89 @@
+"""``sfpose calibrate PEOPLE --out ARTIFACT``: a threshold of your own people."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sfpose.cli.photos import add_photo_options, embed_photos, photos_by_person
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+
+def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser(
+        "calibrate",
+        help="choose the threshold on photos of your own people",
+        description="Compare the photos in a folder with one folder for each person, one "
+        "against one and as templates of several as far as they go, find the thresholds for the "
+        "false match rates that you ask for, and write the weights with them as an artifact. "
+        "Give it to the other commands as --weights ARTIFACT.",
+    )
+    parser.add_argument("people", help="folder PERSON/photo of at least two people")
+    parser.add_argument("--out", type=Path, required=True, help="artifact folder to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace the artifact")
+    parser.add_argument(
+        "--target-fmr",
+        type=float,
+        nargs="+",
+        default=[1e-1, 1e-2, 1e-3, 1e-4],
+        metavar="RATE",
+        help="how often strangers may be taken for the same person (default: "
+        "0.1 0.01 0.001 0.0001)",
+    )
+    add_photo_options(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the artifact and print what each threshold achieved."""
+    import numpy as np
+
+    from sfpose._calibration import TEMPLATE_SIZES, Calibrator, to_conditions
+    from sfpose.decision import Condition
+    from sfpose.runtime.artifact import read_artifact, write_artifact
+
+    artifact = read_artifact(options.weights)
+    photos, people = photos_by_person(options.people)
+    faces = embed_photos(photos, options)
+    usable = ~np.isnan(faces.descriptors).any(axis=1)
+    rows, names = faces.descriptors[usable], np.array(people)[faces.index[usable]]
+    calibrator = Calibrator(
+        rows, names, None, max_pairs=5_000_000, random_state=0, n_jobs=options.n_jobs
+    )
+    targets = sorted(set(options.target_fmr), reverse=True)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = calibrator.run(TEMPLATE_SIZES, targets, optional=True)
+    if Condition() not in found:
+        raise ValueError(
+            "a calibration needs photos of at least two people, and two of one of them; "
+            f"got {len(rows)} of {len(set(names.tolist()))}"
+        )
+    notes = [str(warning.message) for warning in caught]
+    data = f"{len(rows)} photos of {len(set(names.tolist()))} people in {Path(options.people).name}"
+    conditions: Any = to_conditions(found)
+    manifest: dict[str, Any] = {**artifact.manifest}
+    manifest["calibration"] = {"data": data, "conditions": conditions}
+    write_artifact(options.out, artifact.model, manifest, overwrite=options.overwrite)
+    if options.json:
+        told = {"out": str(options.out), **manifest["calibration"], "warnings": notes}
+        print(json.dumps(told))
+        return 0
+    print(f"calibrated on {data}, wrote {options.out}")
+    for condition, known in found.items():
+        for entry in known.thresholds:
+            print(
+                f"  {condition}, target FMR {entry.target_fmr:g}: threshold {entry.threshold:.4f}, "
+                f"FMR {entry.achieved_fmr:.2g}, FNMR {entry.fnmr:.3f}, "
+                f"{entry.genuine_pairs} genuine and {entry.impostor_pairs} impostor pairs"
+            )
+    for note in notes:
+        print(f"  note: {note}")
+    return 0

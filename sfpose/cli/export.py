@@ -1,0 +1,77 @@
+"""``sfpose export --target onnx|ort``: the network alone, for other runtimes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+
+def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser(
+        "export",
+        help="write the network alone, for phones, browsers and other runtimes",
+        description="Write the network of an artifact as a file of its own: onnx for any ONNX "
+        "runtime, ort for onnxruntime's builds for phones. Prints how to feed it.",
+    )
+    parser.add_argument("--target", choices=("onnx", "ort"), default="onnx")
+    parser.add_argument("--out", type=Path, required=True, help="file to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file")
+    parser.add_argument("--weights", default="default", help="shipped name or path of an artifact")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the file and say what it takes and gives."""
+    from sfpose.runtime.artifact import read_artifact
+
+    out: Path = options.out
+    if out.exists() and not options.overwrite:
+        raise FileExistsError(f"{str(out)!r} must not exist, or --overwrite be given")
+    artifact = read_artifact(options.weights)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
+        part = Path(folder) / out.name
+        if options.target == "onnx":
+            part.write_bytes(artifact.model)
+        else:
+            _write_ort(artifact.model, part)
+        size = part.stat().st_size
+        os.replace(part, out)
+    settings: Any = artifact.section("input")
+    told = {
+        "out": str(out),
+        "bytes": size,
+        "input": {"shape": ["n", 3, settings["size"], settings["size"]], **settings},
+        "descriptor": artifact.manifest.get("descriptor"),
+        "distance": artifact.manifest.get("distance"),
+    }
+    if options.json:
+        print(json.dumps(told))
+    else:
+        side = settings["size"]
+        print(
+            f"wrote {out}, {size:,} bytes: float32 (n, 3, {side}, {side}) RGB, values 0 to 1 "
+            f"less {settings['mean']} over {settings['std']}"
+        )
+    return 0
+
+
+def _write_ort(model: bytes, path: Path) -> None:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    # More than basic optimisation would tie the file to this processor.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(path)
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

