@@ -4,6 +4,7 @@
     python benchmarks/reliability.py kill-everywhere gallery       # before each system call
     python benchmarks/reliability.py full gallery                  # a disk that fills up
     python benchmarks/reliability.py read-only gallery
+    python benchmarks/reliability.py saving gallery                # a little of these four
     python benchmarks/reliability.py writers --seconds 30          # several writers, one gallery
     python benchmarks/reliability.py threads --calls 2000          # 16 threads, one embedder
     python benchmarks/reliability.py memory --transforms 10000
@@ -252,6 +253,23 @@ def read_only(kind: str, folder: Path) -> dict[str, object]:
     return {"message": message.replace(str(folder), "."), "lost": lost}
 
 
+def saving(kind: str, folder: Path) -> dict[str, object]:
+    """A little of everything that may happen to a save, each in a folder of its own."""
+    runs = {
+        "kill": lambda place: kill(kind, place, 12),
+        "kill-everywhere": lambda place: kill_everywhere(kind, place),
+        "full": lambda place: full(kind, place),
+        "read-only": lambda place: read_only(kind, place),
+    }
+    results, lost = {}, []
+    for name, work in runs.items():
+        place = folder / name
+        place.mkdir()
+        results[name] = work(place)
+        lost += [f"{name}: {what}" for what in results[name]["lost"]]
+    return {**results, "lost": lost}
+
+
 def writers(folder: Path, seconds: float, count: int = 4) -> dict[str, object]:
     """Several processes save one gallery while another one loads it again and again."""
     subject = Subject("gallery", folder)
@@ -412,7 +430,7 @@ def a_folder() -> Iterator[Path]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("kill", "kill-everywhere", "full", "read-only"):
+    for name in ("kill", "kill-everywhere", "full", "read-only", "saving"):
         command = commands.add_parser(name)
         command.add_argument("kind", choices=KINDS)
         if name == "kill":
@@ -430,6 +448,7 @@ def main() -> int:
             "kill-everywhere": lambda: kill_everywhere(options.kind, folder),
             "full": lambda: full(options.kind, folder),
             "read-only": lambda: read_only(options.kind, folder),
+            "saving": lambda: saving(options.kind, folder),
             "writers": lambda: writers(folder, options.seconds),
             "threads": lambda: threads(options.calls),
             "memory": lambda: memory(options.transforms),
