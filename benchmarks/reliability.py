@@ -358,7 +358,7 @@ def resident() -> float:
     return pages * resource.getpagesize() / 2**20
 
 
-def memory(transforms: int, warm: int = 300) -> dict[str, object]:
+def memory(transforms: int, warm: int) -> dict[str, object]:
     """Resident memory over many transforms of mixed batch and image sizes."""
     from sfpose import FaceEmbedder
 
@@ -438,7 +438,9 @@ def main() -> int:
             command.add_argument("--seed", type=int, default=0)
     commands.add_parser("writers").add_argument("--seconds", type=float, default=30)
     commands.add_parser("threads").add_argument("--calls", type=int, default=2000)
-    commands.add_parser("memory").add_argument("--transforms", type=int, default=10_000)
+    flat = commands.add_parser("memory")
+    flat.add_argument("--transforms", type=int, default=10_000)
+    flat.add_argument("--warm", type=int, default=300, help="transforms before the first look")
     commands.add_parser("determinism")
     commands.add_parser("fuzz").add_argument("--minutes", type=float, default=10)
     options = parser.parse_args()
@@ -451,7 +453,7 @@ def main() -> int:
             "saving": lambda: saving(options.kind, folder),
             "writers": lambda: writers(folder, options.seconds),
             "threads": lambda: threads(options.calls),
-            "memory": lambda: memory(options.transforms),
+            "memory": lambda: memory(options.transforms, options.warm),
             "determinism": determinism,
             "fuzz": lambda: fuzz(options.minutes),
         }[options.command]()
