@@ -35,12 +35,14 @@ def _settled(path: Path) -> Path:
     return previous if not path.exists() and previous.exists() and not path.exists() else path
 
 
-def _identity(folder: Path) -> tuple[int, int, int] | None:
+def _version(path: Path) -> tuple[Path, tuple[int, int, int] | None]:
+    """Where the last whole version is and what tells it from others."""
+    folder = _settled(path)
     try:
         status = folder.stat()
     except OSError:
-        return None
-    return status.st_dev, status.st_ino, status.st_mtime_ns
+        return folder, None
+    return folder, (status.st_dev, status.st_ino, status.st_mtime_ns)
 
 
 def read_whole(path: str | os.PathLike[str], read: Callable[[Path], Result]) -> Result:
@@ -59,15 +61,14 @@ def read_whole(path: str | os.PathLike[str], read: Callable[[Path], Result]) -> 
         What ``read`` returns of one version of the folder.
     """
     while True:
-        folder = _settled(Path(path))
-        before = _identity(folder)
+        version = _version(Path(path))
         try:
-            result = read(folder)
+            result = read(version[0])
         except (OSError, ValueError):
-            if _identity(_settled(Path(path))) == before:
+            if _version(Path(path)) == version:
                 raise
         else:
-            if _identity(_settled(Path(path))) == before:
+            if _version(Path(path)) == version:
                 return result
 
 
