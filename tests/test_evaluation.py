@@ -163,7 +163,7 @@ def test_evaluate_cfp_prints_a_table_and_json(cfp_zip, capsys):
         (["verify", "none.jpg", "none.jpg"], "none.jpg"),
         (["evaluate", "lfw", "nowhere"], "there is none at 'nowhere'"),
         (["evaluate", "lfw", ".", "--people", "1-2"], "--people does not go with lfw"),
-        (["info", "--weights", "missing"], "got 'missing'"),
+        (["info", "--weights", "missing"], "the path of an artifact; got"),
         (["verify", "NOISE", "NOISE"], "a photo must show a face; nothing was found in"),
     ],
 )
