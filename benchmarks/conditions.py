@@ -1,0 +1,72 @@
+"""Do thresholds hold for other people? By number of images and pose, on CFP.
+
+    python benchmarks/conditions.py CFP [--target-fmr 0.001]
+
+Calibrates on people 001 to 100 and measures on people 101 to 250: the false match and
+non-match rate of each kind of comparison at its own threshold, and the false match rate that
+the threshold of single images in any pose would have given.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+
+from sfpose import FaceEmbedder, TemplateVerifier, build_templates
+from sfpose.protocols import CFP
+
+POSES = ("frontal", "profile")
+
+
+def templates(rows, subjects, images):
+    """Means of consecutive images of a person, and whose they are."""
+    chosen, groups = [], []
+    for person in np.unique(subjects):
+        own = np.flatnonzero(subjects == person)
+        for start in range(0, len(own) - images + 1, images):
+            groups += [len(groups) // images] * images
+            chosen += own[start : start + images].tolist()
+    built = build_templates(rows[chosen], groups)
+    return built.templates, subjects[chosen[::images]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("cfp")
+    parser.add_argument("--target-fmr", type=float, default=1e-3)
+    options = parser.parse_args()
+    data = {}
+    for name, people in [("known", range(1, 101)), ("others", range(101, 251))]:
+        cfp = CFP(options.cfp, people=people)
+        rows = FaceEmbedder(n_jobs=-1).transform(cfp.images)
+        kept = ~np.isnan(rows).any(axis=1)
+        data[name] = rows[kept], cfp.subjects[kept], cfp.poses[kept]
+    rows, subjects, poses = data["known"]
+    verifier = TemplateVerifier(options.target_fmr, groups=("size", "pose"), n_jobs=-1)
+    verifier.fit(rows, subjects, poses=poses)
+    rows, subjects, poses = data["others"]
+    print(
+        "images  poses             impostors   FMR %   FNMR %   FMR % at the single-image threshold"
+    )
+    for (more, fewer, pair), calibration in verifier.calibrations_.items():
+        if pair is None:
+            continue
+        sides = [
+            templates(rows[poses == pose], subjects[poses == pose], images)
+            for pose, images in zip(pair, (more, fewer), strict=True)
+        ]
+        distances = verifier.score_matrix(sides[0][0], sides[1][0])
+        genuine = sides[0][1][:, None] == sides[1][1][None]
+        strangers = distances[~genuine]
+        # Within a pose, a side may hold the other's images: genuine pairs only across poses.
+        fnmr = (distances[genuine] > calibration.threshold).mean() if pair == POSES else np.nan
+        print(
+            f"{more:2d} - {fewer:2d}  {pair[0]:7} - {pair[1]:7} {strangers.size:9,} "
+            f"{100 * (strangers <= calibration.threshold).mean():8.3f} {100 * fnmr:8.2f} "
+            f"{100 * (strangers <= verifier.threshold_).mean():8.3f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
