@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["FACE_POINTS", "POSES", "HeadPose", "head_pose", "pose_labels"]
+__all__ = ["FACE_POINTS", "POSES", "HeadPose", "head_cameras", "head_pose", "pose_labels"]
 
 FACE_POINTS = np.array(
     [
@@ -91,15 +91,7 @@ def head_pose(landmarks: ArrayLike) -> HeadPose:
     >>> [abs(round(float(angle[0]), 3)) for angle in pose]
     [0.0, 0.0, 0.0]
     """
-    points = np.asarray(landmarks, dtype=np.float64)
-    if points.ndim != 3 or points.shape[1:] != (5, 2):
-        raise ValueError(f"landmarks must have shape (n, 5, 2); got {points.shape}")
-    if not np.isfinite(points).all():
-        raise ValueError("landmarks must be finite; got NaN or infinity")
-    image = points - points.mean(1, keepdims=True)
-    if (np.abs(image).max((1, 2), initial=0) == 0).any():
-        raise ValueError("the landmarks of a face must tell its size; got points that do not")
-    rotations = _rotations(image)
+    rotations, _ = _fit(_centred(landmarks)[0])
     # The last row says where depth comes from: it holds pitch and yaw without roll.
     pitch = -np.arcsin(np.clip(rotations[:, 2, 1], -1, 1))
     yaw = np.arctan2(rotations[:, 2, 0], rotations[:, 2, 2])
@@ -107,8 +99,50 @@ def head_pose(landmarks: ArrayLike) -> HeadPose:
     return HeadPose(np.degrees(yaw), np.degrees(pitch), np.degrees(roll))
 
 
-def _rotations(image: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rotations (n, 3, 3) of the generic face that best explain centred landmarks."""
+def head_cameras(landmarks: ArrayLike) -> NDArray[np.float64]:
+    """Scaled orthographic cameras that put the generic face on five landmarks.
+
+    Parameters
+    ----------
+    landmarks : array of shape (n, 5, 2)
+        As for :func:`head_pose`, which says the errors too.
+
+    Returns
+    -------
+    float64 array of shape (n, 2, 4)
+        From (x, y, z, 1) in the frame of :data:`FACE_POINTS` to pixels.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sfpose.pose import FACE_POINTS, head_cameras
+    >>> camera = head_cameras(10 * FACE_POINTS[None, :, :2] + 50)[0]
+    >>> np.allclose(camera, [[10, 0, 0, 50], [0, 10, 0, 50]], atol=1e-3)
+    True
+    """
+    image, middle = _centred(landmarks)
+    rotations, scale = _fit(image)
+    turned = scale[:, None, None] * rotations[:, :2]
+    shift = middle - turned @ FACE_POINTS.mean(0)
+    return np.concatenate([turned, shift[:, :, None]], axis=2)
+
+
+def _centred(landmarks: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Checked landmarks (n, 5, 2) about their mean, and the means (n, 2)."""
+    points = np.asarray(landmarks, dtype=np.float64)
+    if points.ndim != 3 or points.shape[1:] != (5, 2):
+        raise ValueError(f"landmarks must have shape (n, 5, 2); got {points.shape}")
+    if not np.isfinite(points).all():
+        raise ValueError("landmarks must be finite; got NaN or infinity")
+    middle = points.mean(1)
+    image = points - middle[:, None]
+    if (np.abs(image).max((1, 2), initial=0) == 0).any():
+        raise ValueError("the landmarks of a face must tell its size; got points that do not")
+    return image, middle
+
+
+def _fit(image: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Rotations (n, 3, 3) and scales (n,) of the generic face that best explain landmarks."""
     model = FACE_POINTS - FACE_POINTS.mean(0)
     # Where the depth of the points would be known, scale and rotation would follow in
     # closed form; so guess a frontal face's depth, solve, and guess again.
@@ -121,7 +155,7 @@ def _rotations(image: NDArray[np.float64]) -> NDArray[np.float64]:
         turned = model @ rotations.transpose(0, 2, 1)
         scale = (image * turned[:, :, :2]).sum((1, 2)) / (turned[:, :, :2] ** 2).sum((1, 2))
         depth = scale[:, None] * turned[:, :, 2]
-    return rotations
+    return rotations, scale
 
 
 def _procrustes(target: NDArray[np.float64], model: NDArray[np.float64]) -> NDArray[np.float64]:

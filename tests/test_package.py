@@ -42,7 +42,15 @@ ALLOWED = {
     "detectors": set(),
     "alignment": {"_embedding", "detectors", "geometry", "pose", "preprocessing"},
     "embedder": {"_embedding", "alignment", "preprocessing", "runtime"},
-    "training": {"alignment", "geometry", "networks", "preprocessing", "protocols", "runtime"},
+    "training": {
+        "alignment",
+        "geometry",
+        "networks",
+        "pose",
+        "preprocessing",
+        "protocols",
+        "runtime",
+    },
     "video": {"alignment", "geometry", "pose"},
     "bundle": {
         "_calibration",

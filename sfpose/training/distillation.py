@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sfpose.geometry import similarity_to_canonical
 from sfpose.networks.registry import IMAGENET_MEAN, IMAGENET_STD
+from sfpose.pose import head_cameras, head_pose
 from sfpose.training.augmentation import (
     GeometryJitter,
     compose,
@@ -18,7 +19,7 @@ from sfpose.training.augmentation import (
     sample_images,
 )
 from sfpose.training.faces import TaughtFaces, pass_order
-from sfpose.training.turning import FaceTurner, fit_head_pose
+from sfpose.training.turning import FaceTurner
 
 __all__ = ["TaughtFaceSource", "normalise_images", "teacher_targets"]
 
@@ -96,9 +97,9 @@ class TaughtFaceSource:
         self._turner = turner
         self._turned_share = turned_share
         if turner is not None:
-            cameras, yaws = fit_head_pose(turner.landmarks, faces.landmarks[self.rows])
-            self._cameras = torch.from_numpy(cameras.astype(np.float32))
-            self._frontal = torch.from_numpy(np.abs(yaws) < 30)
+            known = faces.landmarks[self.rows]
+            self._cameras = torch.from_numpy(head_cameras(known).astype(np.float32))
+            self._frontal = torch.from_numpy(np.abs(head_pose(known).yaw) < 30)
 
     def __len__(self) -> int:
         """Number of photos in one pass."""

@@ -18,14 +18,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sfpose.geometry import similarity_to_canonical
+from sfpose.pose import FACE_POINTS
 
-__all__ = ["FaceTurner", "fit_head_pose"]
+__all__ = ["FaceTurner"]
 
-# Eye corners, nose tip and mouth corners of MediaPipe's canonical face.
-_LANDMARK_VERTICES = ((33, 133), (263, 362), (1,), (61,), (291,))
-# Centimetres in the frame of that surface: an ellipsoid that meets it at temples and jaw.
+# Centimetres in the frame of the surface: an ellipsoid that meets it at temples and jaw.
 _HEAD_CENTRE = np.array([0.0, 2.0, -3.5])
 _HEAD_RADII = np.array([7.9, 11.0, 9.5])
+
+# The surface has y up and z towards the viewer, the points of sfpose.pose the opposite.
+_UP_AND_NEAR = np.array([1.0, -1.0, -1.0])
 
 Floats = NDArray[np.float64]
 
@@ -36,44 +38,6 @@ def _rotation(yaw: float, pitch: float) -> Floats:
     turn = np.array([[cosine, 0, sine], [0, 1, 0], [-sine, 0, cosine]])
     cosine, sine = math.cos(math.radians(pitch)), math.sin(math.radians(pitch))
     return np.array([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]]) @ turn
-
-
-def fit_head_pose(points: Floats, landmarks: NDArray[np.floating]) -> tuple[Floats, Floats]:
-    """Scaled orthographic camera that puts five points of a head on five landmarks.
-
-    Parameters
-    ----------
-    points : float64 array of shape (5, 3)
-        Points of the head, y up, z towards the viewer.
-    landmarks : array of shape (n, 5, 2)
-        Pixel coordinates, y down.
-
-    Returns
-    -------
-    cameras : float64 array of shape (n, 2, 4)
-        From (x, y, z, 1) of the head to pixels.
-    yaws : float64 array of shape (n,)
-        Degrees; positive where the nose points to the image's right.
-
-    References
-    ----------
-    DeMenthon and Davis, "Model-based object pose in 25 lines of code", IJCV 1995:
-    the scaled orthographic step.
-    """
-    target = np.asarray(landmarks, dtype=np.float64) * np.array([1.0, -1.0])
-    centre, middle = points.mean(0), target.mean(1)
-    affine = np.einsum("dk,nkc->ncd", np.linalg.pinv(points - centre), target - middle[:, None])
-    lengths = np.linalg.norm(affine, axis=2)
-    # Closest pair of orthogonal rows of equal length, by the polar decomposition.
-    left, _, right = np.linalg.svd(affine, full_matrices=False)
-    rows = left @ right
-    scale = lengths.mean(1)
-    cameras = np.zeros((len(target), 2, 4))
-    cameras[:, :, :3] = rows * scale[:, None, None]
-    cameras[:, :, 3] = middle - np.einsum("ncd,d->nc", cameras[:, :, :3], centre)
-    cameras[:, 1] *= -1
-    yaws = np.degrees(np.arcsin(np.clip(rows[:, 0, 2], -1, 1)))
-    return cameras, yaws
 
 
 class FaceTurner:
@@ -105,9 +69,8 @@ class FaceTurner:
         vertices = tensors["vertices"].astype(np.float64)
         triangles = tensors["triangles"]
         self.size = size
-        self.landmarks = np.stack([vertices[list(v)].mean(0) for v in _LANDMARK_VERTICES])
         maps = [
-            _position_map(vertices, triangles, self.landmarks, _rotation(yaw, pitch), size)
+            _position_map(vertices, triangles, _rotation(yaw, pitch), size)
             for yaw in yaws
             for pitch in pitches
         ]
@@ -123,7 +86,7 @@ class FaceTurner:
         ----------
         photos : uint8 Tensor of shape (n, h, w, 3)
         cameras : float Tensor of shape (n, 2, 4)
-            As :func:`fit_head_pose` gives them.
+            As :func:`sfpose.pose.head_cameras` gives them.
 
         Returns
         -------
@@ -134,6 +97,7 @@ class FaceTurner:
         chosen = torch.randint(len(self._positions), (count,))
         positions, normals = self._positions[chosen], self._normals[chosen]
         covered = self._covered[chosen]
+        cameras = cameras * torch.tensor([*_UP_AND_NEAR, 1.0], dtype=torch.float32)
         rows = cameras[:, :, :3] / cameras[:, :, :3].norm(dim=2, keepdim=True)
         # Towards the camera, in the frame of the head; image y points down.
         towards = -torch.linalg.cross(rows[:, 0], rows[:, 1])
@@ -167,11 +131,11 @@ class FaceTurner:
 
 
 def _position_map(
-    vertices: Floats, triangles: NDArray[np.integer], landmarks: Floats, turn: Floats, size: int
+    vertices: Floats, triangles: NDArray[np.integer], turn: Floats, size: int
 ) -> tuple[Floats, Floats, NDArray[np.bool_]]:
     """Head position, normal and coverage of each pixel of the crop of a turned head."""
     down = np.array([1.0, -1.0])
-    seen = (landmarks @ turn.T)[:, :2] * down
+    seen = (FACE_POINTS * _UP_AND_NEAR @ turn.T)[:, :2] * down
     to_plane = similarity_to_canonical(seen[None])[0]
     steps = (np.arange(size) + 0.5) / size
     crop = np.stack([*np.meshgrid(steps, steps), np.ones((size, size))], axis=-1)
