@@ -54,6 +54,34 @@ def test_search_is_brute_force_however_loose_the_bound(spread, k):
     )
 
 
+@given(
+    st.integers(1, 90), st.integers(1, 40), st.integers(1, 90), st.integers(0, 2**31), st.booleans()
+)
+@settings(max_examples=30, deadline=None)
+def test_any_search_is_brute_force(rows, probes, k, seed, ties):
+    rng = np.random.default_rng(seed)
+    templates, asked = (
+        # Few distinct values make many equal distances, and rows of zeros.
+        rng.integers(0, 2, (count, 3)).astype(np.float32)
+        if ties
+        else rng.random((count, 9), dtype=np.float32)
+        for count in (rows, probes)
+    )
+    k = min(k, rows)
+    gallery = TemplateGallery(n_jobs=2)
+    gallery.add(range(rows), templates)
+    ids, distances = gallery.search(asked, k)
+    exact = reference.chi2_matrix(asked, templates)
+    np.testing.assert_allclose(distances, np.sort(exact, axis=1)[:, :k], rtol=1e-5, atol=1e-12)
+    found = np.take_along_axis(exact, ids.astype(int), axis=1)
+    np.testing.assert_allclose(found, distances, rtol=1e-5, atol=1e-12)
+    if ties:
+        np.testing.assert_array_equal(ids, np.argsort(exact, axis=1, kind="stable")[:, :k])
+    radius = float(np.median(exact)) * (1 + 1e-4)
+    for row, near in zip(exact, gallery.search_within(asked, radius), strict=True):
+        assert sorted(near.ids) == np.flatnonzero(row <= radius).tolist()
+
+
 @pytest.mark.usefixtures("small_blocks")
 def test_the_bound_really_spares_work(monkeypatch):
     import sfpose._kernels.chi2 as kernels
