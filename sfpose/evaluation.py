@@ -7,9 +7,9 @@ identical comparisons.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,13 +28,17 @@ from sfpose.protocols import CFP, LFW, LazyImages, PoseFolder, Trials, VGGFace2P
 from sfpose.runtime.artifact import Artifact, Json
 
 __all__ = [
+    "POSES",
     "Comparison",
+    "PoseColumn",
     "Row",
     "calibrated",
     "evaluate_cfp",
     "evaluate_lfw",
     "evaluate_poses",
     "format_table",
+    "pose_columns",
+    "row_from_distances",
 ]
 
 Descriptors = NDArray[np.floating]
@@ -82,12 +86,25 @@ class Row:
         }
 
 
-def _row(name: str, trials: Trials, rows: Descriptors, compare: Comparison, draws: int) -> Row:
-    lost = np.asarray(np.isnan(rows).any(axis=1))
-    failed = lost[trials.first] | lost[trials.second]
-    distances = compare(np.where(lost[:, None], 1, rows), trials.first, trials.second)
-    rates = verification_summary(np.where(failed, np.nan, distances), trials.is_genuine)
-    refused = np.where(failed, np.inf, distances)
+def row_from_distances(
+    name: str, trials: Trials, distances: Descriptors, *, draws: int = 200
+) -> Row:
+    """Error rates of comparisons that were made already.
+
+    Parameters
+    ----------
+    name : str
+    trials : Trials
+    distances : array of shape (n,)
+        NaN where an image could not be acquired.
+    draws : int, default=200
+        Resamplings of people for the interval.
+
+    Returns
+    -------
+    Row
+    """
+    refused = np.where(np.isnan(distances), np.inf, distances)
     accuracy = error = None
     if trials.folds is not None:
         result = k_fold_accuracy(refused, trials.is_genuine, trials.folds)
@@ -95,7 +112,19 @@ def _row(name: str, trials: Trials, rows: Descriptors, compare: Comparison, draw
     interval = people_interval(
         refused, trials.is_genuine, trials.first_people, trials.second_people, draws=draws
     )
+    rates = verification_summary(distances, trials.is_genuine)
     return Row(name, rates, interval, accuracy, error)
+
+
+def _distances(trials: Trials, rows: Descriptors, compare: Comparison) -> Descriptors:
+    """Distances of trials; NaN where a row is of NaN."""
+    lost = np.asarray(np.isnan(rows).any(axis=1))
+    distances = compare(np.where(lost[:, None], 1, rows), trials.first, trials.second)
+    return np.where(lost[trials.first] | lost[trials.second], np.nan, distances)
+
+
+def _row(name: str, trials: Trials, rows: Descriptors, compare: Comparison, draws: int) -> Row:
+    return row_from_distances(name, trials, _distances(trials, rows, compare), draws=draws)
 
 
 def evaluate_lfw(
@@ -192,17 +221,55 @@ def evaluate_poses(
     list of Row
         For each template size: each pose with itself, then across poses.
     """
+    return [
+        row_from_distances(column.name, column.trials, column.distances, draws=draws)
+        for column in pose_columns(
+            folder, embed, compare, poses=poses, template_sizes=template_sizes
+        )
+    ]
+
+
+class PoseColumn(NamedTuple):
+    """A column of Table 4: its comparisons and their distances."""
+
+    template_size: int
+    poses: tuple[str, str]
+    trials: Trials
+    distances: Descriptors
+
+    @property
+    def name(self) -> str:
+        """Both poses and the number of images."""
+        images = "1 image" if self.template_size == 1 else f"{self.template_size} images"
+        return f"{self.poses[0]} - {self.poses[1]}, {images}"
+
+
+def pose_columns(
+    folder: PoseFolder,
+    embed: Embed,
+    compare: Comparison = chi2_pairs_at,
+    *,
+    poses: Sequence[str] = POSES,
+    template_sizes: Sequence[int] = (1, 5),
+) -> Iterator[PoseColumn]:
+    """The comparisons of the paper's pose protocol, column by column.
+
+    Parameters are those of :func:`evaluate_poses`.
+
+    Yields
+    ------
+    PoseColumn
+        NaN where an image could not be acquired.
+    """
     protocol = VGGFace2Pose(folder.subjects, folder.poses)
     rows = embed(folder.images)
-    table = []
     for size in template_sizes:
         made_of = rows[protocol.templates(size).rows]
         templates = np.stack([_mean_of_known(images) for images in made_of])
         for first, second in protocol.columns(poses):
             trials = protocol.trials(first, second, size)
-            images = "1 image" if size == 1 else f"{size} images"
-            table.append(_row(f"{first} - {second}, {images}", trials, templates, compare, draws))
-    return table
+            distances = _distances(trials, templates, compare)
+            yield PoseColumn(size, (first, second), trials, distances)
 
 
 TARGET_FMRS = (0.1, 0.01, 0.001, 0.0001)

@@ -60,6 +60,8 @@ ALLOWED = {
         "runtime",
         "verifier",
     },
+    "studies": {"_scoring", "evaluation", "protocols"},
+    "reproduction": {"evaluation", "metrics", "protocols"},
     "evaluation": {"_calibration", "_scoring", "embedder", "metrics", "protocols", "runtime"},
 }
 LATE = {("embedder", "training")}

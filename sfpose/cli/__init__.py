@@ -22,6 +22,7 @@ _COMMANDS = (
     "identify",
     "calibrate",
     "evaluate",
+    "reproduce",
     "benchmark",
     "export",
     "info",

@@ -1,0 +1,194 @@
+"""Studies of section 6 and the paper's tables, against counting by hand."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sfpose._kernels import reference
+from sfpose.cli import main
+from sfpose.evaluation import evaluate_poses, pose_columns
+from sfpose.metrics import equal_error_rate
+from sfpose.protocols import PoseFolder
+from sfpose.reproduction import TABLE_4, TABLE_5, det_figure, pose_table, trial_counts
+from sfpose.studies import PoseStudies, keep_ocular_region
+
+POSES = ("frontal", "profile", "three_quarter")
+
+
+def _table(people=8, images=6, seed=0):
+    rng = np.random.default_rng(seed)
+    centres = rng.gamma(1.0, 1.0, (people, 20))
+    subjects = np.repeat(np.arange(people), 3 * images)
+    poses = np.tile(np.repeat(POSES, images), people)
+    rows = rng.gamma(centres[subjects] * 3 + 0.1).astype(np.float32)
+    rows[poses == "profile"] *= rng.gamma(2, 0.5, (people * images, 20)).astype(np.float32)
+    return rows, subjects, poses
+
+
+def _half(subjects, poses, person, pose, second):
+    rows = np.flatnonzero((subjects == person) & (poses == pose))
+    return rows[3:] if second else rows[:3]
+
+
+def _eer(templates, probes, owners, people):
+    matrix = reference.chi2_matrix(np.asarray(templates), np.asarray(probes))
+    genuine = np.asarray(people)[:, None] == np.asarray(owners)[None]
+    return equal_error_rate(matrix.ravel(), genuine.ravel()), genuine.sum()
+
+
+def test_templates_of_more_images_are_means_of_the_first_half():
+    rows, subjects, poses = _table()
+    found = PoseStudies(rows, subjects, poses, draws=5).number_of_images(
+        "frontal", "profile", (1, 2, 3, 4)
+    )
+    assert [row.name.split()[0] for row in found] == ["1", "2", "3"]
+    for count, row in zip((1, 2, 3), found, strict=True):
+        templates = [
+            rows[_half(subjects, poses, who, "frontal", False)[:count]].mean(0) for who in range(8)
+        ]
+        probes = np.concatenate([_half(subjects, poses, who, "profile", True) for who in range(8)])
+        eer, genuine = _eer(templates, rows[probes], subjects[probes], range(8))
+        assert row.rates.genuine == genuine
+        assert row.rates.eer == pytest.approx(eer, abs=1e-6)
+
+
+def test_mixed_templates_hold_an_image_of_each_pose():
+    rows, subjects, poses = _table()
+    found = PoseStudies(rows, subjects, poses, draws=5).mixed_poses()
+    assert len(found) == 3 * 4
+    by_name = {row.name: row for row in found}
+    templates = [
+        rows[[_half(subjects, poses, who, pose, False)[0] for pose in POSES]].mean(0)
+        for who in range(8)
+    ]
+    probes = np.concatenate([_half(subjects, poses, who, "profile", True) for who in range(8)])
+    eer, _ = _eer(templates, rows[probes], subjects[probes], range(8))
+    assert by_name["3 mixed - 1 profile"].rates.eer == pytest.approx(eer, abs=1e-6)
+
+
+def test_the_nearest_of_several_templates_is_taken():
+    rows, subjects, poses = _table()
+    nearest, mean, together = PoseStudies(rows, subjects, poses, draws=5).several_enrolled()
+    probes = np.concatenate(
+        [_half(subjects, poses, who, pose, True) for pose in POSES for who in range(8)]
+    )
+    matrices = []
+    for pose in POSES:
+        templates = np.stack(
+            [rows[_half(subjects, poses, who, pose, False)].mean(0) for who in range(8)]
+        )
+        matrices.append(reference.chi2_matrix(templates, rows[probes]))
+    genuine = np.arange(8)[:, None] == subjects[probes][None]
+    for row, fused in ((nearest, np.min(matrices, 0)), (mean, np.mean(matrices, 0))):
+        expected = equal_error_rate(fused.ravel(), genuine.ravel())
+        assert row.rates.eer == pytest.approx(expected, abs=1e-6)
+    assert together.rates.genuine == genuine.sum()
+
+
+def test_the_best_frame_is_the_one_with_the_least_measure():
+    rows, subjects, poses = _table()
+    measure = (poses != "frontal") + np.random.default_rng(1).random(len(rows)) / 2
+    found = PoseStudies(rows, subjects, poses, draws=5).best_frame({"turn": measure})
+    assert [row.rates.genuine for row in found] == [72, 8, 8]
+    chosen = []
+    for who in range(8):
+        own = np.concatenate([_half(subjects, poses, who, pose, True) for pose in POSES])
+        chosen.append(own[np.argmin(measure[own])])
+    assert set(poses[chosen]) == {"frontal"}
+    templates = [rows[_half(subjects, poses, who, "frontal", False)].mean(0) for who in range(8)]
+    eer, _ = _eer(templates, rows[chosen], subjects[chosen], range(8))
+    assert found[1].rates.eer == pytest.approx(eer, abs=1e-6)
+
+
+def test_who_lacks_images_is_counted():
+    rows, subjects, poses = _table()
+    kept = ~((subjects == 3) & (poses == "profile"))
+    studies = PoseStudies(rows[kept], subjects[kept], poses[kept], draws=5)
+    assert studies.left_out == 1
+    assert 3 not in studies.people
+    with pytest.raises(ValueError, match=r"two people need two images in each of .*; got 1"):
+        PoseStudies(rows[:18], subjects[:18], poses[:18])
+    with pytest.raises(ValueError, match="one descriptor, subject and pose an image; got 2, 1"):
+        PoseStudies(rows[:2], subjects[:1], poses[:2])
+
+
+def test_the_ocular_region_alone_is_left():
+    crops = np.random.default_rng(0).integers(0, 256, (2, 50, 50, 3), np.uint8)
+    kept = keep_ocular_region(crops, top=0.2, bottom=0.6)
+    np.testing.assert_array_equal(kept[:, 10:30], crops[:, 10:30])
+    assert (kept[:, :10] == 128).all()
+    assert (kept[:, 30:] == 128).all()
+    with pytest.raises(ValueError, match=r"must lie in 0 <= top < bottom <= 1; got 0\.5"):
+        keep_ocular_region(crops, top=0.5, bottom=0.4)
+    with pytest.raises(ValueError, match=r"got float64 \(2, 50, 50, 3\)"):
+        keep_ocular_region(crops.astype(float))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    for person in range(3):
+        own = rng.integers(0, 256, (8, 8, 3))
+        for pose in POSES:
+            (tmp_path / f"P{person}" / pose).mkdir(parents=True)
+            for image in range(10):
+                noisy = np.clip(own + rng.integers(-30, 30, own.shape), 0, 255).astype(np.uint8)
+                large = Image.fromarray(noisy).resize((80, 80))
+                large.save(tmp_path / f"P{person}" / pose / f"{image:02d}.png")
+    return tmp_path
+
+
+def _pixels(images):
+    return np.stack([np.asarray(image, np.float32)[::8, ::8].ravel() for image in images])
+
+
+def test_published_tables_are_complete():
+    paper = Path(__file__).parent / "data" / "table_4.txt"
+    assert {len(rates) for rates in (*TABLE_4.values(), *TABLE_5.values())} == {12}
+    for line in paper.read_text().splitlines():
+        name, *numbers = line.split()
+        assert TABLE_4[name] == tuple(float(number) for number in numbers)
+
+
+def test_a_table_has_our_row_beside_the_papers(folder):
+    data = PoseFolder(folder)
+    rows = evaluate_poses(data, _pixels, draws=5)
+    lines = pose_table({"ours": rows}, TABLE_4, "title").splitlines()
+    ours = [line.split()[1:] for line in lines if line.startswith("ours")]
+    expected = [f"{100 * row.rates.eer:.2f}" for row in rows]
+    assert ours == [expected[:6], expected[6:]]
+    theirs = next(line for line in lines if line.startswith("paper: SENet50ft"))
+    assert theirs.split()[2:] == ["3.86", "2.87", "4.16", "3.36", "3.71", "4.48"]
+    counted = trial_counts(data).splitlines()
+    # 45 pairs of ten images each of 3 people; two strangers each.
+    assert re.split(r"\s{2,}", counted[1]) == ["same pose, 1 image", "135", "6", "16,560", "36,800"]
+    assert counted[-1].startswith("3 people, 2 others each")
+
+
+def test_the_figure_has_four_panels(folder, tmp_path):
+    pytest.importorskip("matplotlib", reason="figures need matplotlib").use("Agg")
+    columns = list(pose_columns(PoseFolder(folder), _pixels))
+    path = det_figure({"ours": columns}, tmp_path / "det.png", "title")
+    with Image.open(path) as image:
+        assert min(image.size) > 800
+
+
+@pytest.mark.parametrize("part", ["table3", "table4", "table5", "studies"])
+def test_the_command_reproduces(folder, part, capsys):
+    assert main(["reproduce", part, "--data", str(folder), "--draws", "3", "--n-jobs", "1"]) == 0
+    printed = capsys.readouterr().out
+    for word in {
+        "table3": ["16,560", "3 people"],
+        "table4": ["sfpose default", "paper: +DWC+GDC"],
+        "table5": ["paper: MS1M, then VGGFace2"],
+        "studies": ["3 mixed - 1 profile", "best frame by absolute yaw", "ocular region alone"],
+    }[part]:
+        assert word in printed
+
+
+def test_data_must_be_given(capsys):
+    assert main(["reproduce", "table4"]) == 2
+    assert "table4 needs --data" in capsys.readouterr().err
