@@ -12,7 +12,6 @@ from sfpose.networks import NETWORKS, build_network  # noqa: E402
 from sfpose.runtime.artifact import Artifact  # noqa: E402
 from sfpose.runtime.session import OnnxModel  # noqa: E402
 from sfpose.training.export import (  # noqa: E402
-    check_parity,
     fold_batch_norm,
     network_from_artifact,
     scale_descriptor,
@@ -58,7 +57,8 @@ def _as_if_trained(network):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_onnx_answers_as_torch(name):
     torch.manual_seed(0)
-    network = _as_if_trained(build_network(name, input_size=SIZE))
+    # With batch normalisation, which LightCNN-29 never has, there is something to fold.
+    network = _as_if_trained(build_network(name, batch_norm=True, input_size=SIZE))
     with torch.inference_mode():
         expected = network(torch.from_numpy(IMAGES)).numpy()
     assert expected.shape == (3, NETWORKS[name].descriptor_size)
@@ -69,6 +69,12 @@ def test_onnx_answers_as_torch(name):
     for images, rows in ((IMAGES, expected), (IMAGES[:1], expected[:1])):
         got = OnnxModel(model).run(images)
         assert np.abs(got - rows).max() <= 1e-4 * np.abs(rows).max()
+    if NETWORKS[name].non_negative:
+        manifest = to_manifest(name="x", kind="descriptor", network=name, size=SIZE)
+        again = network_from_artifact(Artifact(model, manifest)).eval()
+        with torch.inference_mode():
+            back = again(torch.from_numpy(IMAGES)).numpy()
+        assert np.abs(back - expected).max() <= 1e-4 * expected.max()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -77,15 +83,6 @@ def test_export_leaves_the_network_that_is_built_without_batch_norm(name):
         folded = fold_batch_norm(build_network(name)).state_dict()
         built = build_network(name, batch_norm=False).state_dict()
     assert {n: t.shape for n, t in folded.items()} == {n: t.shape for n, t in built.items()}
-
-
-@pytest.mark.parametrize("name", ["squeezefaceposenet+dwc+gdc", "squeezefaceposenet+preactivation"])
-def test_a_variant_goes_back_into_torch_at_the_size_of_its_manifest(name):
-    network = build_network(name, batch_norm=True, input_size=SIZE)
-    manifest = to_manifest(name="x", kind="descriptor", network=name, size=SIZE)
-    artifact = Artifact(to_onnx(network, SIZE), manifest)
-    again = network_from_artifact(artifact).eval()
-    assert check_parity(again, artifact.model, SIZE) < 1e-4
 
 
 def test_a_descriptor_is_scaled_behind_the_global_depthwise_convolution():
