@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sfpose.evaluation import Row
     from sfpose.protocols import LazyImages, PoseFolder
 
-_PARTS = ("table1", "table3", "table4", "table5", "figures", "studies")
+_PARTS = ("networks", "table1", "table3", "table4", "table5", "figures", "studies")
 
 
 def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -26,11 +26,12 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         help="the paper's tables and figures on data of yours",
         description="Print the paper's tables with a row of our own, measured under its pose "
         "protocol on a folder or zip of subject/pose/image with the poses frontal, "
-        "three_quarter and profile (such as VGGFace2-Pose), beside the paper's rows. table1 "
-        "needs no data; studies are those that the paper leaves to later.",
+        "three_quarter and profile (such as VGGFace2-Pose), beside the paper's rows. networks "
+        "lists all of ours, table1 times those of the paper; both need no data but sfpose[train]. "
+        "studies are those that the paper leaves to later.",
     )
     parser.add_argument("part", choices=_PARTS)
-    parser.add_argument("--data", help="folder or zip file; not for table1")
+    parser.add_argument("--data", help="folder or zip file; not for networks and table1")
     parser.add_argument("--weights", default="default", help="shipped name or path of an artifact")
     parser.add_argument(
         "--n-jobs", type=int, default=-1, metavar="N", help="threads (default: all)"
@@ -47,10 +48,13 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the table or say where the figure is."""
-    if options.part == "table1":
-        from sfpose.training.table1 import measure_networks, network_table
+    if options.part in ("networks", "table1"):
+        from sfpose.training.table1 import measure_networks, network_list, network_table
 
-        print(network_table(measure_networks(rounds=options.rounds)))
+        measured = options.part == "table1"
+        print(
+            network_table(measure_networks(rounds=options.rounds)) if measured else network_list()
+        )
         return 0
     if options.data is None:
         raise ValueError(f"{options.part} needs --data, a folder or zip of subject/pose/image")

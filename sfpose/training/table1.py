@@ -1,8 +1,5 @@
 """Table 1 measured: what each network costs, beside the paper's column.
 
-    python benchmarks/networks.py [--rounds 40] [--json FILE]
-    python benchmarks/networks.py --list
-
 The weights are random, which the time does not depend on. Each network is exported to ONNX
 and embeds one image at a time through onnxruntime, at one thread and at two. Rounds are
 interleaved: each runs every network once, in another order, so that whatever else the
@@ -13,17 +10,20 @@ in MiB, is what to set beside the paper's megabytes, which are below four bytes 
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 import zlib
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from sfpose.networks import NETWORKS, build_network, network_summary
 from sfpose.runtime.session import OnnxModel
 from sfpose.training.export import to_onnx
+
+__all__ = ["TABLE_1", "measure_networks", "network_list", "network_table"]
 
 PLAIN = "squeezefaceposenet"
 THREADS = (1, 2)
@@ -32,9 +32,10 @@ TABLE_1 = [
     for name, spec in NETWORKS.items()
     if spec.published_parameters is not None or spec.published_megabytes is not None
 ]
+"""The networks of the paper's Table 1."""
 
 
-def export(name):
+def _export(name: str) -> bytes:
     torch.manual_seed(0)
     network = build_network(name)
     with torch.no_grad():
@@ -44,7 +45,7 @@ def export(name):
     return to_onnx(network, NETWORKS[name].input_size)
 
 
-def times(models, threads, rounds):
+def _times(models: dict[str, bytes], threads: int, rounds: int) -> dict[str, NDArray[np.float64]]:
     """Seconds of one image, for each network an array of shape (rounds,)."""
     rng = np.random.default_rng(0)
     sessions = {name: OnnxModel(model, threads) for name, model in models.items()}
@@ -52,7 +53,7 @@ def times(models, threads, rounds):
         name: rng.normal(size=(1, 3, size, size)).astype(np.float32)
         for name, size in ((name, NETWORKS[name].input_size) for name in models)
     }
-    seconds = {name: [] for name in models}
+    seconds: dict[str, list[float]] = {name: [] for name in models}
     for round_ in range(rounds + 2):
         for name in rng.permutation(list(models)):
             # The call before has filled the caches with another network.
@@ -64,9 +65,28 @@ def times(models, threads, rounds):
     return {name: np.array(values) for name, values in seconds.items()}
 
 
-def measure(names, rounds):
-    models = {name: export(name) for name in names}
-    rows = {}
+def measure_networks(
+    names: Iterable[str] = TABLE_1, *, rounds: int = 40
+) -> dict[str, dict[str, Any]]:
+    """Cost of each network, the plain one among them.
+
+    Parameters
+    ----------
+    names : iterable of str
+        Of :data:`sfpose.networks.NETWORKS`.
+    rounds : int, default=40
+        Images that each network embeds.
+
+    Returns
+    -------
+    dict of str to dict
+        ``parameters``, ``multiply_adds``, ``onnx_bytes``, ``compressed_bytes``, and for one and
+        two threads the median ``milliseconds_N``, the ``ratio_N`` to the plain network and
+        its ``ratio_quartiles_N``.
+    """
+    names = list(dict.fromkeys([PLAIN, *names]))
+    models = {name: _export(name) for name in names}
+    rows: dict[str, dict[str, Any]] = {}
     for name, model in models.items():
         summary = network_summary(name)
         rows[name] = {
@@ -76,26 +96,27 @@ def measure(names, rounds):
             "compressed_bytes": len(zlib.compress(model)),
         }
     for threads in THREADS:
-        seconds = times(models, threads, rounds)
-        for name, values in seconds.items():
+        measured = _times(models, threads, rounds)
+        for name, values in measured.items():
             rows[name][f"milliseconds_{threads}"] = 1000 * float(np.median(values))
-            ratios = values / seconds[PLAIN]
+            ratios = values / measured[PLAIN]
             rows[name][f"ratio_{threads}"] = float(np.median(ratios))
             rows[name][f"ratio_quartiles_{threads}"] = np.quantile(ratios, (0.25, 0.75)).tolist()
     return rows
 
 
-def optional(value, digits=2):
+def _optional(value: float | None, digits: int = 2) -> str:
     return "" if value is None else f"{value:.{digits}f}".rstrip("0").rstrip(".")
 
 
-def print_table(rows):
+def network_table(rows: dict[str, dict[str, Any]]) -> str:
+    """What :func:`measure_networks` found, beside the paper, as a Markdown table."""
     head = ["network", "parameters", "multiply-adds, M", "ONNX, MB", "compressed, MiB"]
     for threads in THREADS:
         word = "thread" if threads == 1 else "threads"
         head += [f"{threads} {word}, ms", f"{threads} {word}, of plain"]
     head += ["paper: parameters, M", "paper: MB", "paper: ms", "paper: of plain"]
-    print("| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|")
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for name, row in rows.items():
         spec = NETWORKS[name]
         cells = [name, f"{row['parameters']:,}", f"{row['multiply_adds'] / 1e6:,.0f}"]
@@ -104,40 +125,25 @@ def print_table(rows):
         for threads in THREADS:
             cells.append(f"{row[f'milliseconds_{threads}']:.1f}")
             cells.append(f"{row[f'ratio_{threads}']:.2f}")
-        cells += [optional(spec.published_parameters), optional(spec.published_megabytes)]
+        cells += [_optional(spec.published_parameters), _optional(spec.published_megabytes)]
         published = spec.published_milliseconds
-        cells.append(optional(published, 1))
+        cells.append(_optional(published, 1))
         plain = NETWORKS[PLAIN].published_milliseconds
-        cells.append("" if published is None else f"{published / plain:.2f}")
-        print("| " + " | ".join(cells) + " |")
+        cells.append(f"{published / plain:.2f}" if published and plain else "")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
-def print_list():
-    print("| name | input | values | distance | parameters | multiply-adds, M | float32, MB |")
-    print("|---" * 7 + "|")
+def network_list() -> str:
+    """Every network of the registry and its cost, as a Markdown table."""
+    lines = [
+        "| name | input | values | distance | parameters | multiply-adds, M | float32, MB |",
+        "|---" * 7 + "|",
+    ]
     for name, spec in NETWORKS.items():
         summary = network_summary(name)
         cells = [f"`{name}`", f"{summary.input_size}x{summary.input_size}"]
         cells += [str(summary.descriptor_size), spec.distance, f"{summary.parameters:,}"]
         cells += [f"{summary.multiply_adds / 1e6:,.0f}", f"{summary.bytes / 1e6:.2f}"]
-        print("| " + " | ".join(cells) + " |")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--list", action="store_true", help="what every network is; no timing")
-    parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--json", metavar="FILE")
-    options = parser.parse_args()
-    if options.list:
-        print_list()
-        return
-    rows = measure(TABLE_1, options.rounds)
-    print_table(rows)
-    if options.json:
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump(rows, file, indent=1)
-
-
-if __name__ == "__main__":
-    main()
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
