@@ -113,7 +113,7 @@ def test_the_result_counts_what_was_left_out(people, tmp_path, monkeypatch):
     result = train_paper(
         [stage],
         tmp_path / "b.pt",
-        recipe=_recipe(on_unreadable="leave out", checkpoint_minutes=0.0),
+        recipe=_recipe(on_unreadable="leave out", network="squeezefaceposenet+gdc"),
         progress=False,
     )
     report = result.stages[0]
@@ -126,7 +126,10 @@ def test_the_result_counts_what_was_left_out(people, tmp_path, monkeypatch):
     assert report.unreadable == ["p1/3.png", "p1/4.png"]
     # A resumed run still knows.
     again = train_paper(
-        [stage], tmp_path / "b.pt", recipe=_recipe(on_unreadable="leave out"), progress=False
+        [stage],
+        tmp_path / "b.pt",
+        recipe=_recipe(on_unreadable="leave out", network="squeezefaceposenet+gdc"),
+        progress=False,
     )
     assert again.stages[0].unreadable == ["p1/3.png", "p1/4.png"]
 
@@ -142,6 +145,7 @@ def test_the_result_counts_what_was_left_out(people, tmp_path, monkeypatch):
         ({"workers": -1}, "workers must be 0 or more"),
         ({"rates": (0.1, 0.2)}, "rates must fall"),
         ({"network": "vgg"}, "network must be one of"),
+        ({"network": "mobilefacenet"}, "descriptor must be non-negative"),
         ({"on_unreadable": "ignore"}, "on_unreadable must be"),
     ],
 )
