@@ -1,6 +1,5 @@
-"""The paper's recipe: schedule, validation, stages, kill and resume, several processes."""
+"""The paper's recipe: stages, what is left out, kill and resume, several processes."""
 
-import json
 import os
 import shutil
 import signal
@@ -16,19 +15,15 @@ from PIL import Image
 torch = pytest.importorskip("torch", reason="training needs the [train] extra")
 pytest.importorskip("onnx", reason="training needs the [train] extra")
 
-from torch import nn  # noqa: E402
+from test_training_schedules import train_smooth  # noqa: E402
 
 import sfpose.training.paper as paper  # noqa: E402
 from sfpose.cli import main  # noqa: E402
 from sfpose.runtime.artifact import read_artifact  # noqa: E402
 from sfpose.training.checkpoints import load_checkpoint  # noqa: E402
-from sfpose.training.faces import pass_order  # noqa: E402
-from sfpose.training.loop import LoopSettings, Stage, train  # noqa: E402
-from sfpose.training.objectives import SoftmaxObjective  # noqa: E402
-from sfpose.training.optimizers import build_optimizer  # noqa: E402
+from sfpose.training.loop import train  # noqa: E402
 from sfpose.training.paper import PaperRecipe, PaperStage, train_paper  # noqa: E402
 from sfpose.training.people import PeopleFolder, open_people  # noqa: E402
-from sfpose.training.schedules import PlateauSchedule  # noqa: E402
 from sfpose.training.selection import hold_out  # noqa: E402
 
 TESTS = Path(__file__).resolve().parent
@@ -58,221 +53,18 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-class Halves:
-    """Images whose brighter half tells the class; 32 for a pass."""
-
-    def __init__(self, noise=0.3):
-        self._noise = noise
-
-    def __len__(self):
-        return 32
-
-    def batch(self, seed, first, count, size):
-        targets = torch.from_numpy(pass_order(32, seed, first, count) % 2)
-        images = self._noise * torch.stack(
-            [
-                torch.randn(3, size, size, generator=torch.Generator().manual_seed(number))
-                for number in range(first, first + count)
-            ]
-        )
-        images[targets == 0, :, : size // 2] += 2
-        images[targets == 1, :, size // 2 :] += 2
-        return images, targets
-
-
-class Rows(nn.Module):
-    """Means of the rows after a layer that knows where it looks."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(8, 6)
-        self.drop = nn.Dropout(0.2)
-
-    def forward(self, images):
-        return torch.relu(self.drop(self.layer(images.mean((1, 3)))))
-
-
-SETTINGS = LoopSettings(
-    stages=(Stage(8, 32 * 40, 16),), learning_rate=0.01, checkpoint_minutes=0.0, device="cpu"
-)
-
-
-def _train(checkpoint=None, epochs=None, stop=None, schedule=None, validation=True, **more):
-    torch.manual_seed(2)
-    source = Halves()
-    if stop is not None:
-
-        def batch(*arguments, given=source.batch):
-            if arguments[1] >= stop:
-                raise KeyboardInterrupt
-            return given(*arguments)
-
-        source.batch = batch
-    schedule = schedule or PlateauSchedule((0.01, 0.005, 0.001), patience=2)
-    network = train(
-        Rows(),
-        SoftmaxObjective(6, 2, dropout=0.2),
-        source,
-        SETTINGS,
-        validation=Halves(noise=1.5) if validation else None,
-        schedule=schedule,
-        checkpoint=checkpoint,
-        on_epoch=None if epochs is None else epochs.append,
-        **more,
-    )
-    return network, schedule
-
-
-def test_the_rate_steps_down_where_the_validation_loss_stops_falling():
-    schedule = PlateauSchedule((0.01, 0.005, 0.001, 0.0001), patience=2)
-    # Two in a row without a new lowest, counted from the lowest of all.
-    losses = [5, 4, 4.5, 3, 3, 3.1, 2.9, 2.9, 3.0, 2.0, 2.1, 2.2, 2.0, 2.05]
-    rates = []
-    for loss in losses:
-        assert not schedule.finished
-        schedule.observe(loss)
-        rates.append(schedule.rate)
-    assert rates == [0.01] * 5 + [0.005] * 3 + [0.001] * 3 + [0.0001] * 3
-    assert schedule.finished
-
-
-def test_new_layers_learn_ten_times_faster_at_the_first_rate_only():
-    schedule = PlateauSchedule((0.01, 0.005), patience=1)
-    assert schedule.factors(0) == (1.0, 10.0)
-    for _ in range(2):
-        schedule.observe(1.0)
-    assert schedule.factors(99) == (0.5, 0.5)
-    again = PlateauSchedule((0.01, 0.005), patience=1)
-    again.load_state_dict(json.loads(json.dumps(schedule.state_dict())))
-    again.observe(0.5)
-    assert (again.rate, again.finished) == (0.005, False)
-    again.observe(0.5)
-    assert again.finished
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"rates": (0.01, 0.02)}, "rates must fall"),
-        ({"rates": (0.01, 0.01)}, "rates must fall"),
-        ({"rates": ()}, "rates must fall"),
-        ({"rates": (0.01, 0.0)}, "above zero"),
-        ({"patience": 0}, "patience must be at least 1"),
-    ],
-)
-def test_schedules_that_go_nowhere_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
-        PlateauSchedule(**settings)
-
-
-def test_only_the_head_and_named_layers_are_new():
-    network, head = Rows(), SoftmaxObjective(6, 2)
-    for name in ("sgd", "adamw", "muon"):
-        optimizers = build_optimizer(
-            name, network, head, learning_rate=0.1, weight_decay=0.01, new_layers=["layer.bias"]
-        )
-        new, old, decayed = set(), set(), set()
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                (new if group["new"] else old).update(map(id, group["params"]))
-                if group["weight_decay"]:
-                    decayed.update(map(id, group["params"]))
-        assert new == {id(p) for p in [network.layer.bias, *head.parameters()]}
-        assert old == decayed == {id(network.layer.weight)}
-
-
-def test_the_loop_follows_the_validation_loss_to_the_last_plateau():
-    epochs = []
-    _, schedule = _train(epochs=epochs)
-    assert schedule.finished
-    assert len(epochs) < 40
-    rates = [entry["rate"] for entry in epochs]
-    assert sorted(set(rates), reverse=True) == [0.01, 0.005, 0.001]
-    assert rates == sorted(rates, reverse=True)
-    assert epochs[-1]["validation_accuracy"] > 0.9
-    replay = PlateauSchedule((0.01, 0.005, 0.001), patience=2)
-    for entry in epochs:
-        assert entry["rate"] == pytest.approx(replay.rate)
-        replay.observe(entry["validation_loss"])
-    assert replay.finished
-
-
-def test_validation_sees_every_image_once_in_evaluation_mode():
-    numbers, modes = [], []
-
-    class Seen(Halves):
-        def __len__(self):
-            return 21
-
-        def batch(self, seed, first, count, size):
-            numbers.extend(range(first, first + count))
-            return Halves().batch(0, 0, 21, size)[0][:count], torch.zeros(count).long()
-
-    class Modes(Rows):
-        def forward(self, images):
-            modes.append((len(images), self.training))
-            return super().forward(images)
-
-    epochs = []
-    train(
-        Modes(),
-        SoftmaxObjective(6, 2),
-        Halves(),
-        LoopSettings(stages=(Stage(8, 32, 16),), device="cpu"),
-        validation=Seen(),
-        on_epoch=epochs.append,
-    )
-    assert numbers == list(range(21))
-    assert modes == [(16, True), (16, True), (16, False), (5, False)]
-    assert "validation_loss" in epochs[0]
-
-
-@pytest.mark.parametrize("stop", [40, 160])
-def test_a_stopped_run_goes_on_with_schedule_and_history(tmp_path, stop):
-    whole, resumed = [], []
-    network, _ = _train(epochs=whole)
-    with pytest.raises(KeyboardInterrupt):
-        _train(tmp_path / "broken.pt", stop=stop)
-    again, schedule = _train(tmp_path / "broken.pt", resumed)
-    assert resumed == whole
-    assert schedule.finished
-    for mine, theirs in zip(again.parameters(), network.parameters(), strict=True):
-        assert torch.equal(mine, theirs)
-    # A finished run is not trained on.
-    once_more = []
-    _train(tmp_path / "broken.pt", once_more, stop=0)
-    assert once_more == whole
-
-
-def test_a_run_that_does_not_fit_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="needs validation images"):
-        _train(validation=False)
-    with pytest.raises(KeyboardInterrupt):
-        _train(tmp_path / "run.pt", stop=100)
-
-    class Longer(Halves):
-        def __len__(self):
-            return 33
-
-    with pytest.raises(ValueError, match="it had 32 a pass, there are 33"):
-        train(Rows(), SoftmaxObjective(6, 2), Longer(), SETTINGS, checkpoint=tmp_path / "run.pt")
-    with pytest.raises(ValueError, match="must be of the same network, objective and optimiser"):
-        train(Rows(), SoftmaxObjective(6, 5), Halves(), SETTINGS, checkpoint=tmp_path / "run.pt")
-
-
 def _recipe(**changes):
     given = {"size": 32, "batch_size": 8, "max_epochs": 1, "workers": 2, "device": "cpu"}
     return PaperRecipe(**{**given, "validation_share": 0.2, **changes})
 
 
-@pytest.mark.parametrize("loss", ["softmax", "arcface"])
-def test_a_second_stage_keeps_the_body_and_makes_a_new_head(people, tmp_path, monkeypatch, loss):
+def test_a_second_stage_keeps_the_body_and_makes_a_new_head(people, tmp_path, monkeypatch):
     others = make_people(tmp_path / "others", people=5, images=4, seed=1)
     entered, left, heads, faster = [], [], [], []
 
     def watched(network, objective, *arguments, schedule, **more):
         entered.append({name: value.clone() for name, value in network.state_dict().items()})
-        heads.append(len(objective.weight if loss == "arcface" else objective.fc.weight))
+        heads.append((type(objective).__name__, len(objective.weight)))
         faster.append(schedule.factors(0)[1])
         trained = train(network, objective, *arguments, schedule=schedule, **more)
         left.append({name: value.clone() for name, value in trained.state_dict().items()})
@@ -284,12 +76,12 @@ def test_a_second_stage_keeps_the_body_and_makes_a_new_head(people, tmp_path, mo
     result = train_paper(
         stages,
         tmp_path / "run.pt",
-        recipe=_recipe(loss=loss),
+        recipe=_recipe(loss="arcface"),
         on_epoch=lambda number, entry: epochs.append((number, entry["epoch"])),
         progress=False,
     )
     assert epochs == [(1, 1), (2, 1)]
-    assert heads == [4, 5]
+    assert heads == [("ArcFaceObjective", 4), ("ArcFaceObjective", 5)]
     # At random weights everything is new; the second stage has an old body.
     assert faster == [1.0, 10.0]
     for name, value in left[0].items():
@@ -321,7 +113,7 @@ def test_the_result_counts_what_was_left_out(people, tmp_path, monkeypatch):
     result = train_paper(
         [stage],
         tmp_path / "b.pt",
-        recipe=_recipe(on_unreadable="leave out", checkpoint_minutes=0.0),
+        recipe=_recipe(on_unreadable="leave out", network="squeezefaceposenet+gdc"),
         progress=False,
     )
     report = result.stages[0]
@@ -334,7 +126,10 @@ def test_the_result_counts_what_was_left_out(people, tmp_path, monkeypatch):
     assert report.unreadable == ["p1/3.png", "p1/4.png"]
     # A resumed run still knows.
     again = train_paper(
-        [stage], tmp_path / "b.pt", recipe=_recipe(on_unreadable="leave out"), progress=False
+        [stage],
+        tmp_path / "b.pt",
+        recipe=_recipe(on_unreadable="leave out", network="squeezefaceposenet+gdc"),
+        progress=False,
     )
     assert again.stages[0].unreadable == ["p1/3.png", "p1/4.png"]
 
@@ -350,6 +145,7 @@ def test_the_result_counts_what_was_left_out(people, tmp_path, monkeypatch):
         ({"workers": -1}, "workers must be 0 or more"),
         ({"rates": (0.1, 0.2)}, "rates must fall"),
         ({"network": "vgg"}, "network must be one of"),
+        ({"network": "mobilefacenet"}, "descriptor must be non-negative"),
         ({"on_unreadable": "ignore"}, "on_unreadable must be"),
     ],
 )
@@ -427,7 +223,7 @@ import sys
 import torch
 from sfpose.cli import main
 from sfpose.training import distributed
-from test_training_paper import train_smooth
+from test_training_schedules import train_smooth
 
 with distributed.process_group("cpu"):
     assert distributed.place()[1] == 2
@@ -436,30 +232,6 @@ with distributed.process_group("cpu"):
     torch.save([network.state_dict(), epochs], f"{sys.argv[1]}.{distributed.place()[0]}")
     assert main(sys.argv[2:]) == 0
 """
-
-
-class Smooth(Rows):
-    """Without kinks, at which rounding decides between two slopes."""
-
-    def forward(self, images):
-        return torch.tanh(self.layer(images.mean((1, 3))))
-
-
-def train_smooth():
-    """Seven passes in batches of 15, which two processes cannot share evenly."""
-    torch.manual_seed(5)
-    epochs = []
-    network = train(
-        Smooth(),
-        SoftmaxObjective(6, 2, dropout=0.3),
-        Halves(),
-        LoopSettings(stages=(Stage(8, 32 * 7, 15),), learning_rate=0.05, device="cpu"),
-        validation=Halves(noise=1.5),
-        schedule=PlateauSchedule((0.05, 0.01), patience=1),
-        on_epoch=epochs.append,
-        progress=False,
-    )
-    return network, epochs
 
 
 def test_two_processes_train_as_one(people, unbroken, tmp_path):

@@ -9,6 +9,7 @@ from PIL import Image
 pytest.importorskip("torch", reason="training needs the [train] extra")
 pytest.importorskip("onnx", reason="training needs the [train] extra")
 
+from sfpose.training.paper import PaperStage
 from sfpose.training.people import open_people
 from sfpose.training.recordio import RecordFile, RecordImages
 
@@ -121,6 +122,9 @@ def test_people_come_from_the_ranges_of_the_header(tmp_path):
     for row in range(5):
         np.testing.assert_array_equal(table.image(row), png(row + 1)[1])
     assert table.name(4) == "train.rec[5]"
+    # Aligned faces are taken whole, others cropped.
+    assert PaperStage(table).crop_share == 1.0
+    assert PaperStage(table, share=0.9).crop_share == 0.9
 
 
 def test_without_a_header_every_record_is_an_image(tmp_path):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from sfpose.networks import NETWORKS
+from sfpose.networks.registry import check_non_negative
 from sfpose.runtime.artifact import Artifact
 from sfpose.training.identification import DROPOUT, SMALLEST_SIZE, export_identified
 from sfpose.training.loop import LoopSettings, Stage, train
@@ -209,7 +210,8 @@ def train_paper(
     Raises
     ------
     ValueError
-        If a setting is out of range, a stage has fewer than two people with enough
+        If a setting is out of range, the network's values have signs (the chi-square
+        distance needs values >= 0), a stage has fewer than two people with enough
         images, an image cannot be read, or a checkpoint is of another run. All stages'
         people are looked at before the first one is trained.
 
@@ -228,7 +230,10 @@ def train_paper(
     reports: list[StageReport] = []
     with torch.random.fork_rng(devices=[]), workers_for(recipe.workers) as workers:
         torch.manual_seed(recipe.seed)
-        network, name, new_layers = start_network(start, recipe.network, dropout=recipe.dropout)
+        network, name, new_layers = start_network(
+            start, recipe.network, dropout=recipe.dropout, input_size=recipe.size
+        )
+        check_non_negative(name)
         size = recipe.size or NETWORKS[name].input_size
         for number, data in enumerate(prepared, start=1):
             later = number > 1

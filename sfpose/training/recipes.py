@@ -87,7 +87,13 @@ class Start(NamedTuple):
     new_layers: list[str]
 
 
-def start_network(start: str | Path | None, network: str, *, dropout: float = 0.0) -> Start:
+def start_network(
+    start: str | Path | None,
+    network: str,
+    *,
+    dropout: float = 0.0,
+    input_size: int | None = None,
+) -> Start:
     """Network to train on: from an artifact, from an ImageNet state, or at random.
 
     Parameters
@@ -100,6 +106,9 @@ def start_network(start: str | Path | None, network: str, *, dropout: float = 0.
         Architecture, unless an artifact states its own.
     dropout : float, default=0.0
         Before the last convolution.
+    input_size : int, optional
+        Side of the images for an architecture that is built for one size; its own if
+        not given. An artifact keeps its size.
 
     Returns
     -------
@@ -107,9 +116,10 @@ def start_network(start: str | Path | None, network: str, *, dropout: float = 0.
         ``new_layers`` names the parameters that a state did not fill.
     """
     if start is None:
-        return Start(build_network(network, dropout=dropout), network, [])
+        built = build_network(network, dropout=dropout, input_size=input_size)
+        return Start(built, network, [])
     if Path(start).suffix in (".safetensors", ".pth"):
-        built = build_network(network, dropout=dropout)
+        built = build_network(network, dropout=dropout, input_size=input_size)
         _, left = fill_from_state(built, read_state(start))
         return Start(built, network, left)
     artifact = read_artifact(start)
