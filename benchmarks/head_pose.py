@@ -1,4 +1,4 @@
-"""Yaw and pose labels from landmarks on photos of known poses.
+"""Faces found, yaw and pose labels on photos of known poses.
 
     python benchmarks/head_pose.py kdef_pose.zip [--yunet Y.onnx]
 
@@ -12,7 +12,7 @@ import argparse
 import numpy as np
 
 from sfpose import FaceAligner
-from sfpose.detectors import YuNet
+from sfpose.detectors import LibFaceDetection, YuNet
 from sfpose.pose import POSES, head_pose, pose_labels
 from sfpose.protocols import PoseFolder
 
@@ -37,11 +37,13 @@ def main() -> None:
     folder = PoseFolder(options.photos)
     landmarks, _ = FaceAligner(n_jobs=2).find_landmarks(folder.images)
     report("landmark network", landmarks, folder.poses)
+    detectors = {"libfacedetection, then the landmark network": LibFaceDetection()}
     if options.yunet:
-        aligner = FaceAligner(detector=YuNet(options.yunet), policy="largest")
-        faces = aligner.align(folder.images)
-        print(f"\nYuNet finds a face in {len(faces.index)} of {len(folder.images)} photos")
-        report("YuNet", faces.landmarks, folder.poses[faces.index])
+        detectors["YuNet"] = YuNet(options.yunet)
+    for name, detector in detectors.items():
+        faces = FaceAligner(detector, policy="largest", n_jobs=2).align(folder.images)
+        report(name, faces.landmarks, folder.poses[faces.index])
+        print(f"a face was found in {len(faces.index)} of {len(folder.images)} photos")
 
 
 if __name__ == "__main__":

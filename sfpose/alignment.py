@@ -79,9 +79,11 @@ class FaceAligner(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         or ValueError is raised. "skip": a photo that does not show exactly one face is
         left out. "largest", "centre": the largest face, or the one nearest to the
         photo's centre; "all": all of them; for these three, a photo without a face is
-        left out. :meth:`align` says which photo each crop comes from.
+        left out. :meth:`align` says which photo each crop comes from. Crops are all
+        taken.
     min_face : float, default=20
-        Faces whose box has a shorter side below this many pixels count as not there.
+        Faces whose box has a shorter side below this many pixels count as not there;
+        not for crops.
     size : int, default=113
         Side of the crops in pixels.
     margin : float, default=1.0
@@ -264,17 +266,7 @@ class FaceAligner(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         first = 0
         for batch, points, _ in self._aligner().landmarks(X):
             boxes = np.array([[0, 0, image.shape[1], image.shape[0]] for image in batch], float)
-            rows = [
-                row
-                for row, image in enumerate(batch)
-                if len(self._chosen(boxes[row : row + 1], image.shape, first + row))
-            ]
-            yield (
-                [batch[row] for row in rows],
-                points[rows],
-                boxes[rows],
-                first + np.array(rows, int),
-            )
+            yield batch, points, boxes, first + np.arange(len(batch))
             first += len(batch)
 
     def _detected(self, detector: Detector, X: Images) -> Iterator[_Found]:

@@ -60,12 +60,11 @@ def test_photos_without_a_face_are_left_out_and_the_index_says_so(policy):
     assert _aligner(policy, []).transform([PHOTO]).shape == (0, 113, 113, 3)
 
 
-def test_tiny_is_a_parameter_and_holds_for_crops_too():
+def test_tiny_is_a_parameter_of_detected_faces_and_crops_are_all_taken():
     assert len(_aligner("all", min_face=5).align([PHOTO]).index) == 3
-    crops = [PHOTO, PHOTO[:12, :15]]
-    assert FaceAligner(policy="skip").align(crops).index.tolist() == [0]
-    with pytest.raises(ValueError, match="image 1: a photo must show"):
-        FaceAligner().transform(crops)
+    crops = FaceAligner(policy="skip").align([PHOTO, PHOTO[:12, :15]])
+    assert crops.index.tolist() == [0, 1]
+    assert crops.boxes.tolist() == [[0, 0, 240, 200], [0, 0, 15, 12]]
 
 
 def test_landmarks_of_a_detector_are_taken_as_they_are():

@@ -72,7 +72,8 @@ def browse(tmp_path_factory):
             Image.fromarray(np.ascontiguousarray(image)).save(photos / name)
         address = f"http://127.0.0.1:{server.server_port}/index.html"
         query = "?a=/photos/a.png&b=/photos/b.png&report=/report"
-        with tempfile.TemporaryDirectory() as profile:
+        # Its children may still write to the profile when it ends.
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
             command = [chromium, *FLAGS, f"--user-data-dir={profile}", address + query]
             process = subprocess.Popen(
                 command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

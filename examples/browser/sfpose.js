@@ -249,7 +249,10 @@ export class Verifier {
 
   // What sfpose's TemplateVerifier.verify answers before a fit.
   async verify(first, second, targetFmr = 1e-3) {
-    const entry = this.descriptor.manifest.calibration.thresholds.find(
+    const alone = this.descriptor.manifest.calibration.conditions.find(
+      (one) => one.template_images === 1 && one.probe_images === 1 && one.poses === null,
+    );
+    const entry = alone.thresholds.find(
       (one) => Math.abs(one.target_fmr - targetFmr) <= 1e-9 * targetFmr,
     );
     if (!entry) throw new Error(`there is no threshold for a false match rate of ${targetFmr}`);
