@@ -43,6 +43,7 @@ ALLOWED = {
     "alignment": {"_embedding", "detectors", "geometry", "pose", "preprocessing"},
     "embedder": {"_embedding", "alignment", "preprocessing", "runtime"},
     "training": {
+        "_embedding",
         "alignment",
         "geometry",
         "networks",

@@ -1,4 +1,4 @@
-"""``sfpose export --target onnx|ort``: the network alone, for other runtimes."""
+"""``sfpose export --target onnx|ort|int8``: for other runtimes, or of eight bits."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
+    from sfpose.runtime.artifact import Artifact
+
 
 def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the subcommand."""
@@ -19,11 +21,21 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "export",
         help="write the network alone, for phones, browsers and other runtimes",
         description="Write the network of an artifact as a file of its own: onnx for any ONNX "
-        "runtime, ort for onnxruntime's builds for phones. Prints how to feed it.",
+        "runtime, ort for onnxruntime's builds for phones. Prints how to feed it. int8 writes an "
+        "artifact of eight-bit weights and activations instead, without thresholds: run "
+        "'sfpose calibrate' on it (needs sfpose[train]).",
     )
-    parser.add_argument("--target", choices=("onnx", "ort"), default="onnx")
-    parser.add_argument("--out", type=Path, required=True, help="file to write")
-    parser.add_argument("--overwrite", action="store_true", help="replace the file")
+    parser.add_argument("--target", choices=("onnx", "ort", "int8"), default="onnx")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="file, or for int8 folder, to write"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace it")
+    parser.add_argument(
+        "--images",
+        metavar="PATH",
+        help="folder or zip of loose crops of faces that int8 takes the range of activations "
+        "from; a few hundred are used",
+    )
     parser.add_argument("--weights", default="default", help="shipped name or path of an artifact")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
@@ -37,6 +49,8 @@ def run(options: argparse.Namespace) -> int:
     if out.exists() and not options.overwrite:
         raise FileExistsError(f"{str(out)!r} must not exist, or --overwrite be given")
     artifact = read_artifact(options.weights)
+    if options.target == "int8":
+        return _write_int8(artifact, options)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         part = Path(folder) / out.name
@@ -75,3 +89,23 @@ def _write_ort(model: bytes, path: Path) -> None:
     options.optimized_model_filepath = str(path)
     options.add_session_config_entry("session.save_model_format", "ORT")
     onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _write_int8(artifact: Artifact, options: argparse.Namespace) -> int:
+    from sfpose.protocols import ImageFiles, LazyImages
+    from sfpose.runtime.artifact import write_artifact
+    from sfpose.training.quantization import quantize
+
+    if options.images is None:
+        raise ValueError("int8 needs --images, a folder or zip of loose crops of faces")
+    files = ImageFiles(options.images)
+    names = files.images()
+    step = max(1, len(names) // 256)
+    small = quantize(artifact, LazyImages(files, names[::step][:256]), n_jobs=-1)
+    path = write_artifact(options.out, small.model, small.manifest, overwrite=options.overwrite)
+    told = {"out": str(path), "bytes": len(small.model), "float32_bytes": len(artifact.model)}
+    if options.json:
+        print(json.dumps(told))
+    else:
+        print(f"wrote {path}: {len(small.model):,} bytes, of {len(artifact.model):,} in float32")
+    return 0

@@ -1,0 +1,80 @@
+"""Eight-bit networks answer nearly as their float32 originals."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+from PIL import Image
+
+onnx = pytest.importorskip("onnx", reason="quantisation needs the [train] extra")
+
+from sfpose import FaceEmbedder  # noqa: E402
+from sfpose.cli import main  # noqa: E402
+from sfpose.runtime.artifact import Artifact, read_artifact, write_artifact  # noqa: E402
+from sfpose.training.quantization import quantize  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def faces(shared_data):
+    from sfpose.protocols import ImageFiles, LazyImages
+
+    files = ImageFiles(shared_data / "fairface_128_4.zip")
+    names = [name for name in files.images() if name.startswith("val/")]
+    return LazyImages(files, names[:80])
+
+
+@pytest.fixture(scope="module")
+def small(faces):
+    logging.disable(logging.WARNING)
+    try:
+        return quantize(read_artifact("default"), faces[:48])
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_descriptors_of_other_photos_hardly_change(small, faces, tmp_path):
+    path = write_artifact(tmp_path / "small", small.model, small.manifest)
+    assert len(small.model) < 0.3 * len(read_artifact("default").model)
+    others = list(faces[48:])
+    whole, eight = FaceEmbedder().transform(others), FaceEmbedder(path).transform(others)
+    same = [np.corrcoef(a, b)[0, 1] for a, b in zip(whole, eight, strict=True)]
+    assert np.median(same) > 0.99
+    # A value that fires once in thousands of photos lies outside of the calibrated range.
+    assert np.quantile(same, 0.1) > 0.95
+    kinds = {node.op_type for node in onnx.load_from_string(small.model).graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
+
+
+def test_what_was_calibrated_for_float32_is_not_kept(small):
+    assert "calibration" not in small.manifest
+    assert small.manifest["name"] == "default-int8"
+    with pytest.raises(ValueError, match="can be quantised once"):
+        quantize(small, [np.zeros((64, 64, 3), np.uint8)])
+
+
+def test_what_cannot_be_quantised_is_refused():
+    with pytest.raises(ValueError, match="got kind 'landmarks'"):
+        quantize(read_artifact("landmarks"), [np.zeros((64, 64, 3), np.uint8)])
+    with pytest.raises(ValueError, match="got none"):
+        quantize(read_artifact("default"), [])
+    whole = read_artifact("default")
+    graph = onnx.load_from_string(whole.model)
+    graph.graph.node.append(onnx.helper.make_node("Relu", [graph.graph.output[0].name], ["more"]))
+    graph.graph.output[0].name = "more"
+    longer = Artifact(graph.SerializeToString(), whole.manifest)
+    with pytest.raises(ValueError, match="must end in Conv, Relu and ReduceMean"):
+        quantize(longer, [np.zeros((64, 64, 3), np.uint8)])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_command_writes_an_artifact(tmp_path, portrait, capsys):
+    for number in range(3):
+        Image.fromarray(portrait[number * 4 :]).save(tmp_path / f"{number}.png")
+    arguments = ["export", "--target", "int8", "--out", str(tmp_path / "out")]
+    assert main(arguments) == 2
+    assert "int8 needs --images" in capsys.readouterr().err
+    assert main([*arguments, "--images", str(tmp_path), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["bytes"] == len(read_artifact(tmp_path / "out").model)
