@@ -187,7 +187,7 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         self._form = DescriptorForm.of_rows(rows, self.weights)
         return self
 
-    def _check_form(self, *sides: NDArray[np.floating[Any]]) -> None:
+    def _check_form(self, **sides: NDArray[np.floating[Any]]) -> None:
         """Refuse descriptors that the threshold was not calibrated for."""
         form: DescriptorForm | None = getattr(self, "_form", None)
         if form is None and hasattr(self, "threshold_"):
@@ -200,7 +200,7 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
                     f"{str(self.weights)!r} is {now.digest} now: fit again"
                 )
             form = now
-        for name, rows in zip(("A", "B"), sides, strict=True):
+        for name, rows in sides.items():
             form.check(rows, name)
 
     def _groups(self) -> tuple[str, ...]:
@@ -290,7 +290,7 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
             If an input is refused or nothing was calibrated for such comparisons.
         """
         rule = self._rule(template_images, probe_images, poses)
-        self._check_form(check_descriptors(A, name="A"), check_descriptors(B, name="B"))
+        self._check_form(A=check_descriptors(A, name="A"), B=check_descriptors(B, name="B"))
         return rule.threshold - self.score_pairs(A, B).astype(np.float64)
 
     def predict(
@@ -334,7 +334,7 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
             Natural logarithms, by logistic calibration: above 0 speaks for one person.
         """
         rule = self._rule(template_images, probe_images, poses)
-        self._check_form(check_descriptors(A, name="A"), check_descriptors(B, name="B"))
+        self._check_form(A=check_descriptors(A, name="A"), B=check_descriptors(B, name="B"))
         return np.asarray(rule.slope * self.score_pairs(A, B).astype(np.float64) + rule.intercept)
 
     def verify(
@@ -374,7 +374,7 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
             len(second) if probe_images is None else probe_images,
             poses,
         )
-        self._check_form(first, second)
+        self._check_form(template=first, probe=second)
         means = [rows.mean(axis=0, keepdims=True) for rows in (first, second)]
         return rule.decide(float(chi2_pairs(*means)[0]))
 
