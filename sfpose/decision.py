@@ -303,9 +303,7 @@ def shipped_conditions(manifest: Manifest) -> dict[Condition, dict[str, Json]]:
                 raise ValueError(f"numbers {numbers}")
             found[condition] = entry
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ValueError(
-            f"a calibration must state thresholds for its conditions; this one: {error!r}"
-        ) from error
+        raise ValueError(f"the manifest's calibration is of another form: {error!r}") from error
     return found
 
 
