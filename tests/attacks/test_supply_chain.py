@@ -74,6 +74,8 @@ def test_what_is_missing_from_a_wheel_is_named(wheel):
 def test_every_licence_is_stated_and_permissive():
     pytest.importorskip("packaging", reason="it reads requirements")
     script = _script("licences")
+    if not script.needed(set()):
+        pytest.skip("sfpose is not installed, only on the path")
     found = {name: script.licence(package) for name, package in script.needed(set()).items()}
     assert {"numpy", "numba", "onnxruntime", "pillow", "scikit-learn", "tqdm"} <= set(found)
     assert [name for name, stated in found.items() if not script.PERMISSIVE.search(stated)] == []
