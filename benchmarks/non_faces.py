@@ -22,7 +22,7 @@ from PIL import Image
 from sfpose import FaceAligner
 from sfpose._embedding import Embedding
 from sfpose._scoring import chi2_matrix
-from sfpose.decision import shipped_threshold
+from sfpose.decision import shipped_rule
 from sfpose.protocols import ImageFiles, LazyImages
 from sfpose.runtime.artifact import read_artifact
 
@@ -175,7 +175,7 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--save", metavar="FILE", help="write what was measured of each picture")
     options = parser.parse_args()
-    THRESHOLDS.update({t: shipped_threshold(options.weights, t) for t in TARGETS})
+    THRESHOLDS.update({t: shipped_rule(options.weights, t).threshold for t in TARGETS})
     embedding = Embedding(read_artifact(options.weights), n_threads=2)
     aligner = FaceAligner(n_jobs=2)
 

@@ -48,7 +48,7 @@ class Subject:
             import torch
 
             torch.set_num_threads(1)
-            from sfpose.training import loop  # noqa: F401
+            from sfpose.training import checkpoints  # noqa: F401
 
     def save(self, version: int) -> None:
         """Write a version over what is there."""
@@ -67,10 +67,10 @@ class Subject:
         else:
             import torch
 
-            from sfpose.training.loop import CHECKPOINT_FORMAT, _save
+            from sfpose.training.checkpoints import save_checkpoint
 
             weights = torch.full((50, WIDTH), float(version))
-            _save(self.path, {"format": CHECKPOINT_FORMAT, "weights": weights, "seen": version})
+            save_checkpoint(self.path, {"weights": weights, "seen": version})
 
     def load(self) -> int:
         """Version on the disk; an error if it is not one version, whole."""
@@ -89,7 +89,7 @@ class Subject:
                 raise ValueError(f"version {version} has the network of another")
             return version
         else:
-            from sfpose.training.loop import load_checkpoint
+            from sfpose.training.checkpoints import load_checkpoint
 
             state = load_checkpoint(self.path)
             versions = {state["seen"], *state["weights"].unique().int().tolist()}

@@ -13,14 +13,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from sfpose._scoring import check_descriptors
 from sfpose.runtime.artifact import DISTANCE
 from sfpose.runtime.folders import parse_json, read_file
 from sfpose.runtime.tensors import map_tensor, tensor_parts
 
-__all__ = ["MANIFEST", "GalleryContents", "check_ids", "gallery_files", "read_gallery"]
+__all__ = [
+    "MANIFEST",
+    "GalleryContents",
+    "check_ids",
+    "gallery_files",
+    "network_of",
+    "read_gallery",
+]
 
 FORMAT = "sfpose-gallery"
 FORMAT_VERSION = 2
@@ -37,9 +44,9 @@ class GalleryContents(NamedTuple):
 
 
 def gallery_files(
-    contents: GalleryContents, manifest_name: str = MANIFEST
+    contents: GalleryContents, manifest_name: str = MANIFEST, *, network: str | None = None
 ) -> dict[str, Sequence[bytes | memoryview]]:
-    """Name and buffers of each file of a gallery.
+    """Name and buffers of each file of a gallery; ``network`` is the digest of its network.
 
     Raises
     ------
@@ -60,6 +67,7 @@ def gallery_files(
         "format_version": FORMAT_VERSION,
         "templates": len(ids),
         "distance": dict(DISTANCE),
+        "network": network,
         "files": {
             name: {"sha256": _digest(parts), "bytes": sum(len(part) for part in parts)}
             for name, parts in files.items()
@@ -123,6 +131,13 @@ def read_gallery(folder: Path, verify: bool, manifest_name: str = MANIFEST) -> G
     return GalleryContents(ids, counts, templates)
 
 
+def network_of(folder: Path) -> str | None:
+    """Digest of the network that the templates of a gallery come from, if it says so."""
+    manifest = _read_json(folder, MANIFEST, 2**20)
+    stated = manifest.get("network") if isinstance(manifest, dict) else None
+    return stated if isinstance(stated, str) else None
+
+
 def check_ids(ids: Sequence[Hashable]) -> list[Hashable]:
     """Ids as a list, or an error if they are not a sequence or not distinct."""
     if isinstance(ids, (str, bytes)) or not hasattr(ids, "__len__"):
@@ -132,6 +147,19 @@ def check_ids(ids: Sequence[Hashable]) -> list[Hashable]:
         twice = Counter(names).most_common(1)[0][0]
         raise ValueError(f"ids must differ from each other; {twice!r} is given twice")
     return names
+
+
+def check_counts(counts: ArrayLike | None, length: int) -> NDArray[np.int64]:
+    """Numbers of images as int64, ones if not given, or an error if they are no such."""
+    if counts is None:
+        return np.ones(length, np.int64)
+    images = np.asarray(counts)
+    if images.shape != (length,) or images.dtype.kind not in "iu" or (images < 1).any():
+        raise ValueError(
+            f"counts must be whole numbers above 0 of shape ({length},); "
+            f"got {images.dtype} {images.shape}"
+        )
+    return images.astype(np.int64)
 
 
 def _read_list(folder: Path, name: str, kinds: tuple[type, ...]) -> list:  # type: ignore[type-arg]

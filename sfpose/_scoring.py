@@ -109,6 +109,13 @@ def _check_two(A: ArrayLike, B: ArrayLike) -> tuple[Floats, Floats, float]:
     lowest, highest = _SAFE[common]
     if largest == 0 or lowest <= largest <= highest:
         return first, second, 1.0
+    # No distance exceeds the sum of all values of both.
+    most = float(np.finfo(common).max) / (2 * first.shape[1])
+    if largest > most:
+        raise ValueError(
+            f"values must be at most {most:.3g} for distances of {first.shape[1]} values to fit "
+            f"into {common}; got {largest:.3g}"
+        )
     exponent = np.frexp(largest)[1]
     return np.ldexp(first, -exponent), np.ldexp(second, -exponent), float(np.ldexp(1.0, exponent))
 
@@ -193,7 +200,8 @@ def chi2_matrix(A: ArrayLike, B: ArrayLike, *, n_jobs: int | None = None) -> Flo
     Raises
     ------
     ValueError
-        If an input is refused by :func:`check_descriptors` or widths differ.
+        If an input is refused by :func:`check_descriptors`, widths differ, or values are
+        so large that a distance might not fit into its type.
 
     Examples
     --------

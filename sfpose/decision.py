@@ -1,4 +1,4 @@
-"""What a decision says, and the shipped threshold for it. Imports ``runtime`` alone.
+"""What a decision says, what it is for, and the shipped threshold. Imports ``runtime`` alone.
 
 A threshold holds for one kind of comparison: means of several images lie closer to each
 other than single images do, strangers included, and profiles lie farther from frontal
@@ -13,16 +13,111 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sfpose.runtime.artifact import Json, Manifest, read_manifest
+import numpy as np
+from numpy.typing import NDArray
+
+from sfpose.runtime.artifact import DISTANCE, Json, Manifest, read_manifest
 
 __all__ = [
     "Condition",
+    "DescriptorForm",
     "Rule",
     "VerificationResult",
     "choose_condition",
     "shipped_conditions",
     "shipped_rule",
 ]
+
+
+_UNIT_SUM = 1e-3
+
+
+class DescriptorForm(NamedTuple):
+    """Which descriptors a threshold holds for.
+
+    Attributes
+    ----------
+    size : int
+        Values of a descriptor.
+    normalization : {"l1", "none"}
+        Whether the values of each sum to 1.
+    digest : str, optional
+        SHA-256 of the network that they come from, if it is known.
+    """
+
+    size: int
+    normalization: str
+    digest: str | None = None
+
+    @classmethod
+    def of_weights(cls, weights: str | os.PathLike[str]) -> DescriptorForm:
+        """Form of the descriptors that an artifact makes.
+
+        Raises
+        ------
+        ValueError
+            If its manifest does not say it, or is for another distance than this library
+            computes, such as chi-square with a factor of 1/2.
+        """
+        manifest: Any = read_manifest(weights)
+        if manifest.get("distance") != DISTANCE:
+            raise ValueError(
+                f"thresholds must be for {DISTANCE['definition']} with factor "
+                f"{DISTANCE['factor']}; {str(weights)!r} is for {manifest.get('distance')!r}"
+            )
+        try:
+            stated = manifest["descriptor"]
+            size, digest = stated["size"], manifest["files"]["model.onnx"]["sha256"]
+            return cls(int(size), str(stated["normalization"]), str(digest))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"a manifest must state size and normalization of its descriptors; {error!r} in "
+                f"that of {str(weights)!r}"
+            ) from error
+
+    @classmethod
+    def of_rows(
+        cls, rows: NDArray[np.floating[Any]], weights: str | os.PathLike[str]
+    ) -> DescriptorForm:
+        """Form of some descriptors; with a digest if they may come from these weights."""
+        own = cls(rows.shape[1], "l1" if _sum_to_one(rows).all() else "none")
+        made = cls.of_weights(weights)
+        return made if made[:2] == own[:2] else own
+
+    def check(self, rows: NDArray[np.floating[Any]], name: str) -> None:
+        """Refuse descriptors of another form.
+
+        Parameters
+        ----------
+        rows : array of shape (n, d)
+        name : str
+            What to call them in an error.
+
+        Raises
+        ------
+        ValueError
+            If they have another width or another normalization.
+        """
+        if rows.shape[1] != self.size:
+            raise ValueError(
+                f"{name} must have {self.size} values a row, as what the threshold was calibrated "
+                f"on; got {rows.shape[1]}"
+            )
+        unit = _sum_to_one(rows)
+        if self.normalization == "l1" and not unit.all():
+            raise ValueError(
+                f"{name} must sum to 1 in each row, as what the threshold was calibrated on; "
+                f"row {int(np.argmin(unit))} does not"
+            )
+        if self.normalization == "none" and unit.all():
+            raise ValueError(
+                f"{name} must not be normalised, as what the threshold was calibrated on was not; "
+                "each row sums to 1"
+            )
+
+
+def _sum_to_one(rows: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
+    return np.asarray(np.abs(rows.sum(axis=1, dtype=np.float64) - 1) <= _UNIT_SUM)
 
 
 class Condition(NamedTuple):
@@ -182,13 +277,33 @@ class VerificationResult:
 
 
 def shipped_conditions(manifest: Manifest) -> dict[Condition, dict[str, Json]]:
-    """Conditions of an artifact's own calibration, each with what it says of it."""
+    """Conditions of an artifact's own calibration, each with what it says of it.
+
+    Raises
+    ------
+    ValueError
+        If the calibration does not make sense.
+    """
     calibration: Any = manifest.get("calibration")
     entries = calibration.get("conditions", []) if isinstance(calibration, dict) else []
-    found = {}
-    for entry in entries:
-        poses = None if entry["poses"] is None else tuple(entry["poses"])
-        found[Condition(entry["template_images"], entry["probe_images"], poses)] = entry
+    try:
+        found = {}
+        for entry in entries:
+            poses = None if entry["poses"] is None else tuple(map(str, entry["poses"]))
+            if poses is not None and len(poses) != 2:
+                raise ValueError(f"poses {poses}")
+            condition = Condition.of(entry["template_images"], entry["probe_images"], poses)
+            line = entry["log_likelihood_ratio"]
+            numbers = [line["slope"], line["intercept"]]
+            for stated in entry["thresholds"]:
+                numbers += [stated["target_fmr"], stated["threshold"]]
+                if not 0 < stated["target_fmr"] < 1 or not stated["threshold"] >= 0:
+                    raise ValueError(f"threshold {stated['threshold']!r}")
+            if not all(math.isfinite(number) for number in numbers):
+                raise ValueError(f"numbers {numbers}")
+            found[condition] = entry
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"the manifest's calibration is of another form: {error!r}") from error
     return found
 
 

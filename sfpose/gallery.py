@@ -13,12 +13,15 @@ from numpy.typing import ArrayLike, NDArray
 from sfpose._gallery_files import (
     MANIFEST,
     GalleryContents,
+    check_counts,
     check_ids,
     gallery_files,
+    network_of,
     read_gallery,
 )
 from sfpose._scoring import check_descriptors
 from sfpose._search import nearest, within
+from sfpose.decision import DescriptorForm
 from sfpose.runtime.folders import read_whole, write_folder
 from sfpose.templates import extend_template
 
@@ -50,6 +53,10 @@ class TemplateGallery:
 
     Parameters
     ----------
+    weights : str or path, optional
+        Artifact that templates and probes come from. Descriptors of another width or
+        normalization are then refused, the digest of its network is saved with the
+        gallery, and :meth:`load` refuses a gallery of another network.
     n_jobs : int, default=None
         Threads over blocks of 128 probes. None means one, -1 all processors; the
         answer is the same for any number.
@@ -70,8 +77,13 @@ class TemplateGallery:
     ('bo', 0.0)
     """
 
-    def __init__(self, *, n_jobs: int | None = None) -> None:
+    def __init__(
+        self, *, weights: str | os.PathLike[str] | None = None, n_jobs: int | None = None
+    ) -> None:
+        self.weights = weights
         self.n_jobs = n_jobs
+        self._form = None if weights is None else DescriptorForm.of_weights(weights)
+        self._network = None if self._form is None else self._form.digest
         self._templates: NDArray[np.float32] | None = None
         self._counts = np.empty(0, np.int64)
         self._ids: list[Hashable] = []
@@ -112,6 +124,8 @@ class TemplateGallery:
         names = check_ids(ids)
         width = None if self._templates is None else self._templates.shape[1]
         rows = check_descriptors(templates, name="templates", width=width).astype(np.float32)
+        if self._form is not None:
+            self._form.check(rows, "templates")
         if len(names) != len(rows):
             raise ValueError(f"there must be one id a template; got {len(names)} and {len(rows)}")
         return names, rows
@@ -138,7 +152,7 @@ class TemplateGallery:
             If an id is there already or given twice, or templates or counts are refused.
         """
         names, rows = self._checked(ids, templates)
-        images = _check_counts(counts, len(rows))
+        images = check_counts(counts, len(rows))
         known = [name for name in names if name in self._rows]
         if known:
             raise ValueError(f"ids must be new; {known[0]!r} is in the gallery: use update")
@@ -193,7 +207,7 @@ class TemplateGallery:
             If an id is given twice or templates are refused.
         """
         names, rows = self._checked(ids, templates)
-        images = _check_counts(counts, len(rows))
+        images = check_counts(counts, len(rows))
         places = self._places(names)
         self._own()[places] = rows
         self._counts[places] = images
@@ -247,7 +261,10 @@ class TemplateGallery:
 
     def _probes(self, probes: ArrayLike) -> NDArray[np.float32]:
         width = self.templates.shape[1]
-        return check_descriptors(probes, name="probes", width=width).astype(np.float32, copy=False)
+        rows = check_descriptors(probes, name="probes", width=width)
+        if self._form is not None:
+            self._form.check(rows, "probes")
+        return rows.astype(np.float32, copy=False)
 
     def search(self, probes: ArrayLike, k: int = 1) -> SearchResult:
         """Find the ``k`` nearest templates of each probe.
@@ -331,12 +348,18 @@ class TemplateGallery:
         ValueError
             If the gallery is empty or an id is neither str nor int.
         """
-        contents = gallery_files(GalleryContents(self._ids, self._counts, self.templates))
-        return write_folder(path, contents, overwrite=overwrite, marker=MANIFEST)
+        contents = GalleryContents(self._ids, self._counts, self.templates)
+        files = gallery_files(contents, network=self._network)
+        return write_folder(path, files, overwrite=overwrite, marker=MANIFEST)
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike[str], *, verify: bool = True, n_jobs: int | None = None
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        weights: str | os.PathLike[str] | None = None,
+        verify: bool = True,
+        n_jobs: int | None = None,
     ) -> TemplateGallery:
         """Read a gallery; its templates stay on disk as a memory map.
 
@@ -344,6 +367,8 @@ class TemplateGallery:
         ----------
         path : path
             A folder that :meth:`save` wrote.
+        weights : str or path, optional
+            Artifact that probes will come from.
         verify : bool, default=True
             Check the sha256 of every file, which reads them once, and every value.
         n_jobs : int, default=None
@@ -357,22 +382,19 @@ class TemplateGallery:
         FileNotFoundError
             If there is no such folder or a file of it is missing.
         ValueError
-            If it is of another format, was changed, or its files contradict each other.
+            If it is of another format, was changed, its files contradict each other, or
+            its templates come from another network than ``weights``.
         """
-        contents = read_whole(path, lambda folder: read_gallery(folder, verify))
-        gallery = cls(n_jobs=n_jobs)
+        contents, network = read_whole(path, lambda f: (read_gallery(f, verify), network_of(f)))
+        gallery = cls(weights=weights, n_jobs=n_jobs)
+        if weights is not None and network not in (None, gallery._network):
+            raise ValueError(
+                f"the templates of a gallery must come from the network of its probes; those in "
+                f"{str(path)!r} come from {network}, {str(weights)!r} is {gallery._network}"
+            )
+        if gallery._form is not None and verify:
+            gallery._form.check(contents.templates, "templates")
+        gallery._network = gallery._network or network
         gallery._ids, gallery._counts, gallery._templates = contents
         gallery._rows = {name: row for row, name in enumerate(contents.ids)}
         return gallery
-
-
-def _check_counts(counts: ArrayLike | None, length: int) -> NDArray[np.int64]:
-    if counts is None:
-        return np.ones(length, np.int64)
-    images = np.asarray(counts)
-    if images.shape != (length,) or images.dtype.kind not in "iu" or (images < 1).any():
-        raise ValueError(
-            f"counts must be whole numbers above 0 of shape ({length},); "
-            f"got {images.dtype} {images.shape}"
-        )
-    return images.astype(np.int64)

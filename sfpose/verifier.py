@@ -12,7 +12,14 @@ from sklearn.base import BaseEstimator
 
 from sfpose._calibration import TEMPLATE_SIZES, Calibrated, Calibrator
 from sfpose._scoring import check_descriptors, chi2_matrix, chi2_pairs
-from sfpose.decision import Condition, Rule, VerificationResult, choose_condition, shipped_rule
+from sfpose.decision import (
+    Condition,
+    DescriptorForm,
+    Rule,
+    VerificationResult,
+    choose_condition,
+    shipped_rule,
+)
 from sfpose.metrics.thresholds import ThresholdCalibration
 
 __all__ = ["TemplateVerifier", "VerificationResult"]
@@ -31,7 +38,10 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         False match rate to calibrate for: how often two different people may be
         taken for the same.
     weights : str or path, default="default"
-        Artifact whose shipped calibration serves before ``fit``.
+        Artifact that makes the descriptors. Its shipped calibration serves before
+        ``fit``. A decision about descriptors of another width or normalization than
+        what the threshold was calibrated on is refused; so is one after a ``fit`` on
+        descriptors of these weights if other weights have that name or path now.
     groups : "size", "pose", sequence of both, or None, default="size"
         What ``fit`` calibrates thresholds apart for. ``"size"``: how many images make
         the template and the probe, since means of several images lie closer together,
@@ -174,7 +184,24 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         self.calibration_: ThresholdCalibration = next(iter(self.calibrations_.values()))
         self.threshold_: float = self.calibration_.threshold
         self.n_features_in_: int = rows.shape[1]
+        self._form = DescriptorForm.of_rows(rows, self.weights)
         return self
+
+    def _check_form(self, **sides: NDArray[np.floating[Any]]) -> None:
+        """Refuse descriptors that the threshold was not calibrated for."""
+        form: DescriptorForm | None = getattr(self, "_form", None)
+        if form is None and hasattr(self, "threshold_"):
+            return  # restored from a file that keeps thresholds alone
+        if form is None or form.digest is not None:
+            now = DescriptorForm.of_weights(self.weights)
+            if form is not None and form.digest != now.digest:
+                raise ValueError(
+                    f"a threshold holds for the weights that it was calibrated on, {form.digest}; "
+                    f"{str(self.weights)!r} is {now.digest} now: fit again"
+                )
+            form = now
+        for name, rows in sides.items():
+            form.check(rows, name)
 
     def _groups(self) -> tuple[str, ...]:
         given = (self.groups,) if isinstance(self.groups, str) else tuple(self.groups or ())
@@ -263,6 +290,7 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
             If an input is refused or nothing was calibrated for such comparisons.
         """
         rule = self._rule(template_images, probe_images, poses)
+        self._check_form(A=check_descriptors(A, name="A"), B=check_descriptors(B, name="B"))
         return rule.threshold - self.score_pairs(A, B).astype(np.float64)
 
     def predict(
@@ -306,6 +334,7 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
             Natural logarithms, by logistic calibration: above 0 speaks for one person.
         """
         rule = self._rule(template_images, probe_images, poses)
+        self._check_form(A=check_descriptors(A, name="A"), B=check_descriptors(B, name="B"))
         return np.asarray(rule.slope * self.score_pairs(A, B).astype(np.float64) + rule.intercept)
 
     def verify(
@@ -345,6 +374,7 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
             len(second) if probe_images is None else probe_images,
             poses,
         )
+        self._check_form(template=first, probe=second)
         means = [rows.mean(axis=0, keepdims=True) for rows in (first, second)]
         return rule.decide(float(chi2_pairs(*means)[0]))
 

@@ -21,6 +21,7 @@ STORED = Path(__file__).parent / "data"
 def _descriptors(people=40, width=1000):
     rng = np.random.default_rng(0)
     rows = rng.gamma(np.repeat(rng.gamma(1.0, 1.0, (people, width)), 4, axis=0) * 5 + 0.1)
+    rows /= rows.sum(axis=1, keepdims=True)
     return rows.astype(np.float32), np.repeat(np.arange(people), 4)
 
 

@@ -30,7 +30,7 @@ ALLOWED = {
     "networks": set(),
     "_search": {"_kernels", "_scoring"},
     "_gallery_files": {"_scoring", "runtime"},
-    "gallery": {"_gallery_files", "_scoring", "_search", "runtime", "templates"},
+    "gallery": {"_gallery_files", "_scoring", "decision", "_search", "runtime", "templates"},
     "distributed": {"_scoring", "_search"},
     "templates": {"_scoring"},
     "decision": {"runtime"},

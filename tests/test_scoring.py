@@ -187,3 +187,49 @@ def test_other_number_types_are_cast_as_stated():
     mixed = chi2_matrix(whole.astype(np.float32), whole.astype(np.float64))
     assert mixed.dtype == np.float64
     np.testing.assert_allclose(mixed, [[0, 3 + 1 / 3], [3 + 1 / 3, 0]])
+
+
+@pytest.mark.parametrize("count", [4, 40])
+@pytest.mark.parametrize(
+    ("dtype", "scale"),
+    [
+        (np.float32, 1e-44),
+        (np.float32, 1e-40),
+        (np.float32, 1e-38),
+        (np.float32, 3e36),
+        (np.float64, 5e-324),
+        (np.float64, 1e-310),
+        (np.float64, 1e306),
+    ],
+)
+def test_the_ends_of_the_range_keep_the_bound(dtype, scale, count):
+    """Against long double; below the smallest normal number, its spacing is all there is."""
+    rng = np.random.default_rng(0)
+    a, b = ((rng.random((count, 40)) * scale).astype(dtype) for _ in range(2))
+    b[: count // 2] = a[: count // 2]
+    wide = a.astype(np.longdouble)[:, None], b.astype(np.longdouble)[None]
+    sums, squares = wide[0] + wide[1], (wide[0] - wide[1]) ** 2
+    exact = np.divide(squares, sums, out=np.zeros_like(sums), where=sums > 0).sum(axis=2)
+    got = chi2_matrix(a, b)
+    assert got.dtype == dtype
+    spacing = float(np.finfo(dtype).smallest_subnormal)
+    assert np.all(np.abs(got - exact) <= BOUNDS[dtype] * exact + spacing)
+    assert not np.diag(got)[: count // 2].any()
+
+
+@pytest.mark.parametrize("count", [4, 40])
+@pytest.mark.parametrize(("dtype", "scale"), [(np.float32, 3e38), (np.float64, 1e308)])
+def test_values_whose_distances_might_not_fit_are_refused(dtype, scale, count):
+    rows = np.full((count, 40), scale, dtype)
+    for score in (chi2_matrix, chi2_pairs):
+        with pytest.raises(ValueError, match=r"values must be at most .* for distances of 40"):
+            score(rows, rows)
+
+
+@given(two_batches())
+@settings(max_examples=40, deadline=None)
+def test_float32_and_float64_agree_within_the_bound(batches):
+    a, b = batches
+    exact = chi2_matrix(a.astype(np.float64), b.astype(np.float64))
+    largest = float(max(a.max(), b.max()))
+    np.testing.assert_allclose(chi2_matrix(a, b), exact, rtol=1e-6, atol=1e-11 * largest)

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sfpose import TemplateGallery
-from sfpose.decision import shipped_threshold
+from sfpose.decision import shipped_rule
 from sfpose.preprocessing import MAX_PIXELS, decode_image, iterate_images, loose_crop
 from sfpose.runtime.artifact import read_artifact, read_manifest
 from sfpose.runtime.inspection import check_network
@@ -227,7 +227,7 @@ def fuzz_manifests(data):
         (folder / "manifest.json").write_bytes(data)
         (folder / "model.onnx").write_bytes(read_artifact("default").model)
         try:
-            threshold = shipped_threshold(folder, 1e-3)
+            threshold = shipped_rule(folder, 1e-3).threshold
             artifact = read_artifact(folder)
             size = artifact.network_input.size
             width = artifact.descriptor_size

@@ -134,7 +134,7 @@ if __name__ == "__main__":
 """
 
 
-def _run(program, *words, timeout=120):
+def _run(program, *words, timeout=300):
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program, *map(str, words)],
         capture_output=True,
@@ -164,7 +164,7 @@ def test_worker_processes_get_the_serial_bits(saved, how):
         [sys.executable, "-W", "ignore", saved / "program.py", how, saved / "faces.npy"],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -60,6 +60,21 @@ def test_several_writers_wait_for_each_other_and_readers_see_one_version():
     assert result["lost"] == result["left over"] == []
 
 
+def test_workers_that_are_killed_under_load_lose_no_request():
+    pytest.importorskip("skimage", reason="the pictures come from scikit-image")
+    load = RELIABILITY.with_name("load.py")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", load, "--seconds", "3", "--workers", "2", "--kill"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "wrong or lost 0" in done.stdout
+    assert "killed 0" not in done.stdout
+
+
 @pytest.mark.parametrize("locks", [True, False])
 def test_where_there_are_no_locks_a_second_writer_fails_cleanly(tmp_path, monkeypatch, locks):
     """Both have seen that nothing is there; the slower one must not destroy anything."""

@@ -1,0 +1,177 @@
+"""A threshold refuses what it was not calibrated for, instead of answering wrongly."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+
+from sfpose import TemplateGallery, TemplateVerifier
+from sfpose.decision import DescriptorForm
+from sfpose.runtime.artifact import DISTANCE, read_artifact, write_artifact
+
+
+def _people(normalised=True, width=1000, people=40, images=5):
+    rng = np.random.default_rng(0)
+    shapes = np.repeat(rng.gamma(1.0, 1.0, (people, width)), images, axis=0)
+    rows = rng.gamma(shapes * 9)
+    if normalised:
+        rows /= rows.sum(axis=1, keepdims=True)
+    return rows.astype(np.float32), np.repeat(np.arange(people), images)
+
+
+@pytest.fixture
+def own(tmp_path):
+    """The shipped artifact under a path of its own, which the tests may change."""
+    artifact = read_artifact("default")
+    return write_artifact(tmp_path / "weights", artifact.model, artifact.manifest)
+
+
+def _retrained(folder):
+    """Other weights under the same path, as after an upgrade."""
+    artifact = read_artifact(folder)
+    write_artifact(folder, artifact.model + b"\0", artifact.manifest, overwrite=True)
+
+
+def _decisions(verifier, a, b):
+    return [
+        lambda: verifier.verify(a[0], b[0]),
+        lambda: verifier.predict(a, b),
+        lambda: verifier.decision_function(a, b),
+        lambda: verifier.log_likelihood_ratio(a, b),
+    ]
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+@pytest.mark.parametrize(
+    ("factor", "width", "message"),
+    [
+        (2.0, 1000, "must sum to 1 in each row"),
+        (1.01, 1000, "must sum to 1 in each row"),
+        (1.0, 999, "must have 1000 values a row"),
+        (1.0, 128, "must have 1000 values a row"),
+    ],
+)
+def test_another_normalization_or_width_is_refused_on_either_side(fitted, factor, width, message):
+    rows, subjects = _people()
+    verifier = TemplateVerifier(0.01)
+    if fitted:
+        verifier.fit(rows, subjects)
+    other = rows[:, :width] * np.float32(factor)
+    for decide in _decisions(verifier, rows[:3], rows[3:6]):
+        decide()
+    for sides in ((rows[:3], other[:3]), (other[:3], rows[:3]), (other[:3], other[:3])):
+        for decide in _decisions(verifier, *sides):
+            with pytest.raises(ValueError, match=message):
+                decide()
+
+
+def test_a_fit_on_raw_descriptors_refuses_normalised_ones():
+    raw, subjects = _people(normalised=False)
+    verifier = TemplateVerifier(0.01).fit(raw, subjects)
+    verifier.verify(raw[0], raw[1])
+    unit = raw / raw.sum(axis=1, keepdims=True)
+    with pytest.raises(ValueError, match="template must not be normalised"):
+        verifier.verify(unit[0], unit[1])
+
+
+def test_templates_of_normalised_descriptors_are_normalised_still():
+    rows, _ = _people()
+    assert TemplateVerifier(0.01).verify(rows[:5], rows[5:10]).distance >= 0
+
+
+@pytest.mark.parametrize(
+    "distance",
+    [{**DISTANCE, "factor": 0.5}, {**DISTANCE, "factor": 2.0}, {"name": "cosine"}, None],
+)
+def test_weights_for_another_distance_are_refused(own, distance):
+    manifest = json.loads((own / "manifest.json").read_text())
+    (own / "manifest.json").write_text(json.dumps({**manifest, "distance": distance}))
+    rows, subjects = _people()
+    for decide in (
+        lambda: TemplateVerifier(0.01, weights=own).verify(rows[0], rows[1]),
+        lambda: TemplateVerifier(0.01, weights=own).fit(rows, subjects),
+        lambda: TemplateGallery(weights=own),
+    ):
+        with pytest.raises(ValueError, match=r"with factor 1\.0"):
+            decide()
+
+
+def test_a_fit_does_not_outlive_its_weights(own):
+    rows, subjects = _people()
+    verifier = TemplateVerifier(0.01, weights=own).fit(rows, subjects)
+    stored = pickle.dumps(verifier)
+    assert pickle.loads(stored).verify(rows[0], rows[1]).distance >= 0
+    _retrained(own)
+    for decide in _decisions(pickle.loads(stored), rows[:2], rows[2:4]):
+        with pytest.raises(ValueError, match="holds for the weights that it was calibrated on"):
+            decide()
+    assert verifier.fit(rows, subjects).verify(rows[0], rows[1]).distance >= 0
+
+
+def test_a_fit_on_what_these_weights_cannot_have_made_is_bound_to_its_form_alone(own):
+    rows, subjects = _people(normalised=False, width=60)
+    verifier = TemplateVerifier(0.01, weights=own).fit(rows, subjects)
+    _retrained(own)
+    assert verifier.verify(rows[0], rows[1]).distance >= 0
+
+
+def test_a_gallery_does_not_outlive_its_weights(own, tmp_path):
+    rows, _ = _people()
+    gallery = TemplateGallery(weights=own)
+    gallery.add(range(3), rows[:3])
+    folder = gallery.save(tmp_path / "people")
+    digest = read_artifact(own).digest
+    assert json.loads((folder / "manifest.json").read_text())["network"] == digest
+    assert TemplateGallery.load(folder, weights=own).search(rows[:1]).ids[0, 0] == 0
+    # What a gallery says of its network stays when it is loaded and saved again.
+    TemplateGallery.load(folder).save(folder, overwrite=True)
+    _retrained(own)
+    with pytest.raises(ValueError, match="must come from the network of its probes"):
+        TemplateGallery.load(folder, weights=own)
+    assert TemplateGallery.load(folder, weights="default").weights == "default"
+
+
+def test_a_gallery_with_weights_refuses_what_they_do_not_make(tmp_path):
+    rows, _ = _people()
+    gallery = TemplateGallery(weights="default")
+    gallery.add([0, 1], rows[:2])
+    for change in (
+        lambda: gallery.add([2], rows[2:3] * 2),
+        lambda: gallery.update([1], rows[2:3] * 2),
+        lambda: gallery.search(rows[:1] * 2),
+        lambda: gallery.search_within(rows[:1] * 2, 0.5),
+    ):
+        with pytest.raises(ValueError, match="must sum to 1 in each row"):
+            change()
+    assert list(gallery) == [0, 1]
+    loose = TemplateGallery()
+    loose.add([0], rows[:1] * 2)
+    folder = loose.save(tmp_path / "loose")
+    with pytest.raises(ValueError, match="templates must sum to 1"):
+        TemplateGallery.load(folder, weights="default")
+    assert len(TemplateGallery.load(folder)) == 1
+
+
+def test_the_form_of_what_ships_is_that_of_its_descriptors(photos):
+    from sfpose import FaceEmbedder
+
+    form = DescriptorForm.of_weights("default")
+    assert form == (1000, "l1", read_artifact("default").digest)
+    form.check(FaceEmbedder().transform(photos), "descriptors")
+
+
+@pytest.mark.parametrize("noisy", [1.0, 0.2])
+def test_non_faces_are_lost_or_far_from_every_face(photos, noisy):
+    """Pairs of a non-face and a face; rates of all kinds: benchmarks/non_faces.py."""
+    from sfpose import FaceEmbedder
+
+    rng = np.random.default_rng(0)
+    noise = (128 + noisy * (rng.integers(0, 256, (30, 90, 90, 3)) - 128.0)).astype(np.uint8)
+    blank = [np.full((90, 90, 3), value, np.uint8) for value in range(0, 256, 25)]
+    rows = FaceEmbedder().transform([*noise, *blank])
+    known = rows[~np.isnan(rows).any(axis=1)]
+    faces = FaceEmbedder().transform(photos)
+    if len(known):
+        distances = TemplateVerifier().score_matrix(known, faces)
+        assert distances.min() > TemplateVerifier().decision_function(faces[:1], faces[:1])[0]
