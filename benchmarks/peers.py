@@ -18,11 +18,19 @@ import numpy as np
 from tqdm import tqdm
 
 from sfpose import FaceEmbedder
+from sfpose._scoring import chi2_pairs_at
 from sfpose.cli.evaluate import embed_with_progress, people_range
-from sfpose.evaluation import evaluate_cfp, evaluate_lfw, evaluate_poses, format_table
+from sfpose.evaluation import (
+    evaluate_cfp,
+    evaluate_lfw,
+    evaluate_poses,
+    format_table,
+    pose_columns,
+)
 from sfpose.geometry import similarity_to_canonical
 from sfpose.preprocessing import aligned_crop
 from sfpose.protocols import CFP, LFW, PoseFolder
+from sfpose.reproduction import TABLE_4, det_figure, pose_table, table_cells
 from sfpose.runtime.session import OnnxModel
 
 
@@ -78,6 +86,7 @@ def main() -> None:
     parser.add_argument("--sface", required=True)
     parser.add_argument("--yunet", required=True)
     parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--figure", metavar="FILE", help="DET curves of both (poses only)")
     options = parser.parse_args()
     if options.dataset == "lfw":
         data, evaluate = LFW(options.path), evaluate_lfw
@@ -87,10 +96,29 @@ def main() -> None:
         data, evaluate = PoseFolder(options.path, people=options.people), evaluate_poses
     embedder = FaceEmbedder(options.weights, n_jobs=2)
     peer = SFace(options.sface, options.yunet)
-    results = {
-        "sfpose": evaluate(data, lambda images: embed_with_progress(embedder, images)),
-        "SFace": evaluate(data, peer, cosine_distance),
+    if options.figure and options.dataset != "poses":
+        parser.error("--figure goes with poses")
+    embedded = {
+        "sfpose": embed_with_progress(embedder, data.images),
+        "SFace": peer(data.images),
     }
+    distances = {"sfpose": chi2_pairs_at, "SFace": cosine_distance}
+    results = {
+        name: evaluate(data, lambda _, rows=rows: rows, distances[name])
+        for name, rows in embedded.items()
+    }
+    if options.dataset == "poses":
+        cells = {
+            name: table_cells(data, lambda _, rows=rows: rows, distances[name])
+            for name, rows in embedded.items()
+        }
+        print(pose_table(cells, TABLE_4, f"EER %, {options.path}") + "\n")
+        if options.figure:
+            columns = {
+                name: list(pose_columns(data, lambda _, rows=rows: rows, distances[name]))
+                for name, rows in embedded.items()
+            }
+            det_figure(columns, options.figure, "DET curves of sfpose (lines) and SFace (dashes)")
     for name, rows in results.items():
         print(f"{name}\n{format_table(rows)}\n")
     print(

@@ -30,6 +30,7 @@ from sfpose.runtime.artifact import Artifact, Json
 __all__ = [
     "POSES",
     "Comparison",
+    "Embed",
     "PoseColumn",
     "Row",
     "calibrated",
@@ -261,8 +262,9 @@ def pose_columns(
     PoseColumn
         NaN where an image could not be acquired.
     """
-    protocol = VGGFace2Pose(folder.subjects, folder.poses)
-    rows = embed(folder.images)
+    kept = np.isin(folder.poses, list(poses))
+    protocol = VGGFace2Pose(folder.subjects[kept], folder.poses[kept])
+    rows = embed(folder.images)[kept]
     for size in template_sizes:
         made_of = rows[protocol.templates(size).rows]
         templates = np.stack([_mean_of_known(images) for images in made_of])

@@ -1,6 +1,6 @@
 """The paper's tables and figures, measured on the data at hand, beside the paper's rows.
 
-May import ``evaluation``, ``metrics`` and ``protocols``; ``networks`` only for Table 1.
+May import ``_scoring``, ``evaluation``, ``metrics`` and ``protocols``.
 """
 
 from __future__ import annotations
@@ -12,11 +12,21 @@ from typing import Literal
 
 import numpy as np
 
-from sfpose.evaluation import POSES, PoseColumn, Row, row_from_distances
+from sfpose._scoring import chi2_pairs_at
+from sfpose.evaluation import (
+    POSES,
+    Comparison,
+    Embed,
+    PoseColumn,
+    Row,
+    evaluate_cfp,
+    pose_columns,
+    row_from_distances,
+)
 from sfpose.metrics import DetCurveDisplay
-from sfpose.protocols import PoseFolder, VGGFace2Pose
+from sfpose.protocols import CFP, PoseFolder, VGGFace2Pose
 
-__all__ = ["TABLE_4", "TABLE_5", "det_figure", "pose_table", "rows_of_columns", "trial_counts"]
+__all__ = ["TABLE_4", "TABLE_5", "det_figure", "pose_table", "table_cells", "trial_counts"]
 
 Percent = tuple[float, ...]
 
@@ -58,12 +68,50 @@ _TABLE_3 |= {(1, "cross"): (36_800, 36_800), (5, "cross"): (1_472, 36_800)}
 _HEADS = ("F-F", "3/4-3/4", "P-P", "F-3/4", "3/4-P", "F-P")
 
 
-def rows_of_columns(columns: Sequence[PoseColumn], *, draws: int = 200) -> list[Row]:
-    """Error rates of each column, with intervals over people."""
-    return [
-        row_from_distances(column.name, column.trials, column.distances, draws=draws)
-        for column in columns
-    ]
+Cell = tuple[int, str]
+"""Images a template and a head of Table 4, such as (1, "F-P")."""
+
+
+def table_cells(
+    folder: PoseFolder, embed: Embed, compare: Comparison = chi2_pairs_at, *, draws: int = 200
+) -> dict[Cell, Row]:
+    """The columns of Table 4 that a data set fills.
+
+    With the three poses of the paper, and at least two templates of each size of every person,
+    all twelve. With frontal and profile images alone, as in CFP, the columns of one image, and
+    those of five: frontal templates under the protocol if everybody has ten images, and
+    five frontal against four profile images, each person against all others.
+
+    Parameters
+    ----------
+    folder : PoseFolder
+    embed, compare, draws
+        See :func:`sfpose.evaluation.evaluate_lfw`.
+
+    Returns
+    -------
+    dict of (int, str) to Row
+    """
+    poses = [pose for pose in POSES if pose in folder.poses]
+    rows = embed(folder.images)
+    chosen = [(1, poses), (5, poses if len(poses) == 3 else poses[:1])]
+    cells = {
+        (column.template_size, _head(column.poses)): row_from_distances(
+            column.name, column.trials, column.distances, draws=draws
+        )
+        for size, kinds in chosen
+        for column in pose_columns(
+            folder, lambda _: rows, compare, poses=kinds, template_sizes=(size,)
+        )
+    }
+    if len(poses) == 2 and isinstance(folder, CFP):
+        cells[5, "F-P"] = evaluate_cfp(folder, lambda _: rows, compare, draws=draws)[-1]
+    return cells
+
+
+def _head(poses: tuple[str, str]) -> str:
+    short = dict(zip(POSES, ("F", "3/4", "P"), strict=True))
+    return "-".join(short.get(pose, pose) for pose in poses)
 
 
 def trial_counts(folder: PoseFolder, *, template_sizes: Sequence[int] = (1, 5)) -> str:
@@ -103,14 +151,14 @@ def trial_counts(folder: PoseFolder, *, template_sizes: Sequence[int] = (1, 5)) 
 
 
 def pose_table(
-    measured: Mapping[str, Sequence[Row]], published: Mapping[str, Percent], title: str
+    measured: Mapping[str, Mapping[Cell, Row]], published: Mapping[str, Percent], title: str
 ) -> str:
     """Measured rows beside published ones, in the layout of Tables 4 and 5.
 
     Parameters
     ----------
-    measured : mapping of str to sequence of Row
-        The columns of each system: six with one image a template, then six with five.
+    measured : mapping of str to mapping of (int, str) to Row
+        What :func:`table_cells` gives, of each system.
     published : mapping of str to 12 numbers
         The paper's, in percent.
     title : str
@@ -120,27 +168,26 @@ def pose_table(
     -------
     str
         Equal error rates in percent, each measured one with its 95 % interval over people
-        in the line below.
+        in the line below; a dash where the data have no such templates.
     """
     names = [*measured, *(f"paper: {name}" for name in published)]
     width = max(len(name) for name in names) + 2
     lines = [title]
-    for place, images in ((0, "one image"), (6, "five images")):
+    for place, size, images in ((0, 1, "one image"), (6, 5, "five images")):
         lines.append(f"{images:{width}}" + "".join(f"{head:>14}" for head in _HEADS))
-        for name, rows in measured.items():
-            part = rows[place : place + 6]
-            lines.append(
-                f"{name:{width}}" + "".join(f"{100 * row.rates.eer:>14.2f}" for row in part)
-            )
-            spans = (
-                f"{100 * row.eer_interval.low:.1f} to {100 * row.eer_interval.high:.1f}"
-                for row in part
-            )
-            lines.append(" " * width + "".join(f"{span:>14}" for span in spans))
-        for name, rates in published.items():
+        for name, cells in measured.items():
+            rates, spans = [], []
+            for head in _HEADS:
+                row = cells.get((size, head))
+                rates.append("-" if row is None else f"{100 * row.rates.eer:.2f}")
+                low, high = (0.0, 0.0) if row is None else row.eer_interval
+                spans.append("" if row is None else f"{100 * low:.1f} to {100 * high:.1f}")
+            lines.append(f"{name:{width}}" + "".join(f"{rate:>14}" for rate in rates))
+            lines.append(" " * width + "".join(f"{span:>14}" for span in spans).rstrip())
+        for name, theirs in published.items():
             lines.append(
                 f"{'paper: ' + name:{width}}"
-                + "".join(f"{rate:>14.2f}" for rate in rates[place : place + 6])
+                + "".join(f"{rate:>14.2f}" for rate in theirs[place : place + 6])
             )
     return "\n".join(lines)
 
@@ -164,7 +211,6 @@ def det_figure(systems: Mapping[str, Sequence[PoseColumn]], path: str | Path, ti
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(2, 2, figsize=(12, 12))
-    short = dict(zip(POSES, ("F", "3/4", "P"), strict=True))
     styles: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
     for (row, size), (column, kind) in (
         (a, b) for a in enumerate((1, 5)) for b in enumerate(("same pose", "across poses"))
@@ -176,10 +222,9 @@ def det_figure(systems: Mapping[str, Sequence[PoseColumn]], path: str | Path, ti
                 same = found.poses[0] == found.poses[1]
                 if found.template_size != size or same != (kind == "same pose"):
                     continue
-                pair = "-".join(short.get(pose, pose) for pose in found.poses)
                 refused = np.where(np.isnan(found.distances), np.inf, found.distances)
                 display = DetCurveDisplay.from_scores(
-                    refused, found.trials.is_genuine, name=f"{name} {pair}", ax=panel
+                    refused, found.trials.is_genuine, name=f"{name} {_head(found.poses)}", ax=panel
                 )
                 display.line_.set_linestyle(style)
                 panel.legend(loc="upper right", fontsize=8)

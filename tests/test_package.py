@@ -62,7 +62,7 @@ ALLOWED = {
         "verifier",
     },
     "studies": {"_scoring", "evaluation", "protocols"},
-    "reproduction": {"evaluation", "metrics", "protocols"},
+    "reproduction": {"_scoring", "evaluation", "metrics", "protocols"},
     "evaluation": {"_calibration", "_scoring", "embedder", "metrics", "protocols", "runtime"},
 }
 LATE = {("embedder", "training")}

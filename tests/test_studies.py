@@ -1,6 +1,7 @@
 """Studies of section 6 and the paper's tables, against counting by hand."""
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,8 @@ from sfpose._kernels import reference
 from sfpose.cli import main
 from sfpose.evaluation import evaluate_poses, pose_columns
 from sfpose.metrics import equal_error_rate
-from sfpose.protocols import PoseFolder
-from sfpose.reproduction import TABLE_4, TABLE_5, det_figure, pose_table, trial_counts
+from sfpose.protocols import CFP, PoseFolder
+from sfpose.reproduction import TABLE_4, TABLE_5, det_figure, pose_table, table_cells, trial_counts
 from sfpose.studies import PoseStudies, keep_ocular_region
 
 POSES = ("frontal", "profile", "three_quarter")
@@ -156,7 +157,9 @@ def test_published_tables_are_complete():
 def test_a_table_has_our_row_beside_the_papers(folder):
     data = PoseFolder(folder)
     rows = evaluate_poses(data, _pixels, draws=5)
-    lines = pose_table({"ours": rows}, TABLE_4, "title").splitlines()
+    cells = table_cells(data, _pixels, draws=5)
+    assert len(cells) == 12
+    lines = pose_table({"ours": cells}, TABLE_4, "title").splitlines()
     ours = [line.split()[1:] for line in lines if line.startswith("ours")]
     expected = [f"{100 * row.rates.eer:.2f}" for row in rows]
     assert ours == [expected[:6], expected[6:]]
@@ -166,6 +169,20 @@ def test_a_table_has_our_row_beside_the_papers(folder):
     # 45 pairs of ten images each of 3 people; two strangers each.
     assert re.split(r"\s{2,}", counted[1]) == ["same pose, 1 image", "135", "6", "16,560", "36,800"]
     assert counted[-1].startswith("3 people, 2 others each")
+
+
+def test_cfp_fills_the_columns_that_it_has(folder):
+    for person in range(3):
+        shutil.rmtree(folder / f"P{person}" / "three_quarter")
+        for image in range(4, 10):
+            (folder / f"P{person}" / "profile" / f"{image:02d}.png").unlink()
+    cells = table_cells(CFP(folder), _pixels, draws=5)
+    expected = {(1, "F-F"), (1, "P-P"), (1, "F-P"), (5, "F-F"), (5, "F-P")}
+    assert set(cells) == expected
+    assert cells[5, "F-P"].name == "5 frontal against 4 profile"
+    assert (cells[1, "P-P"].rates.genuine, cells[1, "P-P"].rates.impostor) == (18, 6)
+    five = pose_table({"ours": cells}, TABLE_4, "title").split("five images")[1].splitlines()[1]
+    assert [cell == "-" for cell in five.split()[1:]] == [False, True, True, True, True, False]
 
 
 def test_the_figure_has_four_panels(folder, tmp_path):

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sfpose.cli.evaluate import people_range
+
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
@@ -32,6 +34,7 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("part", choices=_PARTS)
     parser.add_argument("--data", help="folder or zip file; not for networks and table1")
+    parser.add_argument("--people", type=people_range, metavar="FIRST-LAST", help="people to take")
     parser.add_argument("--weights", default="default", help="shipped name or path of an artifact")
     parser.add_argument(
         "--n-jobs", type=int, default=-1, metavar="N", help="threads (default: all)"
@@ -61,17 +64,19 @@ def run(options: argparse.Namespace) -> int:
     from sfpose.cli.evaluate import embed_with_progress
     from sfpose.embedder import FaceEmbedder
     from sfpose.evaluation import format_table, pose_columns
-    from sfpose.protocols import PoseFolder
+    from sfpose.protocols import CFP, PoseFolder
     from sfpose.reproduction import (
         TABLE_4,
         TABLE_5,
         det_figure,
         pose_table,
-        rows_of_columns,
+        table_cells,
         trial_counts,
     )
 
-    folder = PoseFolder(options.data)
+    folder = PoseFolder(options.data, people=options.people)
+    if set(folder.poses.tolist()) == {"frontal", "profile"}:
+        folder = CFP(options.data, people=options.people)
     title = f"EER %, {Path(options.data).stem}, {len(set(folder.subjects.tolist()))} people"
     if options.part == "table3":
         print(trial_counts(folder))
@@ -85,14 +90,14 @@ def run(options: argparse.Namespace) -> int:
         for study, found in _studies(folder, embedder, options.weights, options.draws).items():
             print(f"{study}\n{format_table(found)}\n")
         return 0
-    columns = list(pose_columns(folder, embed))
     name = f"sfpose {options.weights}"
     if options.part == "figures":
+        columns = list(pose_columns(folder, embed))
         print(f"wrote {det_figure({name: columns}, options.out, title)}")
         return 0
     published = TABLE_4 if options.part == "table4" else TABLE_5
-    rows = {name: rows_of_columns(columns, draws=options.draws)}
-    print(pose_table(rows, published, f"{title}; the paper's rows are of VGGFace2-Pose"))
+    cells = {name: table_cells(folder, embed, draws=options.draws)}
+    print(pose_table(cells, published, f"{title}; the paper's rows are of VGGFace2-Pose"))
     return 0
 
 
