@@ -43,7 +43,7 @@ Result = TypeVar("Result")
 
 FORMAT = "sfpose-artifact"
 FORMAT_VERSION = 1
-SHIPPED = ("default", "landmarks")
+SHIPPED = ("default", "default-int8", "landmarks")
 """Names of the artifacts inside the package."""
 
 DISTANCE: Manifest = MappingProxyType(
