@@ -66,11 +66,13 @@ class DistillationRecipe:
                 Stage(48, 90_000, 64, (0.5, 0.4)),
                 Stage(64, 26_000, 64, (0.4, 0.35)),
                 Stage(64, 20_000, 64, (0.35, 0.0)),
+                Stage(48, 154_000, 64, (0.5, 0.37)),
+                Stage(64, 36_000, 64, (0.37, 0.0)),
             ),
             optimizer="muon",
             learning_rate=3e-3,
             weight_decay=1e-3,
-            average=0.6,
+            average=0.85,
             seed=1,
         )
     )
