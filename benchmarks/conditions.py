@@ -60,10 +60,11 @@ def main() -> None:
         genuine = sides[0][1][:, None] == sides[1][1][None]
         strangers = distances[~genuine]
         # Within a pose, a side may hold the other's images: genuine pairs only across poses.
-        fnmr = (distances[genuine] > calibration.threshold).mean() if pair == POSES else np.nan
+        refused = (distances[genuine] > calibration.threshold).mean()
+        fnmr = f"{100 * refused:.2f}" if pair == POSES else "-"
         print(
             f"{more:2d} - {fewer:2d}  {pair[0]:7} - {pair[1]:7} {strangers.size:9,} "
-            f"{100 * (strangers <= calibration.threshold).mean():8.3f} {100 * fnmr:8.2f} "
+            f"{100 * (strangers <= calibration.threshold).mean():8.3f} {fnmr:>8} "
             f"{100 * (strangers <= verifier.threshold_).mean():8.3f}"
         )
 
