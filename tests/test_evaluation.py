@@ -167,9 +167,8 @@ def test_evaluate_cfp_prints_a_table_and_json(cfp_zip, capsys):
         (["verify", "NOISE", "NOISE"], "a photo must show a face; nothing was found in"),
     ],
 )
-def test_errors_are_one_line_and_exit_with_two(arguments, message, capsys, tmp_path):
-    noise = np.random.default_rng(3).integers(0, 256, (64, 90, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(tmp_path / "noise.png")
+def test_errors_are_one_line_and_exit_with_two(arguments, message, capsys, tmp_path, nothing):
+    Image.fromarray(nothing).save(tmp_path / "noise.png")
     arguments = [str(tmp_path / "noise.png") if a == "NOISE" else a for a in arguments]
     assert main(arguments) == 2
     error = capsys.readouterr().err

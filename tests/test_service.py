@@ -187,11 +187,10 @@ def test_both_stores_find_the_nearest_as_brute_force_does(service, database):
         opened.close()
 
 
-def test_what_is_no_face_or_too_large_is_refused(service, tmp_path, faces):
+def test_what_is_no_face_or_too_large_is_refused(service, tmp_path, faces, nothing):
     database = str(tmp_path / "templates.db")
-    noise = np.random.default_rng(3).integers(0, 256, (64, 90, 3), dtype=np.uint8)
     with _Running(service.create_app(database)) as url, httpx.Client() as client:
-        for content, words in [(b"no image", "whole JPEG"), (_png(noise), "must show a face")]:
+        for content, words in [(b"no image", "whole JPEG"), (_png(nothing), "must show a face")]:
             answer = client.post(f"{url}/people/x", files={"photos": content})
             assert answer.status_code == 422
             assert words in answer.json()["detail"]
