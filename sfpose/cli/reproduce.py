@@ -116,7 +116,7 @@ def _studies(
 
     whole = embed_with_progress(embedder, folder.images)
     size = read_artifact(weights).network_input.size
-    aligner = FaceAligner(size=size, n_jobs=embedder.n_jobs)
+    aligner = FaceAligner(size=size, min_face_score=0, n_jobs=embedder.n_jobs)
     crops = aligner.transform(folder.images)
     landmarks, scores = aligner.find_landmarks(folder.images)
     aligned = FaceEmbedder(weights, align="done", n_jobs=embedder.n_jobs)
