@@ -18,6 +18,7 @@ import numpy as np
 
 from sfpose._calibration import from_conditions, to_conditions
 from sfpose._gallery_files import GalleryContents, gallery_files, read_gallery
+from sfpose.decision import DescriptorForm
 from sfpose.embedder import FaceEmbedder
 from sfpose.gallery import TemplateGallery
 from sfpose.runtime.artifact import Artifact, read_artifact, write_artifact
@@ -84,8 +85,8 @@ class VerificationBundle:
         FileExistsError
             If there is something at ``path`` already.
         ValueError
-            If verifier or gallery are for descriptors of another width than the
-            embedder's, an id is neither str nor int, or the verifier has learned
+            If verifier or gallery are for descriptors of another width or normalization
+            than the embedder's, an id is neither str nor int, or the verifier has learned
             something that a bundle cannot keep.
         """
         path = Path(path)
@@ -110,16 +111,17 @@ class VerificationBundle:
 
     def _write(self, path: Path, overwrite: bool) -> Path:
         artifact = self.embedder.artifact
-        width = self.embedder.n_features_out
+        form = DescriptorForm.of_artifact(artifact, "the embedder")
         learned = {name for name in vars(self.verifier) if name[-1] == "_" and name[0] != "_"}
         if learned - _FITTED:
             raise ValueError(f"a bundle cannot keep {sorted(learned - _FITTED)} of a verifier")
         manifest: dict[str, Any] = dict(artifact.manifest)
         if learned:
-            if self.verifier.n_features_in_ != width:
+            if self.verifier._form[:2] != form[:2]:
                 raise ValueError(
-                    f"the verifier must be fitted on descriptors of {width} values, as the "
-                    f"embedder gives them; got {self.verifier.n_features_in_}"
+                    f"the verifier must be fitted on descriptors of {form.size} values, "
+                    f"normalization {form.normalization!r}, as the embedder gives them; got "
+                    f"{self.verifier._form.size}, {self.verifier._form.normalization!r}"
                 )
             manifest["calibration"] = {
                 "data": f"TemplateVerifier.fit on {self.verifier.calibration_.people} people",
@@ -130,11 +132,7 @@ class VerificationBundle:
             contents = GalleryContents(
                 list(self.gallery), self.gallery.counts, self.gallery.templates
             )
-            if contents.templates.shape[1] != width:
-                raise ValueError(
-                    f"the gallery must hold descriptors of {width} values, as the embedder "
-                    f"gives them; got {contents.templates.shape[1]}"
-                )
+            form.check(contents.templates, "templates of the gallery")
             files = gallery_files(contents, _GALLERY)
             extra = {name: b"".join(parts) for name, parts in files.items()}
         manifest["bundle"] = {
@@ -168,9 +166,11 @@ class VerificationBundle:
         FileNotFoundError
             If there is no such bundle, or a file of its gallery is missing.
         ValueError
-            If it is none, a newer sfpose wrote it, or a file was changed.
+            If it is none, a newer sfpose wrote it, a file was changed, or it is for
+            another distance than this library computes.
         """
         artifact, contents = read_whole(path, _read)
+        form = DescriptorForm.of_artifact(artifact, os.fspath(path))
         stated: Any = artifact.manifest["bundle"]
         embedder = FaceEmbedder(os.fspath(path), n_jobs=n_jobs)
         embedder.artifact_ = artifact
@@ -181,6 +181,8 @@ class VerificationBundle:
             if settings["template_sizes"] is not None:
                 settings["template_sizes"] = [tuple(pair) for pair in settings["template_sizes"]]
             verifier.set_params(**settings)
+            # Shipped thresholds too hold for the weights that were read, not for later ones.
+            verifier._form = form
             if stated["fitted"]:
                 _restore(verifier, artifact)
         except (KeyError, TypeError, StopIteration) as error:
@@ -189,11 +191,7 @@ class VerificationBundle:
             ) from error
         gallery = TemplateGallery(n_jobs=n_jobs)
         if contents is not None:
-            if contents.templates.shape[1] != embedder.n_features_out:
-                raise ValueError(
-                    f"the gallery must hold descriptors of {embedder.n_features_out} values; "
-                    f"got {contents.templates.shape[1]}"
-                )
+            form.check(contents.templates, "templates of the gallery")
             gallery.add(contents.ids, contents.templates, counts=contents.counts)
         return cls(embedder, verifier, gallery)
 

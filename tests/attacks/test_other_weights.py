@@ -6,7 +6,8 @@ import pickle
 import numpy as np
 import pytest
 
-from sfpose import TemplateGallery, TemplateVerifier
+from sfpose import FaceEmbedder, TemplateGallery, TemplateVerifier
+from sfpose.bundle import VerificationBundle
 from sfpose.decision import DescriptorForm
 from sfpose.runtime.artifact import DISTANCE, read_artifact, write_artifact
 
@@ -116,6 +117,52 @@ def test_a_fit_on_what_these_weights_cannot_have_made_is_bound_to_its_form_alone
     assert verifier.verify(rows[0], rows[1]).distance >= 0
 
 
+def _in_a_bundle(own, path, fitted):
+    rows, subjects = _people()
+    verifier = TemplateVerifier(0.01, weights=own)
+    if fitted:
+        verifier.fit(rows, subjects)
+    return VerificationBundle(FaceEmbedder(own), verifier).save(path)
+
+
+@pytest.mark.parametrize("name", ["door", "door.zip"])
+@pytest.mark.parametrize("fitted", [False, True])
+def test_a_verifier_out_of_a_bundle_refuses_what_it_is_not_for(own, tmp_path, fitted, name):
+    path = _in_a_bundle(own, tmp_path / name, fitted)
+    verifier = VerificationBundle.load(path).verifier
+    rows, _ = _people()
+    for decide in _decisions(verifier, rows[:3], rows[3:6]):
+        decide()
+    for other, message in (
+        (rows * np.float32(2), "must sum to 1 in each row"),
+        (rows[:, :999], "must have 1000 values a row"),
+    ):
+        for sides in ((rows[:3], other[:3]), (other[:3], rows[:3]), (other[:3], other[:3])):
+            for decide in _decisions(verifier, *sides):
+                with pytest.raises(ValueError, match=message):
+                    decide()
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+def test_a_verifier_out_of_a_bundle_does_not_outlive_its_weights(own, tmp_path, fitted):
+    path = _in_a_bundle(own, tmp_path / "door", fitted)
+    verifier = VerificationBundle.load(path).verifier
+    rows, _ = _people()
+    _retrained(path)
+    for decide in _decisions(verifier, rows[:2], rows[2:4]):
+        with pytest.raises(ValueError, match="holds for the weights that it was calibrated on"):
+            decide()
+
+
+def test_a_bundle_for_another_distance_is_not_loaded(own, tmp_path):
+    path = _in_a_bundle(own, tmp_path / "door", True)
+    manifest = json.loads((path / "manifest.json").read_text())
+    changed = {**manifest, "distance": {**DISTANCE, "factor": 0.5}}
+    (path / "manifest.json").write_text(json.dumps(changed))
+    with pytest.raises(ValueError, match=r"with factor 1\.0"):
+        VerificationBundle.load(path)
+
+
 def test_a_gallery_does_not_outlive_its_weights(own, tmp_path):
     rows, _ = _people()
     gallery = TemplateGallery(weights=own)
@@ -154,8 +201,6 @@ def test_a_gallery_with_weights_refuses_what_they_do_not_make(tmp_path):
 
 
 def test_the_form_of_what_ships_is_that_of_its_descriptors(photos):
-    from sfpose import FaceEmbedder
-
     form = DescriptorForm.of_weights("default")
     assert form == (1000, "l1", read_artifact("default").digest)
     form.check(FaceEmbedder().transform(photos), "descriptors")
@@ -164,8 +209,6 @@ def test_the_form_of_what_ships_is_that_of_its_descriptors(photos):
 @pytest.mark.parametrize("noisy", [1.0, 0.2])
 def test_non_faces_are_lost_or_far_from_every_face(photos, noisy):
     """Pairs of a non-face and a face; rates of all kinds: benchmarks/non_faces.py."""
-    from sfpose import FaceEmbedder
-
     rng = np.random.default_rng(0)
     noise = (128 + noisy * (rng.integers(0, 256, (30, 90, 90, 3)) - 128.0)).astype(np.uint8)
     blank = [np.full((90, 90, 3), value, np.uint8) for value in range(0, 256, 25)]
