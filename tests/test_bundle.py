@@ -214,6 +214,6 @@ def test_a_zip_without_a_listed_file_is_refused(bundle, tmp_path):
         for name in ("model.onnx", "manifest.json", "ids.json"):
             target.writestr(name, source.read(name))
     (tmp_path / "part.zip").write_bytes(part.getvalue())
-    with pytest.raises(FileNotFoundError, match=r"must hold gallery.json"):
+    with pytest.raises(ValueError, match=r"must hold gallery.json"):
         VerificationBundle.load(tmp_path / "part.zip")
     assert read_artifact(tmp_path / "part.zip").digest == read_artifact("default").digest

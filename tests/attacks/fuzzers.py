@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sfpose import TemplateGallery
+from sfpose.bundle import VerificationBundle
 from sfpose.decision import shipped_rule
 from sfpose.preprocessing import MAX_PIXELS, decode_image, iterate_images, loose_crop
 from sfpose.runtime.artifact import read_artifact, read_manifest
@@ -298,6 +299,27 @@ def fuzz_galleries(data, verify):
         if verify:
             assert list(gallery) == ["ann", "bo", 3]
             assert (gallery.templates == 1).all()
+
+
+@functools.cache
+def bundles():
+    return ((Path(__file__).resolve().parents[1] / "data" / "bundle-v1.zip").read_bytes(),)
+
+
+@given(damaged(bundles))
+def fuzz_bundles(data):
+    """A bundle has the people and the network that were saved, or is refused."""
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "bundle.zip"
+        path.write_bytes(data)
+        try:
+            bundle = VerificationBundle.load(path)
+        except REFUSED:
+            return
+        finally:
+            assert [entry.name for entry in Path(name).iterdir()] == ["bundle.zip"]
+        assert list(bundle.gallery) in (["ann", "bo", 3], [])
+        assert bundle.embedder.n_features_out == 16
 
 
 FUZZERS = {
