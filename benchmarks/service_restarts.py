@@ -152,18 +152,17 @@ def run(database: str, kills: int, count: int, between: float) -> dict[str, obje
         with ThreadPoolExecutor(count) as pool:
             working = [pool.submit(clients.work, number) for number in range(count)]
             try:
-                for _ in range(kills):
+                for number in range(kills):
                     time.sleep(float(rng.uniform(0.2, 2 * between)))
                     service.kill()
+                    if number == kills - 1:
+                        clients.stop.set()  # once their last question is answered
                     starts.append(service.start())
-                time.sleep(between)
             finally:
                 clients.stop.set()
         for work in working:
             work.result()
         under_load = len(clients.told)
-        service.kill()
-        service.start()
         with httpx.Client(timeout=60) as client:
             for person, made_of in clients.enrolled.items():
                 clients.verify(client, person, made_of[0])
