@@ -81,6 +81,24 @@ def test_templates_of_normalised_descriptors_are_normalised_still():
     assert TemplateVerifier(0.01).verify(rows[:5], rows[5:10]).distance >= 0
 
 
+@pytest.mark.parametrize("target", [0.1, 0.01, 0.001, 0.0001])
+@pytest.mark.parametrize("times", [2, 3, 5, 10])
+def test_an_image_given_several_times_is_taken_no_more_easily(target, times):
+    """Thresholds of several images are for means, which it is not: they must be stricter."""
+    rows, _ = _people()
+    verifier = TemplateVerifier(target)
+    once = verifier.verify(rows[0], rows[1])
+    again = verifier.verify(np.repeat(rows[:1], times, axis=0), rows[1])
+    assert again.distance == pytest.approx(once.distance, rel=1e-6)
+    assert again.threshold < once.threshold
+    try:
+        both = verifier.verify(*(np.repeat(row[None], times, axis=0) for row in rows[:2]))
+    except ValueError as error:
+        assert "calibrated for" in str(error)  # noqa: PT017
+    else:
+        assert both.threshold < again.threshold
+
+
 @pytest.mark.parametrize(
     "distance",
     [{**DISTANCE, "factor": 0.5}, {**DISTANCE, "factor": 2.0}, {"name": "cosine"}, None],
