@@ -262,7 +262,9 @@ def test_two_processes_train_as_one(people, unbroken, tmp_path):
         assert mine["validation_loss"] == pytest.approx(expected["validation_loss"], rel=0.02)
 
     network, epochs = train_smooth()
-    first, second = (torch.load(f"{tmp_path / 'smooth'}.{rank}") for rank in (0, 1))
+    first, second = (
+        torch.load(f"{tmp_path / 'smooth'}.{rank}", weights_only=True) for rank in (0, 1)
+    )
     assert first[1] == second[1]
     for mine, expected in zip(first[1], epochs, strict=True):
         assert mine == pytest.approx(expected, abs=2e-4)
