@@ -1,14 +1,17 @@
-"""The landmark network beside YuNet: distance on held-out photos, worth for SFace.
+"""The landmark network beside YuNet: distance on held-out photos, time, worth for SFace.
 
     python benchmarks/landmarks.py DATA --cache DIR [--photos 1000]
     python benchmarks/landmarks.py DATA --cache DIR --sface S.onnx --yunet Y.onnx --people 1-50
 
-DATA is the folder of the training data (see docs/training.md), with cfp_dev.zip for SFace.
+DATA is the folder of the training data (see docs/training.md); with --yunet also distances by
+pose on cfp_dev.zip and kdef_pose.zip, with --sface what both landmarks are worth to SFace.
+YuNet's landmarks of profiles are no ground truth.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +20,10 @@ from peers import SFace, cosine_distance
 
 from sfpose import FaceAligner
 from sfpose.cli.evaluate import people_range
+from sfpose.detectors import YuNet
 from sfpose.evaluation import evaluate_cfp, format_table
-from sfpose.protocols import CFP
+from sfpose.protocols import CFP, PoseFolder
+from sfpose.runtime.artifact import read_artifact
 from sfpose.training.faces import load_taught_faces
 from sfpose.training.landmarks import landmark_error
 
@@ -32,6 +37,40 @@ class SFaceByOurLandmarks(SFace):
 
     def _landmarks(self, image):
         return self._aligner.find_landmarks([image])[0][0]
+
+
+def _scores(images) -> np.ndarray:
+    return FaceAligner(n_jobs=2).find_landmarks(images)[1]
+
+
+def _tell(name: str, errors: np.ndarray, scores: np.ndarray) -> None:
+    limit = read_artifact("landmarks").manifest["min_face_score"]
+    print(
+        f"{name}: {len(errors):,}, {errors.mean():.3f}, {np.median(errors):.3f}, "
+        f"{100 * (scores < limit).mean():.2f} %"
+    )
+
+
+def _by_pose(name: str, folder: PoseFolder, yunet: str) -> None:
+    """Photos in which YuNet finds no face are left out of the distances."""
+    theirs = FaceAligner(YuNet(yunet), policy="largest").align(folder.images)
+    ours, scores = FaceAligner(n_jobs=2).find_landmarks(folder.images)
+    pairs = (torch.from_numpy(points) for points in (ours[theirs.index], theirs.landmarks))
+    errors = landmark_error(*pairs).numpy()
+    for pose in np.unique(folder.poses):
+        rows = folder.poses[theirs.index] == pose
+        _tell(f"{name}, {pose}", errors[rows], scores[folder.poses == pose])
+
+
+def _time(photos: np.ndarray) -> None:
+    aligner = FaceAligner(n_jobs=1)
+    aligner.find_landmarks(photos[:1])
+    times = []
+    for photo in photos:
+        start = time.perf_counter()
+        aligner.find_landmarks([photo])
+        times.append(time.perf_counter() - start)
+    print(f"one photo of {photos.shape[1]} pixels, one thread: {1000 * np.median(times):.1f} ms")
 
 
 def main() -> None:
@@ -49,10 +88,12 @@ def main() -> None:
     found, _ = FaceAligner(n_jobs=2).find_landmarks(faces.photos[rows])
     told = torch.from_numpy(faces.landmarks[rows].astype(np.float64))
     errors = landmark_error(torch.from_numpy(found), told).numpy()
-    print(
-        f"{len(rows)} held-out photos, distance to YuNet's landmarks over the face size: "
-        f"mean {errors.mean():.3f}, median {np.median(errors):.3f}"
-    )
+    print("distance to YuNet's landmarks over the face size: photos, mean, median, refused")
+    _tell("FairFace, held out", errors, _scores(faces.photos[rows]))
+    if options.yunet:
+        for name in ("cfp_dev.zip", "kdef_pose.zip"):
+            _by_pose(name, PoseFolder(options.data / name), options.yunet)
+    _time(faces.photos[rows[:64]])
     if options.sface and options.yunet:
         cfp = CFP(options.data / "cfp_dev.zip", people=options.people)
         for name, kind in [("YuNet", SFace), ("ours", SFaceByOurLandmarks)]:

@@ -23,14 +23,13 @@ from sfpose.cli.evaluate import embed_with_progress, people_range
 from sfpose.evaluation import (
     evaluate_cfp,
     evaluate_lfw,
-    evaluate_poses,
     format_table,
     pose_columns,
 )
 from sfpose.geometry import similarity_to_canonical
 from sfpose.preprocessing import aligned_crop
 from sfpose.protocols import CFP, LFW, PoseFolder
-from sfpose.reproduction import TABLE_4, det_figure, pose_table, table_cells
+from sfpose.reproduction import TABLE_4, cells_of, det_figure, pose_table
 from sfpose.runtime.session import OnnxModel
 
 
@@ -89,11 +88,11 @@ def main() -> None:
     parser.add_argument("--figure", metavar="FILE", help="DET curves of both (poses only)")
     options = parser.parse_args()
     if options.dataset == "lfw":
-        data, evaluate = LFW(options.path), evaluate_lfw
+        data, compare = LFW(options.path), evaluate_lfw
     elif options.dataset == "cfp":
-        data, evaluate = CFP(options.path, people=options.people), evaluate_cfp
+        data, compare = CFP(options.path, people=options.people), evaluate_cfp
     else:
-        data, evaluate = PoseFolder(options.path, people=options.people), evaluate_poses
+        data, compare = PoseFolder(options.path, people=options.people), pose_columns
     embedder = FaceEmbedder(options.weights, n_jobs=2)
     peer = SFace(options.sface, options.yunet)
     if options.figure and options.dataset != "poses":
@@ -103,22 +102,18 @@ def main() -> None:
         "SFace": peer(data.images),
     }
     distances = {"sfpose": chi2_pairs_at, "SFace": cosine_distance}
-    results = {
-        name: evaluate(data, lambda _, rows=rows: rows, distances[name])
+    compared = {
+        name: list(compare(data, lambda _, rows=rows: rows, distances[name]))
         for name, rows in embedded.items()
     }
     if options.dataset == "poses":
-        cells = {
-            name: table_cells(data, lambda _, rows=rows: rows, distances[name])
-            for name, rows in embedded.items()
-        }
-        print(pose_table(cells, TABLE_4, f"EER %, {options.path}") + "\n")
         if options.figure:
-            columns = {
-                name: list(pose_columns(data, lambda _, rows=rows: rows, distances[name]))
-                for name, rows in embedded.items()
-            }
-            det_figure(columns, options.figure, "DET curves of sfpose (lines) and SFace (dashes)")
+            det_figure(compared, options.figure, "DET curves of sfpose (lines) and SFace (dashes)")
+        cells = {name: cells_of(columns) for name, columns in compared.items()}
+        print(pose_table(cells, TABLE_4, f"EER %, {options.path}") + "\n")
+        results = {name: list(found.values()) for name, found in cells.items()}
+    else:
+        results = compared
     for name, rows in results.items():
         print(f"{name}\n{format_table(rows)}\n")
     print(

@@ -1,6 +1,6 @@
 """What the table in docs/reliability.md says, again, as often as you like.
 
-    python benchmarks/reliability.py kill gallery --rounds 500     # or artifact, checkpoint
+    python benchmarks/reliability.py kill gallery --rounds 500     # or artifact, checkpoint, bundle
     python benchmarks/reliability.py kill-everywhere gallery       # before each system call
     python benchmarks/reliability.py full gallery                  # a disk that fills up
     python benchmarks/reliability.py read-only gallery
@@ -34,8 +34,10 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
+SMALL_BUNDLE = ROOT / "tests" / "data" / "bundle-v1.zip"
 WIDTH = 1000
-KINDS = ("gallery", "artifact", "checkpoint")
+KINDS = ("gallery", "artifact", "checkpoint", "bundle")
+NAMES = {"checkpoint": "state.pt", "bundle": "saved.zip"}
 
 
 class Subject:
@@ -43,12 +45,16 @@ class Subject:
 
     def __init__(self, kind: str, folder: Path) -> None:
         self.kind = kind
-        self.path = folder / ("state.pt" if kind == "checkpoint" else "saved")
+        self.path = folder / NAMES.get(kind, "saved")
         if kind == "checkpoint":  # torch before the first fork, and without its threads
             import torch
 
             torch.set_num_threads(1)
             from sfpose.training import checkpoints  # noqa: F401
+        if kind == "bundle":
+            from sfpose.bundle import VerificationBundle
+
+            self.bundle = VerificationBundle.load(SMALL_BUNDLE)
 
     def save(self, version: int) -> None:
         """Write a version over what is there."""
@@ -64,6 +70,17 @@ class Subject:
 
             manifest = {"version": version}
             write_artifact(self.path, bytes([version % 256]) * 200_000, manifest, overwrite=True)
+        elif self.kind == "bundle":
+            from sfpose import TemplateGallery
+
+            # So many random values that a zip file of them has more than any limit below.
+            rows = np.random.default_rng(0).random((3000, self.bundle.embedder.n_features_out))
+            ids = [f"person {n} of {version}" for n in range(len(rows))]
+            self.bundle.gallery = TemplateGallery()
+            self.bundle.gallery.add(
+                ids, rows / rows.sum(1, keepdims=True), counts=np.full(len(rows), version + 1)
+            )
+            self.bundle.save(self.path, overwrite=True)
         else:
             import torch
 
@@ -88,6 +105,12 @@ class Subject:
             if set(artifact.model) != {version % 256}:
                 raise ValueError(f"version {version} has the network of another")
             return version
+        elif self.kind == "bundle":
+            from sfpose.bundle import VerificationBundle
+
+            gallery = VerificationBundle.load(self.path).gallery
+            versions = {int(str(name).rsplit(" ", 1)[1]) for name in gallery}
+            versions |= set((gallery.counts - 1).tolist())
         else:
             from sfpose.training.checkpoints import load_checkpoint
 

@@ -22,6 +22,7 @@ __all__ = [
     "cache_kernels",
     "check_descriptors",
     "chi2_matrix",
+    "chi2_of_checked",
     "chi2_pairs",
     "chi2_pairs_at",
     "over_blocks",
@@ -95,14 +96,17 @@ def check_descriptors(
     return np.ascontiguousarray(array)
 
 
-def _check_two(A: ArrayLike, B: ArrayLike) -> tuple[Floats, Floats, float]:
+def _check_two(A: ArrayLike, B: ArrayLike) -> tuple[Floats, Floats]:
+    first = check_descriptors(A, name="A")
+    return first, first if B is A else check_descriptors(B, name="B", width=first.shape[1])
+
+
+def _in_range(first: Floats, second: Floats) -> tuple[Floats, Floats, float]:
     """Both inputs as one type, and the factor by which their distances must grow.
 
     The distance is homogeneous, so inputs whose squares would leave the range of
     their type are divided by a power of two, which is exact.
     """
-    first = check_descriptors(A, name="A")
-    second = first if B is A else check_descriptors(B, name="B", width=first.shape[1])
     common = np.result_type(first, second)
     first, second = first.astype(common, copy=False), second.astype(common, copy=False)
     largest = float(max(first.max(), second.max()))
@@ -209,7 +213,7 @@ def chi2_matrix(A: ArrayLike, B: ArrayLike, *, n_jobs: int | None = None) -> Flo
     >>> chi2_matrix([[1.0, 0.0]], [[0.0, 1.0], [1.0, 0.0]])
     array([[2., 0.]])
     """
-    first, second, factor = _check_two(A, B)
+    first, second, factor = _in_range(*_check_two(A, B))
     if len(first) * len(second) <= FEW_PAIRS:
         few = reference.chi2_matrix(first, second) * factor
         return few.astype(first.dtype, copy=False)
@@ -251,7 +255,12 @@ def chi2_pairs(A: ArrayLike, B: ArrayLike, *, n_jobs: int | None = None) -> Floa
     >>> chi2_pairs([[3.0, 1.0]], [[1.0, 1.0]])
     array([1.])
     """
-    first, second, factor = _check_two(A, B)
+    return chi2_of_checked(*_check_two(A, B), n_jobs=n_jobs)
+
+
+def chi2_of_checked(first: Floats, second: Floats, *, n_jobs: int | None = None) -> Floats:
+    """:func:`chi2_pairs` of what :func:`check_descriptors` gave already, of one width."""
+    first, second, factor = _in_range(first, second)
     if len(first) != len(second):
         raise ValueError(
             f"A and B must have as many rows as each other; got {len(first)} and {len(second)}"
@@ -296,7 +305,7 @@ def chi2_pairs_at(
     >>> chi2_pairs_at([[1.0, 0.0], [0.0, 1.0]], [0, 1], [1, 1])
     array([2., 0.])
     """
-    first, second, factor = _check_two(X, X if Y is None else Y)
+    first, second, factor = _in_range(*_check_two(X, X if Y is None else Y))
     left = _check_index(rows, "rows", len(first))
     right = _check_index(columns, "columns", len(second))
     if len(left) != len(right):

@@ -1,15 +1,14 @@
 """VerificationBundle: network, threshold and enrolled people in one folder or zip file.
 
 A bundle is an artifact with more in it, so ``FaceEmbedder(path)`` and ``sfpose verify
---weights path`` take it as it is. May import the estimators, the gallery and ``runtime``.
+--weights path`` take it as it is. May import the estimators, the gallery and what these
+import.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,19 +16,26 @@ from typing import Any
 import numpy as np
 
 from sfpose._calibration import from_conditions, to_conditions
-from sfpose._gallery_files import GalleryContents, gallery_files, read_gallery
+from sfpose._embedding import crop_kind
+from sfpose._gallery_files import MANIFEST, GalleryContents, gallery_files, read_gallery
+from sfpose.decision import DescriptorForm
 from sfpose.embedder import FaceEmbedder
 from sfpose.gallery import TemplateGallery
-from sfpose.runtime.artifact import Artifact, read_artifact, write_artifact
-from sfpose.runtime.folders import read_whole
+from sfpose.runtime.artifact import Artifact, artifact_files, read_artifact, unpack_entry
+from sfpose.runtime.folders import read_whole, write_folder, write_zip
 from sfpose.verifier import TemplateVerifier
 
 __all__ = ["BUNDLE_VERSION", "VerificationBundle"]
 
 BUNDLE_VERSION = 1
 _GALLERY = "gallery.json"
-_GALLERY_FILES = (_GALLERY, "templates.safetensors", "ids.json", "counts.json")
-_LARGEST = 8 * 2**30
+_GALLERY_FILES = {
+    _GALLERY: 2**20,
+    "ids.json": 2**31,
+    "counts.json": 2**31,
+    "templates.safetensors": 8 * 2**30,
+}
+"""Most bytes of each, since a zip file says what it likes."""
 _PARAMETERS = ("target_fmr", "groups", "template_sizes", "max_pairs", "random_state")
 _FITTED = {"threshold_", "calibration_", "calibrations_", "n_features_in_"}
 
@@ -83,43 +89,31 @@ class VerificationBundle:
         ------
         FileExistsError
             If there is something at ``path`` already.
+        OSError
+            If it cannot be written; what was there is there still.
         ValueError
-            If verifier or gallery are for descriptors of another width than the
-            embedder's, an id is neither str nor int, or the verifier has learned
+            If verifier or gallery are for descriptors of another width or normalization
+            than the embedder's, an id is neither str nor int, or the verifier has learned
             something that a bundle cannot keep.
         """
-        path = Path(path)
-        if path.suffix != ".zip":
-            return self._write(path, overwrite)
-        if path.exists() and not (overwrite and zipfile.is_zipfile(path)):
-            raise FileExistsError(f"{str(path)!r} must not exist, or be a zip file and overwritten")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-        try:
-            folder = self._write(temporary / "bundle", False)
-            packed = temporary / "bundle.zip"
-            with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-                for file in sorted(folder.iterdir()):
-                    archive.write(file, file.name)
-            with open(packed, "rb") as whole:
-                os.fsync(whole.fileno())
-            os.replace(packed, path)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        return path
+        files = self._files()
+        if Path(path).suffix == ".zip":
+            return write_zip(path, files, overwrite=overwrite)
+        return write_folder(path, files, overwrite=overwrite, marker=MANIFEST)
 
-    def _write(self, path: Path, overwrite: bool) -> Path:
+    def _files(self) -> dict[str, bytes]:
         artifact = self.embedder.artifact
-        width = self.embedder.n_features_out
+        form = DescriptorForm.of_artifact(artifact, "the embedder")
         learned = {name for name in vars(self.verifier) if name[-1] == "_" and name[0] != "_"}
         if learned - _FITTED:
             raise ValueError(f"a bundle cannot keep {sorted(learned - _FITTED)} of a verifier")
         manifest: dict[str, Any] = dict(artifact.manifest)
         if learned:
-            if self.verifier.n_features_in_ != width:
+            if self.verifier._form[:2] != form[:2]:
                 raise ValueError(
-                    f"the verifier must be fitted on descriptors of {width} values, as the "
-                    f"embedder gives them; got {self.verifier.n_features_in_}"
+                    f"the verifier must be fitted on descriptors of {form.size} values, "
+                    f"normalization {form.normalization!r}, as the embedder gives them; got "
+                    f"{self.verifier._form.size}, {self.verifier._form.normalization!r}"
                 )
             manifest["calibration"] = {
                 "data": f"TemplateVerifier.fit on {self.verifier.calibration_.people} people",
@@ -130,11 +124,7 @@ class VerificationBundle:
             contents = GalleryContents(
                 list(self.gallery), self.gallery.counts, self.gallery.templates
             )
-            if contents.templates.shape[1] != width:
-                raise ValueError(
-                    f"the gallery must hold descriptors of {width} values, as the embedder "
-                    f"gives them; got {contents.templates.shape[1]}"
-                )
+            form.check(contents.templates, "templates of the gallery")
             files = gallery_files(contents, _GALLERY)
             extra = {name: b"".join(parts) for name, parts in files.items()}
         manifest["bundle"] = {
@@ -144,7 +134,7 @@ class VerificationBundle:
             "fitted": bool(learned),
             "gallery": bool(extra),
         }
-        return write_artifact(path, artifact.model, manifest, overwrite=overwrite, extra=extra)
+        return artifact_files(artifact.model, manifest, extra)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, n_jobs: int | None = None) -> VerificationBundle:
@@ -166,34 +156,38 @@ class VerificationBundle:
         Raises
         ------
         FileNotFoundError
-            If there is no such bundle, or a file of its gallery is missing.
+            If there is no such bundle, or a file of its gallery is not in the folder.
         ValueError
-            If it is none, a newer sfpose wrote it, or a file was changed.
+            If it is none, a newer sfpose wrote it, a file was changed, or it is for
+            another distance than this library computes.
         """
         artifact, contents = read_whole(path, _read)
+        form = DescriptorForm.of_artifact(artifact, os.fspath(path))
         stated: Any = artifact.manifest["bundle"]
         embedder = FaceEmbedder(os.fspath(path), n_jobs=n_jobs)
         embedder.artifact_ = artifact
         verifier = TemplateVerifier(weights=os.fspath(path), n_jobs=n_jobs)
         try:
+            crop_kind(stated["align"], artifact)  # now, and not at the first photo
             embedder.set_params(align=stated["align"])
             settings = {name: stated["verifier"][name] for name in _PARAMETERS}
             if settings["template_sizes"] is not None:
                 settings["template_sizes"] = [tuple(pair) for pair in settings["template_sizes"]]
             verifier.set_params(**settings)
+            verifier._groups()
+            if not 0 < settings["target_fmr"] < 1:
+                raise ValueError(f"target_fmr must lie in 0 to 1; got {settings['target_fmr']!r}")
+            # Shipped thresholds too hold for the weights that were read, not for later ones.
+            verifier._form = form
             if stated["fitted"]:
                 _restore(verifier, artifact)
-        except (KeyError, TypeError, StopIteration) as error:
+        except (KeyError, IndexError, TypeError, StopIteration) as error:
             raise ValueError(
                 f"the manifest must describe a bundle; it does not: {error}"
             ) from error
         gallery = TemplateGallery(n_jobs=n_jobs)
         if contents is not None:
-            if contents.templates.shape[1] != embedder.n_features_out:
-                raise ValueError(
-                    f"the gallery must hold descriptors of {embedder.n_features_out} values; "
-                    f"got {contents.templates.shape[1]}"
-                )
+            form.check(contents.templates, "templates of the gallery")
             gallery.add(contents.ids, contents.templates, counts=contents.counts)
         return cls(embedder, verifier, gallery)
 
@@ -226,20 +220,8 @@ def _read(path: Path) -> tuple[Artifact, GalleryContents | None]:
         folder = path
         if not path.is_dir():
             folder = Path(temporary)
-            with zipfile.ZipFile(path) as archive:
-                for name in _GALLERY_FILES:
-                    _unpack(archive, name, folder)
+            for name, most in _GALLERY_FILES.items():
+                unpack_entry(path, name, folder / name, most)
         contents = read_gallery(folder, True, _GALLERY)
         # The memory map must not outlive the folder.
         return artifact, contents._replace(templates=np.array(contents.templates))
-
-
-def _unpack(archive: zipfile.ZipFile, name: str, folder: Path) -> None:
-    try:
-        entry = archive.getinfo(name)
-    except KeyError:
-        raise FileNotFoundError(f"a bundle must hold {name}; the zip file does not") from None
-    if entry.file_size > _LARGEST:
-        raise ValueError(f"{name} must have at most {_LARGEST} bytes; got {entry.file_size}")
-    with archive.open(entry) as source, open(folder / name, "wb") as target:
-        shutil.copyfileobj(source, target)

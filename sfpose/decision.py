@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sfpose.runtime.artifact import DISTANCE, Json, Manifest, read_manifest
+from sfpose.runtime.artifact import DISTANCE, Artifact, Json, Manifest, read_manifest
 
 __all__ = [
     "Condition",
@@ -60,19 +60,27 @@ class DescriptorForm(NamedTuple):
             computes, such as chi-square with a factor of 1/2.
         """
         manifest: Any = read_manifest(weights)
+        return cls._of(manifest, lambda: manifest["files"]["model.onnx"]["sha256"], str(weights))
+
+    @classmethod
+    def of_artifact(cls, artifact: Artifact, name: str) -> DescriptorForm:
+        """The same of an artifact that was read already; errors call it by its name."""
+        return cls._of(artifact.manifest, lambda: artifact.digest, name)
+
+    @classmethod
+    def _of(cls, manifest: Any, digest: Callable[[], object], name: str) -> DescriptorForm:
         if manifest.get("distance") != DISTANCE:
             raise ValueError(
                 f"thresholds must be for {DISTANCE['definition']} with factor "
-                f"{DISTANCE['factor']}; {str(weights)!r} is for {manifest.get('distance')!r}"
+                f"{DISTANCE['factor']}; {name!r} is for {manifest.get('distance')!r}"
             )
         try:
             stated = manifest["descriptor"]
-            size, digest = stated["size"], manifest["files"]["model.onnx"]["sha256"]
-            return cls(int(size), str(stated["normalization"]), str(digest))
+            return cls(int(stated["size"]), str(stated["normalization"]), str(digest()))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"a manifest must state size and normalization of its descriptors; {error!r} in "
-                f"that of {str(weights)!r}"
+                f"that of {name!r}"
             ) from error
 
     @classmethod

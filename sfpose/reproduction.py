@@ -5,7 +5,7 @@ May import ``_scoring``, ``evaluation``, ``metrics`` and ``protocols``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
@@ -26,7 +26,15 @@ from sfpose.evaluation import (
 from sfpose.metrics import DetCurveDisplay
 from sfpose.protocols import CFP, PoseFolder, VGGFace2Pose
 
-__all__ = ["TABLE_4", "TABLE_5", "det_figure", "pose_table", "table_cells", "trial_counts"]
+__all__ = [
+    "TABLE_4",
+    "TABLE_5",
+    "cells_of",
+    "det_figure",
+    "pose_table",
+    "table_cells",
+    "trial_counts",
+]
 
 Percent = tuple[float, ...]
 
@@ -72,6 +80,28 @@ Cell = tuple[int, str]
 """Images a template and a head of Table 4, such as (1, "F-P")."""
 
 
+def cells_of(columns: Iterable[PoseColumn], *, draws: int = 200) -> dict[Cell, Row]:
+    """Error rates of columns that were compared already, by their place in Table 4.
+
+    Parameters
+    ----------
+    columns : iterable of PoseColumn
+    draws : int, default=200
+        Resamplings of people for each interval.
+
+    Returns
+    -------
+    dict of (int, str) to Row
+        In the order of the columns.
+    """
+    return {
+        (column.template_size, _head(column.poses)): row_from_distances(
+            column.name, column.trials, column.distances, draws=draws
+        )
+        for column in columns
+    }
+
+
 def table_cells(
     folder: PoseFolder, embed: Embed, compare: Comparison = chi2_pairs_at, *, draws: int = 200
 ) -> dict[Cell, Row]:
@@ -95,15 +125,16 @@ def table_cells(
     poses = [pose for pose in POSES if pose in folder.poses]
     rows = embed(folder.images)
     chosen = [(1, poses), (5, poses if len(poses) == 3 else poses[:1])]
-    cells = {
-        (column.template_size, _head(column.poses)): row_from_distances(
-            column.name, column.trials, column.distances, draws=draws
-        )
-        for size, kinds in chosen
-        for column in pose_columns(
-            folder, lambda _: rows, compare, poses=kinds, template_sizes=(size,)
-        )
-    }
+    cells = cells_of(
+        (
+            column
+            for size, kinds in chosen
+            for column in pose_columns(
+                folder, lambda _: rows, compare, poses=kinds, template_sizes=(size,)
+            )
+        ),
+        draws=draws,
+    )
     if len(poses) == 2 and isinstance(folder, CFP):
         cells[5, "F-P"] = evaluate_cfp(folder, lambda _: rows, compare, draws=draws)[-1]
     return cells

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 
 from sfpose._calibration import TEMPLATE_SIZES, Calibrated, Calibrator
-from sfpose._scoring import check_descriptors, chi2_matrix, chi2_pairs
+from sfpose._scoring import check_descriptors, chi2_matrix, chi2_of_checked, chi2_pairs
 from sfpose.decision import (
     Condition,
     DescriptorForm,
@@ -190,18 +190,22 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
     def _check_form(self, **sides: NDArray[np.floating[Any]]) -> None:
         """Refuse descriptors that the threshold was not calibrated for."""
         form: DescriptorForm | None = getattr(self, "_form", None)
-        if form is None and hasattr(self, "threshold_"):
-            return  # restored from a file that keeps thresholds alone
         if form is None or form.digest is not None:
             now = DescriptorForm.of_weights(self.weights)
             if form is not None and form.digest != now.digest:
                 raise ValueError(
                     f"a threshold holds for the weights that it was calibrated on, {form.digest}; "
-                    f"{str(self.weights)!r} is {now.digest} now: fit again"
+                    f"{str(self.weights)!r} is {now.digest} now: fit or load again"
                 )
             form = now
         for name, rows in sides.items():
             form.check(rows, name)
+
+    def _distances(self, A: ArrayLike, B: ArrayLike) -> NDArray[np.float64]:
+        """Distances to decide by, of rows that the threshold was calibrated for."""
+        first, second = check_descriptors(A, name="A"), check_descriptors(B, name="B")
+        self._check_form(A=first, B=second)
+        return chi2_of_checked(first, second, n_jobs=self.n_jobs).astype(np.float64)
 
     def _groups(self) -> tuple[str, ...]:
         given = (self.groups,) if isinstance(self.groups, str) else tuple(self.groups or ())
@@ -290,8 +294,7 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
             If an input is refused or nothing was calibrated for such comparisons.
         """
         rule = self._rule(template_images, probe_images, poses)
-        self._check_form(A=check_descriptors(A, name="A"), B=check_descriptors(B, name="B"))
-        return rule.threshold - self.score_pairs(A, B).astype(np.float64)
+        return rule.threshold - self._distances(A, B)
 
     def predict(
         self,
@@ -334,8 +337,7 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
             Natural logarithms, by logistic calibration: above 0 speaks for one person.
         """
         rule = self._rule(template_images, probe_images, poses)
-        self._check_form(A=check_descriptors(A, name="A"), B=check_descriptors(B, name="B"))
-        return np.asarray(rule.slope * self.score_pairs(A, B).astype(np.float64) + rule.intercept)
+        return np.asarray(rule.slope * self._distances(A, B) + rule.intercept)
 
     def verify(
         self,

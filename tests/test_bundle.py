@@ -110,10 +110,16 @@ def test_parts_that_do_not_fit_together_are_refused_and_nothing_is_left(bundle, 
     unsure = TemplateVerifier(target_fmr=0.01)
     unsure.cohort_ = "learned"
     pair = TemplateGallery()
-    pair.add([("a", 1)], np.ones((1, 1000)))
+    pair.add([("a", 1)], np.full((1, 1000), 1e-3))
+    rows, people = _descriptors()
+    raw = TemplateVerifier(target_fmr=0.01).fit(rows * 2, people)
+    doubled = TemplateGallery()
+    doubled.add(["ann"], rows[:1] * 2)
     for parts, message in [
-        ((bundle.embedder, verifier), "fitted on descriptors of 1000 values.*got 30"),
-        ((bundle.embedder, bundle.verifier, gallery), "hold descriptors of 1000 values.*got 30"),
+        ((bundle.embedder, verifier), "fitted on descriptors of 1000 values, .*got 30"),
+        ((bundle.embedder, raw), "normalization 'l1', .*got 1000, 'none'"),
+        ((bundle.embedder, bundle.verifier, gallery), "gallery must have 1000 values .*got 30"),
+        ((bundle.embedder, bundle.verifier, doubled), "gallery must sum to 1 in each row"),
         ((bundle.embedder, unsure), r"cannot keep \['cohort_'\]"),
         ((bundle.embedder, bundle.verifier, pair), "ids must be str or int"),
     ]:
@@ -208,6 +214,6 @@ def test_a_zip_without_a_listed_file_is_refused(bundle, tmp_path):
         for name in ("model.onnx", "manifest.json", "ids.json"):
             target.writestr(name, source.read(name))
     (tmp_path / "part.zip").write_bytes(part.getvalue())
-    with pytest.raises(FileNotFoundError, match=r"must hold gallery.json"):
+    with pytest.raises(ValueError, match=r"must hold gallery.json"):
         VerificationBundle.load(tmp_path / "part.zip")
     assert read_artifact(tmp_path / "part.zip").digest == read_artifact("default").digest

@@ -54,6 +54,8 @@ ALLOWED = {
     },
     "video": {"alignment", "geometry", "pose"},
     "bundle": {
+        "_embedding",
+        "decision",
         "_calibration",
         "_gallery_files",
         "embedder",

@@ -1,8 +1,10 @@
 """The example service under concurrent requests, over SQLite and PostgreSQL."""
 
 import io
+import json
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -157,6 +159,26 @@ def test_concurrent_requests_answer_as_one_after_the_other(service, database, fa
     assert [codes[0] for codes, _ in results] == [201] * 16
     assert Counter(codes[1] for codes, _ in results) == {201: 1, 409: 15}
     assert [answers for _, answers in results] == [[True, False]] * 16
+
+
+def test_killed_and_started_again_under_load_it_loses_no_enrolment():
+    """A little of benchmarks/service_restarts.py, which says what is compared."""
+    pytest.importorskip("skimage", reason="the pictures come from scikit-image")
+    words = ["--kills", "1", "--clients", "4", "--between", "0.7"]
+    program = EXAMPLE.parents[1] / "benchmarks" / "service_restarts.py"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", program, *words],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads(done.stdout)
+    assert result["lost"] == []
+    assert result["enrolments acknowledged"] >= 4
+    assert result["verifications under load"] >= 4
+    assert result["questions that a kill cut off"] >= 1
 
 
 def test_both_stores_find_the_nearest_as_brute_force_does(service, database):

@@ -13,7 +13,7 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
@@ -32,8 +32,10 @@ __all__ = [
     "Artifact",
     "Manifest",
     "NetworkInput",
+    "artifact_files",
     "read_artifact",
     "read_manifest",
+    "unpack_entry",
     "write_artifact",
 ]
 
@@ -174,15 +176,23 @@ class _Files:
                 return read_file(self._path, name, _LARGEST[name])
             except FileNotFoundError:
                 raise self._missing(name) from None
+        return b"".join(self.pieces(name, _LARGEST[name]))
+
+    def pieces(self, name: str, most: int) -> Iterator[bytes]:
+        """An entry of the zip file, piece by piece."""
         try:
-            with zipfile.ZipFile(self._path) as archive:
-                return self._from_zip(archive, name)
+            with (
+                zipfile.ZipFile(self._path) as archive,
+                archive.open(self._entry(archive, name, most)) as entry,
+            ):
+                while piece := entry.read(2**20):
+                    yield piece
         except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError) as error:
             raise self._damaged(error) from error
         except (zlib.error, UnicodeDecodeError, OverflowError) as error:
             raise self._damaged(error) from error
 
-    def _from_zip(self, archive: zipfile.ZipFile, name: str) -> bytes:
+    def _entry(self, archive: zipfile.ZipFile, name: str, most: int) -> zipfile.ZipInfo:
         entries = archive.infolist()
         if len(entries) > _MOST_ENTRIES:
             raise ValueError(f"a zip file must have at most {_MOST_ENTRIES} entries; it has more")
@@ -198,11 +208,9 @@ class _Files:
         (entry,) = found
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ValueError(f"{name} must be stored or deflated; it is compressed otherwise")
-        if entry.file_size > _LARGEST[name]:
-            raise ValueError(
-                f"{name} must have at most {_LARGEST[name]} bytes; got {entry.file_size}"
-            )
-        return archive.read(entry)
+        if entry.file_size > most:
+            raise ValueError(f"{name} must have at most {most} bytes; got {entry.file_size}")
+        return entry
 
     def _missing(self, name: str) -> ValueError:
         return ValueError(f"an artifact must hold {name}; there is none in {str(self._path)!r}")
@@ -299,6 +307,27 @@ def _read_both(files: _Files) -> Artifact:
     return artifact
 
 
+def unpack_entry(path: Path, name: str, target: Path, most: int) -> None:
+    """Write an entry of a zip file to a file of its own.
+
+    Parameters
+    ----------
+    path : Path
+        The zip file.
+    name : str
+    target : Path
+    most : int
+        Largest size of the entry, in bytes.
+
+    Raises
+    ------
+    ValueError
+        If there is no such entry, it is larger, or the zip file is damaged.
+    """
+    with open(target, "wb") as file:
+        file.writelines(_Files(path).pieces(name, most))
+
+
 def write_artifact(
     path: str | os.PathLike[str],
     model: bytes,
@@ -332,14 +361,21 @@ def write_artifact(
     FileExistsError
         If ``path`` exists and ``overwrite`` is false, or is not an artifact.
     """
+    contents = artifact_files(model, manifest, extra)
+    return write_folder(path, contents, overwrite=overwrite, marker=_MANIFEST)
+
+
+def artifact_files(
+    model: bytes, manifest: Manifest, extra: Mapping[str, bytes] | None = None
+) -> dict[str, bytes]:
+    """The files of an artifact by name; parameters are those of :func:`write_artifact`."""
     listed: dict[str, Json] = {
         _MODEL: {"sha256": hashlib.sha256(model).hexdigest(), "bytes": len(model)}
     }
     own: dict[str, Json] = {"format": FORMAT, "format_version": FORMAT_VERSION, "files": listed}
     full = {**own, **manifest, **own}
-    contents = {
+    return {
         _MODEL: model,
         _MANIFEST: (json.dumps(full, indent=1, allow_nan=False) + "\n").encode(),
         **(extra or {}),
     }
-    return write_folder(path, contents, overwrite=overwrite, marker=_MANIFEST)

@@ -1,4 +1,4 @@
-"""Folders that are written whole or not at all, and files that are read with care.
+"""Folders and zip files that are written whole or not at all; files that are read with care.
 
 A folder of files is replaced by two renames: the old one steps aside as
 ``.NAME.previous``, the new one takes its place. Whoever is killed between the two leaves
@@ -14,11 +14,12 @@ import json
 import os
 import secrets
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
-__all__ = ["parse_json", "read_file", "read_whole", "write_folder"]
+__all__ = ["parse_json", "read_file", "read_whole", "write_folder", "write_zip"]
 
 Result = TypeVar("Result")
 
@@ -193,17 +194,72 @@ def write_folder(
     for name in contents:
         if name in ("", ".", "..") or any(sign in name for sign in "/\\:\0"):
             raise ValueError(f"files must have plain names; got {name!r}")
-    asked, path = Path(path), Path(os.path.realpath(path))
+    with _replacing(Path(path)) as (place, new):
+        if place.exists() and not (overwrite and (place / marker).is_file()):
+            raise FileExistsError(
+                f"{str(path)!r} must not exist, or hold {marker} and be overwritten by wish"
+            )
+        _replace(place, new, contents)
+    return Path(path)
+
+
+def write_zip(
+    path: str | os.PathLike[str], contents: Mapping[str, bytes], *, overwrite: bool
+) -> Path:
+    """Write files as a zip file that is there whole or not at all.
+
+    Parameters
+    ----------
+    path : path
+        The file to make; a symbolic link is followed.
+    contents : mapping of str to bytes
+        Files by name.
+    overwrite : bool
+        Replace a zip file that is there.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    FileExistsError
+        If ``path`` exists and ``overwrite`` is false, or it is no zip file.
+    OSError
+        If it cannot be written; what was there is there still.
+    """
+    with _replacing(Path(path)) as (place, new):
+        if place.exists() and not (overwrite and zipfile.is_zipfile(place)):
+            raise FileExistsError(f"{str(path)!r} must not exist, or be a zip file and overwritten")
+        packed = new / "zip"
+        with open(packed, "wb") as file:
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+                for name, data in contents.items():
+                    archive.writestr(name, data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(packed, place)
+    return Path(path)
+
+
+@contextlib.contextmanager
+def _replacing(asked: Path) -> Iterator[tuple[Path, Path]]:
+    """Where to write, and a folder beside it to prepare it in, for one writer at a time.
+
+    The folder is gone afterwards, and so is what writers that were killed left behind.
+    """
+    place = Path(os.path.realpath(asked))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _one_writer(path.parent) as alone:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with _one_writer(place.parent) as alone:
             if alone:
-                _clean(path)
-            if path.exists() and not (overwrite and (path / marker).is_file()):
-                raise FileExistsError(
-                    f"{str(asked)!r} must not exist, or hold {marker} and be overwritten by wish"
-                )
-            _replace(path, contents)
+                _clean(place)
+            new = _part(place)
+            new.mkdir()
+            try:
+                yield place, new
+            finally:
+                shutil.rmtree(new, ignore_errors=True)
     except FileExistsError:
         raise
     except OSError as error:
@@ -211,7 +267,6 @@ def write_folder(
             error.errno,
             f"{str(asked)!r} cannot be written and is as it was: {error.strerror or error}",
         ) from error
-    return asked
 
 
 @contextlib.contextmanager
@@ -260,26 +315,24 @@ def _part(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
 
 
-def _replace(path: Path, contents: Mapping[str, bytes | Sequence[bytes | memoryview]]) -> None:
-    new, previous = _part(path), _previous(path)
-    new.mkdir()
-    try:
-        for name, data in contents.items():
-            with open(new / name, "wb") as file:
-                file.writelines([data] if isinstance(data, bytes) else data)
-                file.flush()
-                os.fsync(file.fileno())
-        if path.exists():
-            # Folders cannot be exchanged in one step everywhere: the old one steps aside.
-            os.replace(path, previous)
-            try:
-                os.replace(new, path)
-            except OSError:
-                with contextlib.suppress(OSError):
-                    os.replace(previous, path)
-                raise
-            os.replace(previous, new)
-        else:
+def _replace(
+    path: Path, new: Path, contents: Mapping[str, bytes | Sequence[bytes | memoryview]]
+) -> None:
+    for name, data in contents.items():
+        with open(new / name, "wb") as file:
+            file.writelines([data] if isinstance(data, bytes) else data)
+            file.flush()
+            os.fsync(file.fileno())
+    if path.exists():
+        # Folders cannot be exchanged in one step everywhere: the old one steps aside.
+        previous = _previous(path)
+        os.replace(path, previous)
+        try:
             os.replace(new, path)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.replace(previous, path)
+            raise
+        os.replace(previous, new)
+    else:
+        os.replace(new, path)

@@ -266,6 +266,29 @@ def test_hostile_networks_are_refused_before_a_session_is_made(kind, tmp_path, m
     assert [path.name for path in tmp_path.iterdir()] == ["hostile"]
 
 
+def test_damage_where_the_check_does_not_look_is_refused_by_onnxruntime():
+    """Found by the fuzzer: the metadata of a node, which no other check reads, is no message."""
+
+    def field(number, data):
+        return bytes([number << 3 | 2, len(data)]) + data
+
+    model = _network()
+    node = model.graph.node[0].SerializeToString() + field(9, b"\xff")
+    del model.graph.node[0]
+    model.graph.ClearField("name")
+    graph = field(1, node) + model.graph.SerializeToString()
+    model.ClearField("graph")
+    data = model.SerializeToString() + bytes([7 << 3 | 2]) + _varint(len(graph)) + graph
+    check_network(data)
+    with pytest.raises(ValueError, match="an ONNX file that onnxruntime can load"):
+        OnnxModel(data).run(np.zeros((1, 3, 8, 8), np.float32))
+
+
+def _varint(number):
+    assert 128 <= number < 2**14
+    return bytes([number & 127 | 128, number >> 7])
+
+
 def test_operators_of_all_networks_of_the_library_are_allowed():
     """Exported here only where torch is; the list itself is of standard operators."""
     schemas = {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == ""}

@@ -6,7 +6,8 @@ import pickle
 import numpy as np
 import pytest
 
-from sfpose import TemplateGallery, TemplateVerifier
+from sfpose import FaceEmbedder, TemplateGallery, TemplateVerifier
+from sfpose.bundle import VerificationBundle
 from sfpose.decision import DescriptorForm
 from sfpose.runtime.artifact import DISTANCE, read_artifact, write_artifact
 
@@ -80,6 +81,24 @@ def test_templates_of_normalised_descriptors_are_normalised_still():
     assert TemplateVerifier(0.01).verify(rows[:5], rows[5:10]).distance >= 0
 
 
+@pytest.mark.parametrize("target", [0.1, 0.01, 0.001, 0.0001])
+@pytest.mark.parametrize("times", [2, 3, 5, 10])
+def test_an_image_given_several_times_is_taken_no_more_easily(target, times):
+    """Thresholds of several images are for means, which it is not: they must be stricter."""
+    rows, _ = _people()
+    verifier = TemplateVerifier(target)
+    once = verifier.verify(rows[0], rows[1])
+    again = verifier.verify(np.repeat(rows[:1], times, axis=0), rows[1])
+    assert again.distance == pytest.approx(once.distance, rel=1e-6)
+    assert again.threshold < once.threshold
+    try:
+        both = verifier.verify(*(np.repeat(row[None], times, axis=0) for row in rows[:2]))
+    except ValueError as error:
+        assert "calibrated for" in str(error)  # noqa: PT017
+    else:
+        assert both.threshold < again.threshold
+
+
 @pytest.mark.parametrize(
     "distance",
     [{**DISTANCE, "factor": 0.5}, {**DISTANCE, "factor": 2.0}, {"name": "cosine"}, None],
@@ -114,6 +133,52 @@ def test_a_fit_on_what_these_weights_cannot_have_made_is_bound_to_its_form_alone
     verifier = TemplateVerifier(0.01, weights=own).fit(rows, subjects)
     _retrained(own)
     assert verifier.verify(rows[0], rows[1]).distance >= 0
+
+
+def _in_a_bundle(own, path, fitted):
+    rows, subjects = _people()
+    verifier = TemplateVerifier(0.01, weights=own)
+    if fitted:
+        verifier.fit(rows, subjects)
+    return VerificationBundle(FaceEmbedder(own), verifier).save(path)
+
+
+@pytest.mark.parametrize("name", ["door", "door.zip"])
+@pytest.mark.parametrize("fitted", [False, True])
+def test_a_verifier_out_of_a_bundle_refuses_what_it_is_not_for(own, tmp_path, fitted, name):
+    path = _in_a_bundle(own, tmp_path / name, fitted)
+    verifier = VerificationBundle.load(path).verifier
+    rows, _ = _people()
+    for decide in _decisions(verifier, rows[:3], rows[3:6]):
+        decide()
+    for other, message in (
+        (rows * np.float32(2), "must sum to 1 in each row"),
+        (rows[:, :999], "must have 1000 values a row"),
+    ):
+        for sides in ((rows[:3], other[:3]), (other[:3], rows[:3]), (other[:3], other[:3])):
+            for decide in _decisions(verifier, *sides):
+                with pytest.raises(ValueError, match=message):
+                    decide()
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+def test_a_verifier_out_of_a_bundle_does_not_outlive_its_weights(own, tmp_path, fitted):
+    path = _in_a_bundle(own, tmp_path / "door", fitted)
+    verifier = VerificationBundle.load(path).verifier
+    rows, _ = _people()
+    _retrained(path)
+    for decide in _decisions(verifier, rows[:2], rows[2:4]):
+        with pytest.raises(ValueError, match="holds for the weights that it was calibrated on"):
+            decide()
+
+
+def test_a_bundle_for_another_distance_is_not_loaded(own, tmp_path):
+    path = _in_a_bundle(own, tmp_path / "door", True)
+    manifest = json.loads((path / "manifest.json").read_text())
+    changed = {**manifest, "distance": {**DISTANCE, "factor": 0.5}}
+    (path / "manifest.json").write_text(json.dumps(changed))
+    with pytest.raises(ValueError, match=r"with factor 1\.0"):
+        VerificationBundle.load(path)
 
 
 def test_a_gallery_does_not_outlive_its_weights(own, tmp_path):
@@ -154,8 +219,6 @@ def test_a_gallery_with_weights_refuses_what_they_do_not_make(tmp_path):
 
 
 def test_the_form_of_what_ships_is_that_of_its_descriptors(photos):
-    from sfpose import FaceEmbedder
-
     form = DescriptorForm.of_weights("default")
     assert form == (1000, "l1", read_artifact("default").digest)
     form.check(FaceEmbedder().transform(photos), "descriptors")
@@ -164,8 +227,6 @@ def test_the_form_of_what_ships_is_that_of_its_descriptors(photos):
 @pytest.mark.parametrize("weights", ["default", "default-int8"])
 def test_pictures_of_no_face_are_failures_to_acquire(photos, weights):
     """Thousands of pictures of more kinds: benchmarks/non_faces.py."""
-    from sfpose import FaceEmbedder
-
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (20, 90, 90, 3), dtype=np.uint8)
     grey = np.clip(rng.normal(128, 25, (20, 90, 90, 1)), 0, 255).astype(np.uint8).repeat(3, 3)
