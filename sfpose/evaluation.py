@@ -161,15 +161,20 @@ def evaluate_cfp(
     Parameters
     ----------
     cfp : CFP
-        With the poses ``frontal`` and ``profile``.
+        With the poses ``frontal`` and ``profile``, five and four images of each person.
     embed, compare, draws
         See :func:`evaluate_lfw`.
 
     Returns
     -------
     list of Row
-        Frontal-profile, frontal-frontal, and the mean of up to five frontal images
-        against the mean of up to four profile images.
+        Frontal-profile, frontal-frontal, and the mean of five frontal images against
+        the mean of four profile images.
+
+    Raises
+    ------
+    ValueError
+        If a pose is missing or somebody has fewer images of it.
     """
     rows = embed(cfp.images)
     table = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -26,7 +26,16 @@ from sfpose.evaluation import (
 from sfpose.metrics import DetCurveDisplay
 from sfpose.protocols import CFP, PoseFolder, VGGFace2Pose
 
-__all__ = ["TABLE_4", "TABLE_5", "det_figure", "pose_table", "table_cells", "trial_counts"]
+__all__ = [
+    "TABLE_4",
+    "TABLE_5",
+    "TrialCount",
+    "count_trials",
+    "det_figure",
+    "format_trial_counts",
+    "pose_table",
+    "table_cells",
+]
 
 Percent = tuple[float, ...]
 
@@ -114,35 +123,74 @@ def _head(poses: tuple[str, str]) -> str:
     return "-".join(short.get(pose, pose) for pose in poses)
 
 
-def trial_counts(folder: PoseFolder, *, template_sizes: Sequence[int] = (1, 5)) -> str:
-    """Table 3 for a data set: genuine and impostor comparisons beside the paper's.
+class TrialCount(NamedTuple):
+    """A row of Table 3.
+
+    Attributes
+    ----------
+    name : str
+    genuine, impostor : int
+        Comparisons of the data at hand.
+    published_genuine, published_impostor : int or None
+        Those of the paper, for template sizes that it has.
+    """
+
+    name: str
+    genuine: int
+    impostor: int
+    published_genuine: int | None
+    published_impostor: int | None
+
+
+def count_trials(folder: PoseFolder, *, template_sizes: Sequence[int] = (1, 5)) -> list[TrialCount]:
+    """Table 3 for a data set: genuine and impostor comparisons, and the paper's.
 
     Parameters
     ----------
     folder : PoseFolder
-        With the poses frontal, three_quarter and profile.
+        With the poses frontal and profile.
     template_sizes : sequence of int
 
     Returns
     -------
-    str
-        A table as aligned text.
+    list of TrialCount
+
+    Raises
+    ------
+    ValueError
+        If a pose is missing or somebody has too few images for two templates.
     """
     protocol = VGGFace2Pose(folder.subjects, folder.poses)
-    lines = [f"{'':24}{'genuine':>10}{'impostor':>10}{'paper: genuine':>16}{'impostor':>10}"]
+    rows = []
     for size in template_sizes:
+        images = "1 image" if size == 1 else f"{size} images"
         for name, poses in (("same", ("frontal", "frontal")), ("cross", ("frontal", "profile"))):
             trials = protocol.trials(*poses, size)
             genuine = int(trials.is_genuine.sum())
-            theirs = _TABLE_3.get((size, name), ("", ""))
-            images = "1 image" if size == 1 else f"{size} images"
-            lines.append(
-                f"{name + ' pose, ' + images:24}{genuine:>10,}{len(trials) - genuine:>10,}"
-                + "".join(
-                    f"{count:>{width},}" if count != "" else " " * width
-                    for count, width in zip(theirs, (16, 10), strict=True)
-                )
+            published = _TABLE_3.get((size, name), (None, None))
+            rows.append(
+                TrialCount(f"{name} pose, {images}", genuine, len(trials) - genuine, *published)
             )
+    return rows
+
+
+def format_trial_counts(folder: PoseFolder, *, template_sizes: Sequence[int] = (1, 5)) -> str:
+    """What :func:`count_trials` counts, as aligned text, and how many people take part.
+
+    Parameters and errors are those of :func:`count_trials`.
+
+    Returns
+    -------
+    str
+    """
+    protocol = VGGFace2Pose(folder.subjects, folder.poses)
+    lines = [f"{'':24}{'genuine':>10}{'impostor':>10}{'paper: genuine':>16}{'impostor':>10}"]
+    for row in count_trials(folder, template_sizes=template_sizes):
+        cells = ["" if count is None else f"{count:,}" for count in row[1:]]
+        widths = (10, 10, 16, 10)
+        lines.append(
+            f"{row.name:24}" + "".join(f"{c:>{w}}" for c, w in zip(cells, widths, strict=True))
+        )
     lines.append(
         f"{len(protocol.people)} people, {protocol.impostors} others each as impostors "
         "(paper: 368 and 100)"

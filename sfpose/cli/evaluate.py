@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sfpose.embedder import FaceEmbedder
-    from sfpose.protocols import LazyImages
+    from sfpose.protocols import LazyImages, PoseFolder
 
 
 def people_range(text: str) -> range:
@@ -60,6 +60,12 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.set_defaults(run=run)
 
 
+def say_left_out(people: list[str]) -> None:
+    """Print who took no part because their folder holds no image."""
+    if people:
+        print(f"{len(people)} people without an image were left out: {', '.join(people)}")
+
+
 def embed_with_progress(embedder: FaceEmbedder, images: LazyImages) -> NDArray[np.float32]:
     """Embed a data set behind a progress bar, which shows only on a terminal."""
     import numpy as np
@@ -84,19 +90,24 @@ def run(options: argparse.Namespace) -> int:
     def embed(images: LazyImages) -> NDArray[np.float32]:
         return embed_with_progress(embedder, images)
 
+    left_out: list[str] = []
     if options.dataset == "lfw":
         if options.people is not None:
             raise ValueError("--people does not go with lfw, which names its pairs itself")
         rows = evaluate_lfw(LFW(options.path), embed, draws=options.draws)
-    elif options.dataset == "cfp":
-        rows = evaluate_cfp(CFP(options.path, people=options.people), embed, draws=options.draws)
     else:
-        folder = PoseFolder(options.path, people=options.people)
-        rows = evaluate_poses(folder, embed, draws=options.draws)
+        folder: PoseFolder
+        if options.dataset == "cfp":
+            folder = cfp = CFP(options.path, people=options.people)
+            rows = evaluate_cfp(cfp, embed, draws=options.draws)
+        else:
+            folder = PoseFolder(options.path, people=options.people)
+            rows = evaluate_poses(folder, embed, draws=options.draws)
+        left_out = folder.without_image
     if options.json:
-        print(
-            json.dumps({"weights": str(options.weights), "rows": [row.to_dict() for row in rows]})
-        )
+        told = {"weights": str(options.weights), "rows": [row.to_dict() for row in rows]}
+        print(json.dumps({**told, "people_without_image": left_out}))
     else:
         print(format_table(rows))
+        say_left_out(left_out)
     return 0

@@ -81,6 +81,19 @@ def all_pairs(subjects: ArrayLike, first: ArrayLike, second: ArrayLike | None = 
 def first_of_each(subjects: ArrayLike, rows: ArrayLike, count: int) -> NDArray[np.int64]:
     """Up to ``count`` of the selected rows of each person, in order.
 
+    Parameters
+    ----------
+    subjects : array of shape (n,)
+        Whose each row is.
+    rows : int array
+        The rows to choose from.
+    count : int
+
+    Returns
+    -------
+    int64 array
+        Sorted.
+
     Examples
     --------
     >>> from sfpose.protocols import first_of_each
