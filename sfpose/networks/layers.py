@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 __all__ = [
+    "BottleneckNetwork",
     "GlobalDepthwiseHead",
     "InvertedBottleneck",
     "check_image_size",
     "convolution",
+    "depthwise_convolution",
     "interleave_channels",
     "map_side",
+    "staged_blocks",
 ]
 
 
@@ -60,6 +63,37 @@ def convolution(
     return nn.Sequential(*layers)
 
 
+def depthwise_convolution(
+    channels: int,
+    *,
+    stride: int = 1,
+    batch_norm: bool = True,
+    activation: nn.Module | None = None,
+) -> nn.Sequential:
+    """3x3 filters that see one channel each, as :func:`convolution` makes them.
+
+    Parameters
+    ----------
+    channels : int
+    stride : int, default=1
+    batch_norm : bool, default=True
+    activation : nn.Module, optional
+
+    Returns
+    -------
+    nn.Sequential
+    """
+    return convolution(
+        channels,
+        channels,
+        3,
+        stride=stride,
+        groups=channels,
+        batch_norm=batch_norm,
+        activation=activation,
+    )
+
+
 class InvertedBottleneck(nn.Module):
     """Widen with 1x1 filters, filter each channel with 3x3, narrow without activation.
 
@@ -88,24 +122,118 @@ class InvertedBottleneck(nn.Module):
     ) -> None:
         super().__init__()
         self.residual = residual
-        self.expand = convolution(
+        self._build(inputs, expanded, outputs, stride, batch_norm)
+
+    def _build(
+        self, inputs: int, expanded: int, outputs: int, stride: int, batch_norm: bool
+    ) -> None:
+        self.expand: nn.Module = convolution(
             inputs, expanded, batch_norm=batch_norm, activation=nn.PReLU(expanded)
         )
-        self.depthwise = convolution(
-            expanded,
-            expanded,
-            3,
-            stride=stride,
-            groups=expanded,
-            batch_norm=batch_norm,
-            activation=nn.PReLU(expanded),
+        self.depthwise = depthwise_convolution(
+            expanded, stride=stride, batch_norm=batch_norm, activation=nn.PReLU(expanded)
         )
-        self.project = convolution(expanded, outputs, batch_norm=batch_norm)
+        self.project: nn.Module = convolution(expanded, outputs, batch_norm=batch_norm)
+
+    def _filter(self, x: Tensor) -> Tensor:
+        return self.project(self.depthwise(self.expand(x)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (n, inputs, h, w) to (n, outputs, h / stride, w / stride)."""
-        y = self.project(self.depthwise(self.expand(x)))
+        y = self._filter(x)
         return x + y if self.residual else y
+
+
+class BottleneckNetwork(nn.Module):
+    """Stem, inverted bottlenecks, a 1x1 layer, and a global depthwise head.
+
+    What MobileFaceNet, MobiFace and SeesawFaceNet have in common.
+
+    Parameters
+    ----------
+    blocks : list of nn.Module
+        From 64 channels to ``width``, halving the map three times.
+    width : int
+        Channels after the last block.
+    outputs : int
+        Values of the descriptor.
+    activation : callable
+        Makes the activation for a number of channels.
+    batch_norm : bool
+    dropout : float
+        Share of the values dropped before the last layer in training.
+    input_size : int
+        Side of the images.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[nn.Module],
+        width: int,
+        outputs: int,
+        *,
+        activation: Callable[[int], nn.Module],
+        batch_norm: bool,
+        dropout: float,
+        input_size: int,
+    ) -> None:
+        super().__init__()
+        self.input_size = input_size
+        self.conv1 = convolution(
+            3, 64, 3, stride=2, batch_norm=batch_norm, activation=activation(64)
+        )
+        self.depthwise2 = depthwise_convolution(
+            64, batch_norm=batch_norm, activation=activation(64)
+        )
+        self.blocks = nn.Sequential(*blocks)
+        self.conv6 = convolution(width, 512, batch_norm=batch_norm, activation=activation(512))
+        side = map_side(input_size, 4)
+        self.head = GlobalDepthwiseHead(512, outputs, side, batch_norm=batch_norm, dropout=dropout)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Descriptors (n, outputs) of normalised images (n, 3, size, size)."""
+        check_image_size(images, self.input_size)
+        return self.head(self.conv6(self.blocks(self.depthwise2(self.conv1(images)))))
+
+
+def staged_blocks(
+    stages: Sequence[tuple[int, int, int, int]],
+    block: type[InvertedBottleneck],
+    *,
+    batch_norm: bool,
+) -> list[nn.Module]:
+    """Blocks of stages (channels between, channels after, blocks, stride of the first).
+
+    From 64 channels on; a block of stride 1 that keeps the number of channels is residual.
+
+    Parameters
+    ----------
+    stages : sequence of (int, int, int, int)
+    block : type
+        ``InvertedBottleneck`` or a variant of it.
+    batch_norm : bool
+
+    Returns
+    -------
+    list of nn.Module
+    """
+    blocks: list[nn.Module] = []
+    width = 64
+    for expanded, channels, count, stride in stages:
+        for number in range(count):
+            first = stride if number == 0 else 1
+            blocks.append(
+                block(
+                    width,
+                    expanded,
+                    channels,
+                    stride=first,
+                    residual=first == 1 and width == channels,
+                    batch_norm=batch_norm,
+                )
+            )
+            width = channels
+    return blocks
 
 
 class GlobalDepthwiseHead(nn.Module):
