@@ -95,6 +95,11 @@ def minimum_log_likelihood_ratio_cost(distances: ArrayLike, is_genuine: ArrayLik
     float
         0 to 1, in bits.
 
+    Raises
+    ------
+    ValueError
+        If shapes differ, a distance is NaN, or one kind of comparison is missing.
+
     Examples
     --------
     >>> from sfpose.metrics import minimum_log_likelihood_ratio_cost

@@ -108,6 +108,13 @@ class InvertedBottleneck(nn.Module):
     residual : bool, default=False
         Add the input to the output; both must have the same shape.
     batch_norm : bool, default=True
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sfpose.networks.layers import InvertedBottleneck
+    >>> InvertedBottleneck(8, 16, 8, stride=2)(torch.zeros(2, 8, 6, 6)).shape
+    torch.Size([2, 8, 3, 3])
     """
 
     def __init__(

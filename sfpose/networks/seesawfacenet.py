@@ -78,6 +78,13 @@ class SeesawBlock(InvertedBottleneck):
     """Uneven 1x1 groups, channel shuffle, 3x3 depthwise, attention, uneven 1x1 groups.
 
     Parameters are those of :class:`InvertedBottleneck`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sfpose.networks.seesawfacenet import SeesawBlock
+    >>> SeesawBlock(8, 16, 8, stride=2)(torch.zeros(2, 8, 6, 6)).shape
+    torch.Size([2, 8, 3, 3])
     """
 
     def _build(

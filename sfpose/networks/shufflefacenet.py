@@ -30,6 +30,13 @@ class ShuffleUnit(nn.Module):
     halve : bool, default=False
         Stride 2: both halves of the output are filtered from all inputs.
     batch_norm : bool, default=True
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sfpose.networks.shufflefacenet import ShuffleUnit
+    >>> ShuffleUnit(8, 8, halve=True)(torch.zeros(2, 8, 6, 6)).shape
+    torch.Size([2, 8, 3, 3])
     """
 
     def __init__(

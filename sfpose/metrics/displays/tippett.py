@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["TippettDisplay"]
 
+_PAIRS = 16_384
+"""Pairs whose descriptors are copied at a time."""
+
 
 class TippettDisplay:
     """Share of comparisons whose likelihood ratio is at least so large.
@@ -170,7 +173,10 @@ class TippettDisplay:
         """
         first, second, people = all_comparisons(descriptors, subjects)
         rows = np.asarray(descriptors)
-        ratios = verifier.log_likelihood_ratio(rows[first], rows[second])
+        parts = [slice(start, start + _PAIRS) for start in range(0, len(first), _PAIRS)]
+        ratios = np.concatenate(
+            [verifier.log_likelihood_ratio(rows[first[part]], rows[second[part]]) for part in parts]
+        )
         return cls.from_ratios(ratios, people[first] == people[second], ax=ax)
 
     def plot(self, *, ax: Axes | None = None) -> TippettDisplay:
