@@ -38,15 +38,6 @@ class SearchResult(NamedTuple):
         ``search_within``.
     distances : float32 array
         Chi-square distances, same shape.
-
-    Examples
-    --------
-    >>> from sfpose import TemplateGallery
-    >>> gallery = TemplateGallery()
-    >>> gallery.add(["ann", "bo"], [[1.0, 0.0], [0.0, 1.0]])
-    >>> result = gallery.search([[1.0, 0.0]], k=2)
-    >>> result.ids.tolist(), result.distances.tolist()
-    ([['ann', 'bo']], [[0.0, 2.0]])
     """
 
     ids: NDArray[np.object_]
@@ -57,9 +48,8 @@ class TemplateGallery:
     """Templates under ids, searched exactly.
 
     The answer of a search is that of comparing each probe with every template.
-    Templates are kept as float32. Memory for a search, beside the gallery itself, which
-    may be a memory map: square roots of 4,096 templates and of the probes, products of
-    1,024 probes with 4,096 templates (16 MiB), and distances of 64 x 4,096 a thread.
+    Templates are kept as float32, in memory or as a memory map. A search needs roots of
+    4,096 of them and of the probes, 1,024 x 4,096 products, 64 x 4,096 distances a thread.
 
     Parameters
     ----------
@@ -68,9 +58,8 @@ class TemplateGallery:
         normalization are then refused, the digest of its network is saved with the
         gallery, and :meth:`load` refuses a gallery of another network.
     n_jobs : int, default=None
-        Threads over blocks of 64 probes, or of 512 templates where there are fewer than
-        24 probes. None means one, -1 all processors; the
-        answer is the same for any number.
+        Threads over blocks of 64 probes, or of 512 templates where probes are fewer than
+        24. None means one, -1 all processors; the answer is the same for any number.
 
     See Also
     --------

@@ -100,6 +100,31 @@ def table_cells(
     Returns
     -------
     dict of (int, str) to Row
+
+    Raises
+    ------
+    ValueError
+        If somebody has too few images of a pose.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> from PIL import Image
+    >>> from sfpose.reproduction import table_cells
+    >>> from sfpose.protocols import PoseFolder
+    >>> with tempfile.TemporaryDirectory() as root:
+    ...     for person, grey in (("ann", 40), ("bo", 90), ("cy", 200)):
+    ...         for pose in ("frontal", "profile"):
+    ...             (Path(root) / person / pose).mkdir(parents=True)
+    ...             for number in range(10):
+    ...                 image = Image.new("RGB", (2, 2), (grey + number,) * 3)
+    ...                 image.save(f"{root}/{person}/{pose}/{number}.png")
+    ...     pixels = lambda images: np.stack([image.ravel() / 1.0 for image in images])
+    ...     cells = table_cells(PoseFolder(root), pixels)
+    >>> sorted(cells)
+    [(1, 'F-F'), (1, 'F-P'), (1, 'P-P'), (5, 'F-F')]
     """
     poses = [pose for pose in POSES if pose in folder.poses]
     rows = embed(folder.images)
@@ -133,6 +158,13 @@ class TrialCount(NamedTuple):
         Comparisons of the data at hand.
     published_genuine, published_impostor : int or None
         Those of the paper, for template sizes that it has.
+
+    Examples
+    --------
+    >>> from sfpose.reproduction import TrialCount
+    >>> count = TrialCount("same pose, 1 image", 135, 6, 16_560, 36_800)
+    >>> count.genuine / (count.genuine + count.impostor) > 0.9
+    True
     """
 
     name: str
@@ -159,6 +191,18 @@ def count_trials(folder: PoseFolder, *, template_sizes: Sequence[int] = (1, 5)) 
     ------
     ValueError
         If a pose is missing or somebody has too few images for two templates.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> import numpy as np
+    >>> from sfpose.reproduction import count_trials
+    >>> folder = SimpleNamespace(
+    ...     subjects=np.repeat(["ann", "bo", "cy"], 20),
+    ...     poses=np.tile(np.repeat(["frontal", "profile"], 10), 3),
+    ... )
+    >>> count_trials(folder)[3][:3]
+    ('cross pose, 5 images', 12, 6)
     """
     protocol = VGGFace2Pose(folder.subjects, folder.poses)
     rows = []
@@ -182,6 +226,18 @@ def format_trial_counts(folder: PoseFolder, *, template_sizes: Sequence[int] = (
     Returns
     -------
     str
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> import numpy as np
+    >>> from sfpose.reproduction import format_trial_counts
+    >>> folder = SimpleNamespace(
+    ...     subjects=np.repeat(["ann", "bo", "cy"], 20),
+    ...     poses=np.tile(np.repeat(["frontal", "profile"], 10), 3),
+    ... )
+    >>> print(format_trial_counts(folder).splitlines()[1])
+    same pose, 1 image             135         6          16,560    36,800
     """
     protocol = VGGFace2Pose(folder.subjects, folder.poses)
     lines = [f"{'':24}{'genuine':>10}{'impostor':>10}{'paper: genuine':>16}{'impostor':>10}"]
@@ -217,6 +273,17 @@ def pose_table(
     str
         Equal error rates in percent, each measured one with its 95 % interval over people
         in the line below; a dash where the data have no such templates.
+
+    Examples
+    --------
+    >>> from sfpose.evaluation import row_from_distances
+    >>> from sfpose.protocols import all_pairs
+    >>> from sfpose.reproduction import TABLE_4, pose_table
+    >>> trials = all_pairs(list("aabbcc"), range(6))
+    >>> row = row_from_distances("F-F", trials, 1.0 - 0.9 * trials.is_genuine)
+    >>> table = pose_table({"ours": {(1, "F-F"): row}}, {"plain": TABLE_4["+DWC"]}, "made up")
+    >>> table.splitlines()[2].split()
+    ['ours', '0.00', '-', '-', '-', '-', '-']
     """
     names = [*measured, *(f"paper: {name}" for name in published)]
     width = max(len(name) for name in names) + 2

@@ -92,6 +92,18 @@ class PoseStudies:
     References
     ----------
     Alonso-Fernandez et al., section 6.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sfpose.studies import PoseStudies
+    >>> rng = np.random.default_rng(0)
+    >>> subjects = np.repeat(np.arange(10), 8)
+    >>> poses = np.tile(np.repeat(["frontal", "profile"], 4), 10)
+    >>> descriptors = rng.gamma(np.repeat(rng.gamma(1.0, 1.0, (10, 30)), 8, axis=0) * 9)
+    >>> studies = PoseStudies(descriptors, subjects, poses, draws=5)
+    >>> [row.name for row in studies.number_of_images("frontal", "profile")]
+    ['1 frontal - 1 profile', '2 frontal - 1 profile']
     """
 
     def __init__(

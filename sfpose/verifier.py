@@ -90,13 +90,11 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
     >>> subjects = np.repeat(np.arange(40), 5)
     >>> descriptors = rng.gamma(np.repeat(rng.gamma(1.0, 1.0, (40, 50)), 5, axis=0) * 9)
     >>> verifier = TemplateVerifier(target_fmr=0.01).fit(descriptors, subjects)
-    >>> verifier.calibration_.people
-    40
     >>> bool(verifier.verify(descriptors[:3], descriptors[4]))
     True
     """
 
-    # They are what scikit-learn calls X and y; poses and numbers of images can be routed.
+    # What scikit-learn calls X and y; poses and numbers of images can be routed.
     __metadata_request__fit: ClassVar = {"descriptors": UNUSED, "subjects": UNUSED}
     __metadata_request__predict: ClassVar = {"A": UNUSED}
     __metadata_request__decision_function: ClassVar = {"A": UNUSED}

@@ -6,10 +6,11 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from sfpose.cli.photos import in_steps
+from sfpose.cli.photos import add_progress_option, in_steps
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
+    from collections.abc import Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -55,6 +56,7 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--n-jobs", type=int, default=-1, metavar="N", help="threads (default: all)"
     )
+    add_progress_option(parser)
     parser.add_argument("--draws", type=int, default=200, metavar="N", help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
@@ -66,11 +68,16 @@ def say_left_out(people: list[str]) -> None:
         print(f"{len(people)} people without an image were left out: {', '.join(people)}")
 
 
-def embed_with_progress(embedder: FaceEmbedder, images: LazyImages) -> NDArray[np.float32]:
+def embed_with_progress(
+    embedder: FaceEmbedder, images: LazyImages, *, progress: bool = True
+) -> NDArray[np.float32]:
     """Embed a data set behind a progress bar, which shows only on a terminal."""
     import numpy as np
 
-    parts = in_steps(images, 4 * embedder.batch_size, lambda _, part: embedder.transform(part))
+    def embed(_: int, part: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        return embedder.transform(part)
+
+    parts = in_steps(images, 4 * embedder.batch_size, embed, progress=progress)
     return np.concatenate(parts)
 
 
@@ -88,7 +95,7 @@ def run(options: argparse.Namespace) -> int:
     )
 
     def embed(images: LazyImages) -> NDArray[np.float32]:
-        return embed_with_progress(embedder, images)
+        return embed_with_progress(embedder, images, progress=options.progress)
 
     left_out: list[str] = []
     if options.dataset == "lfw":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from sfpose.cli.evaluate import embed_with_progress, people_range, say_left_out
+from sfpose.cli.photos import add_progress_option
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from sfpose.embedder import FaceEmbedder
     from sfpose.evaluation import Embed
-    from sfpose.protocols import PoseFolder
+    from sfpose.protocols import LazyImages, PoseFolder
 
 _Printed: TypeAlias = "tuple[str, dict[str, object]]"
 """What is printed as text, and as JSON."""
@@ -50,6 +51,7 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--rounds", type=int, default=40, metavar="N", help="images a network for table1"
     )
+    add_progress_option(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--draws", type=int, default=200, metavar="N", help=argparse.SUPPRESS)
     parser.set_defaults(run=run)
@@ -95,7 +97,11 @@ def _embedding(options: argparse.Namespace) -> tuple[FaceEmbedder, Embed]:
     from sfpose.embedder import FaceEmbedder
 
     embedder = FaceEmbedder(options.weights, n_jobs=options.n_jobs)
-    return embedder, lambda images: embed_with_progress(embedder, images)
+
+    def embed(images: LazyImages) -> NDArray[np.float32]:
+        return embed_with_progress(embedder, images, progress=options.progress)
+
+    return embedder, embed
 
 
 def _title(folder: PoseFolder, options: argparse.Namespace) -> str:

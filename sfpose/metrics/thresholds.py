@@ -83,9 +83,9 @@ class ThresholdCalibration:
         """Impostor pairs times target: how many errors the threshold rests on."""
         return self.target_fmr * self.impostor_pairs
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, float | list[float] | None]:
         """Attributes as plain numbers, for JSON."""
-        values = asdict(self)
+        values: dict[str, Any] = asdict(self)
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in values.items()

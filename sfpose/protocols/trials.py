@@ -23,6 +23,13 @@ class Trials:
         Who is on either side, for intervals that resample people.
     folds : int64 array of shape (n,) or None
         Fold of each comparison, where the protocol has folds.
+
+    Examples
+    --------
+    >>> from sfpose.protocols import all_pairs
+    >>> trials = all_pairs(["a", "a", "b"], [0, 1, 2])
+    >>> len(trials), trials.first_people.tolist(), trials.second_people.tolist()
+    (3, ['a', 'a', 'a'], ['a', 'b', 'b'])
     """
 
     first: NDArray[np.int64]

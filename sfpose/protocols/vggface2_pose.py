@@ -23,6 +23,15 @@ class PoseTemplates(NamedTuple):
     rows : int64 array of shape (n_templates, size)
         Rows of the table that each template is the mean of.
     subjects, poses : arrays of shape (n_templates,)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sfpose.protocols import VGGFace2Pose
+    >>> protocol = VGGFace2Pose(np.repeat(["ann", "bo"], 4), ["F"] * 8)
+    >>> made = protocol.templates(2)
+    >>> made.rows.tolist(), made.subjects.tolist()
+    ([[0, 1], [2, 3], [4, 5], [6, 7]], ['ann', 'ann', 'bo', 'bo'])
     """
 
     rows: NDArray[np.int64]
