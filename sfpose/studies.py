@@ -258,7 +258,19 @@ class PoseStudies:
         list of Row
             Each frame for itself, the frame that each measure chooses, and the mean of
             all frames.
+
+        Raises
+        ------
+        ValueError
+            If a measure has another length, or is NaN for an image.
         """
+        for name, measure in measures.items():
+            values = np.asarray(measure, dtype=np.float64)
+            if values.shape != (len(self._rows),) or np.isnan(values).any():
+                raise ValueError(
+                    f"measure {name!r} must be a number for each of {len(self._rows)} images; "
+                    f"got shape {values.shape} with {int(np.isnan(values).sum())} NaN"
+                )
         enrolled = "frontal" if "frontal" in self.poses else self.poses[0]
         means = self._of_pose(enrolled)
         frames = [

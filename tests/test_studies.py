@@ -136,6 +136,15 @@ def test_the_ocular_region_alone_is_left():
         keep_ocular_region(crops.astype(float))
 
 
+@pytest.mark.parametrize("measure", [[1.0] * 7, [float("nan")] * 32])
+def test_a_measure_is_needed_of_each_image(measure):
+    rows = np.random.default_rng(0).random((32, 5))
+    subjects = np.repeat(["a", "b"], 16)
+    studies = PoseStudies(rows, subjects, np.tile(["frontal", "profile"], 16), draws=3)
+    with pytest.raises(ValueError, match="measure 'yaw' must be a number for each of 32 images"):
+        studies.best_frame({"yaw": measure})
+
+
 @pytest.fixture
 def folder(tmp_path):
     rng = np.random.default_rng(0)
