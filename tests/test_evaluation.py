@@ -157,6 +157,23 @@ def test_evaluate_cfp_prints_a_table_and_json(cfp_zip, capsys):
     assert [row["genuine"] for row in rows] == [80, 40, 4]
 
 
+def test_images_that_are_lost_in_templates_are_counted(cfp_zip, tmp_path, capsys, nothing):
+    path = tmp_path / "lossy.zip"
+    with zipfile.ZipFile(cfp_zip) as whole, zipfile.ZipFile(path, "w") as lossy:
+        for name in whole.namelist():
+            data = io.BytesIO(whole.read(name))
+            if name in ("001/frontal/02.png", "003/profile/01.png"):
+                data = io.BytesIO()
+                Image.fromarray(nothing).save(data, "PNG")
+            lossy.writestr(name, data.getvalue())
+    arguments = ["evaluate", "cfp", str(path), "--people", "1-4", "--draws", "5"]
+    assert main(arguments) == 0
+    assert "2 of 36 images could not be acquired; templates are" in capsys.readouterr().out
+    assert main([*arguments, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["images"], told["not_acquired"]) == (36, 2)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -245,6 +245,7 @@ def test_json_tells_what_the_text_does(folder, part, capsys, tmp_path):
         assert [row["genuine"] for row in told["rows"]] == [135, 300, 3, 12]
         assert told["rows"][3]["published_genuine"] == 1_472
     elif part == "table4":
+        assert (told["images"], told["not_acquired"]) == (90, 0)
         assert told["published_eer_percent"]["SENet50ft"][0] == 3.86
         rates = [f"{100 * row['eer']:.2f}" for row in told["rows"]]
         assert all(rate in printed for rate in rates)

@@ -81,6 +81,46 @@ def embed_with_progress(
     return np.concatenate(parts)
 
 
+class CountedEmbedding:
+    """Embeds images behind a progress bar, and counts those that could not be acquired.
+
+    Parameters
+    ----------
+    embedder : FaceEmbedder
+    progress : bool
+
+    Attributes
+    ----------
+    images, lost : int
+        How many were embedded, and how many of them gave a row of NaN.
+    """
+
+    def __init__(self, embedder: FaceEmbedder, *, progress: bool) -> None:
+        self._embedder, self._progress = embedder, progress
+        self.images = self.lost = 0
+
+    def __call__(self, images: LazyImages) -> NDArray[np.float32]:
+        """Descriptors (n, d) of ``images``."""
+        import numpy as np
+
+        rows = embed_with_progress(self._embedder, images, progress=self._progress)
+        self.images += len(rows)
+        self.lost += int(np.isnan(rows).any(axis=1).sum())
+        return rows
+
+    def to_dict(self) -> dict[str, int]:
+        """Both counts, for JSON."""
+        return {"images": self.images, "not_acquired": self.lost}
+
+    def __str__(self) -> str:
+        if not self.lost:
+            return ""
+        return (
+            f"{self.lost} of {self.images} images could not be acquired; "
+            "templates are the means of the others\n"
+        )
+
+
 def run(options: argparse.Namespace) -> int:
     """Print the table or the JSON object."""
     from sfpose.embedder import FaceEmbedder
@@ -94,9 +134,7 @@ def run(options: argparse.Namespace) -> int:
         n_jobs=options.n_jobs,
     )
 
-    def embed(images: LazyImages) -> NDArray[np.float32]:
-        return embed_with_progress(embedder, images, progress=options.progress)
-
+    embed = CountedEmbedding(embedder, progress=options.progress)
     left_out: list[str] = []
     if options.dataset == "lfw":
         if options.people is not None:
@@ -113,8 +151,8 @@ def run(options: argparse.Namespace) -> int:
         left_out = folder.without_image
     if options.json:
         told = {"weights": str(options.weights), "rows": [row.to_dict() for row in rows]}
-        print(json.dumps({**told, "people_without_image": left_out}))
+        print(json.dumps({**told, **embed.to_dict(), "people_without_image": left_out}))
     else:
-        print(format_table(rows))
+        print(f"{format_table(rows)}\n{embed}", end="")
         say_left_out(left_out)
     return 0

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from sfpose.cli.evaluate import embed_with_progress, people_range, say_left_out
+from sfpose.cli.evaluate import CountedEmbedding, people_range, say_left_out
 from sfpose.cli.photos import add_progress_option
 
 if TYPE_CHECKING:
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sfpose.embedder import FaceEmbedder
-    from sfpose.evaluation import Embed
-    from sfpose.protocols import LazyImages, PoseFolder
+    from sfpose.protocols import PoseFolder
 
 _Printed: TypeAlias = "tuple[str, dict[str, object]]"
 """What is printed as text, and as JSON."""
@@ -93,15 +92,11 @@ def _networks(options: argparse.Namespace) -> str:
     return json.dumps(rows) if options.json else network_table(rows)
 
 
-def _embedding(options: argparse.Namespace) -> tuple[FaceEmbedder, Embed]:
+def _embedding(options: argparse.Namespace) -> tuple[FaceEmbedder, CountedEmbedding]:
     from sfpose.embedder import FaceEmbedder
 
     embedder = FaceEmbedder(options.weights, n_jobs=options.n_jobs)
-
-    def embed(images: LazyImages) -> NDArray[np.float32]:
-        return embed_with_progress(embedder, images, progress=options.progress)
-
-    return embedder, embed
+    return embedder, CountedEmbedding(embedder, progress=options.progress)
 
 
 def _title(folder: PoseFolder, options: argparse.Namespace) -> str:
@@ -118,27 +113,31 @@ def _pose_table(folder: PoseFolder, options: argparse.Namespace) -> _Printed:
     from sfpose.reproduction import TABLE_4, TABLE_5, pose_table, table_cells
 
     published = TABLE_4 if options.part == "table4" else TABLE_5
-    cells = table_cells(folder, _embedding(options)[1], draws=options.draws)
+    _, embed = _embedding(options)
+    cells = table_cells(folder, embed, draws=options.draws)
     title = f"{_title(folder, options)}; the paper's rows are of VGGFace2-Pose"
     told: dict[str, object] = {
         "weights": str(options.weights),
+        **embed.to_dict(),
         "rows": [
             {"template_size": size, "poses": poses, **row.to_dict()}
             for (size, poses), row in cells.items()
         ],
         "published_eer_percent": {name: list(rates) for name, rates in published.items()},
     }
-    return pose_table({f"sfpose {options.weights}": cells}, published, title), told
+    table = pose_table({f"sfpose {options.weights}": cells}, published, title)
+    return f"{table}\n{embed}".rstrip(), told
 
 
 def _figures(folder: PoseFolder, options: argparse.Namespace) -> _Printed:
     from sfpose.evaluation import pose_columns
     from sfpose.reproduction import det_figure
 
-    columns = list(pose_columns(folder, _embedding(options)[1]))
+    _, embed = _embedding(options)
+    columns = list(pose_columns(folder, embed))
     systems = {f"sfpose {options.weights}": columns}
     path = det_figure(systems, options.out, _title(folder, options))
-    return f"wrote {path}", {"out": str(path)}
+    return f"wrote {path}\n{embed}".rstrip(), {"out": str(path), **embed.to_dict()}
 
 
 def _studies(folder: PoseFolder, options: argparse.Namespace) -> _Printed:
