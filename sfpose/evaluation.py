@@ -209,26 +209,19 @@ def evaluate_poses(
 
     Examples
     --------
-    >>> import tempfile
-    >>> from pathlib import Path
+    >>> from types import SimpleNamespace
     >>> import numpy as np
-    >>> from PIL import Image
     >>> from sfpose.evaluation import evaluate_poses
-    >>> from sfpose.protocols import PoseFolder
-    >>> with tempfile.TemporaryDirectory() as root:
-    ...     for person, grey in (("ann", 40), ("bo", 90), ("cy", 200)):
-    ...         for pose in ("frontal", "profile"):
-    ...             (Path(root) / person / pose).mkdir(parents=True)
-    ...             for number in range(4):
-    ...                 image = Image.new("RGB", (2, 2), (grey + number,) * 3)
-    ...                 image.save(f"{root}/{person}/{pose}/{number}.png")
-    ...     pixels = lambda images: np.stack([image.ravel() / 1.0 for image in images])
-    ...     rows = evaluate_poses(
-    ...         PoseFolder(root), pixels, poses=("frontal", "profile"), template_sizes=(2,)
-    ...     )
-    >>> [row.name for row in rows]
+    >>> subjects = np.repeat(["ann", "bo", "cy"], 8)
+    >>> poses = np.tile(np.repeat(["frontal", "profile"], 4), 3)
+    >>> rows = np.repeat(np.eye(3), 8, axis=0)  # descriptors, in the place of images
+    >>> folder = SimpleNamespace(subjects=subjects, poses=poses, images=rows)
+    >>> table = evaluate_poses(
+    ...     folder, np.asarray, poses=("frontal", "profile"), template_sizes=(2,)
+    ... )
+    >>> [row.name for row in table]
     ['frontal - frontal, 2 images', 'profile - profile, 2 images', 'frontal - profile, 2 images']
-    >>> [row.rates.eer for row in rows]
+    >>> [row.rates.eer for row in table]
     [0.0, 0.0, 0.0]
     """
     return [
@@ -278,23 +271,14 @@ def pose_columns(
 
     Examples
     --------
-    >>> import tempfile
-    >>> from pathlib import Path
+    >>> from types import SimpleNamespace
     >>> import numpy as np
-    >>> from PIL import Image
     >>> from sfpose.evaluation import pose_columns
-    >>> from sfpose.protocols import PoseFolder
-    >>> with tempfile.TemporaryDirectory() as root:
-    ...     for person, grey in (("ann", 40), ("bo", 90), ("cy", 200)):
-    ...         for pose in ("frontal", "profile"):
-    ...             (Path(root) / person / pose).mkdir(parents=True)
-    ...             for number in range(4):
-    ...                 image = Image.new("RGB", (2, 2), (grey + number,) * 3)
-    ...                 image.save(f"{root}/{person}/{pose}/{number}.png")
-    ...     pixels = lambda images: np.stack([image.ravel() / 1.0 for image in images])
-    ...     columns = list(
-    ...         pose_columns(PoseFolder(root), pixels, poses=("frontal",), template_sizes=(1, 2))
-    ...     )
+    >>> subjects = np.repeat(["ann", "bo", "cy"], 8)
+    >>> poses = np.tile(np.repeat(["frontal", "profile"], 4), 3)
+    >>> rows = np.repeat(np.eye(3), 8, axis=0)  # descriptors, in the place of images
+    >>> folder = SimpleNamespace(subjects=subjects, poses=poses, images=rows)
+    >>> columns = pose_columns(folder, np.asarray, poses=("frontal",), template_sizes=(1, 2))
     >>> [(column.name, len(column.distances)) for column in columns]
     [('frontal - frontal, 1 image', 24), ('frontal - frontal, 2 images', 9)]
     """

@@ -108,22 +108,14 @@ def table_cells(
 
     Examples
     --------
-    >>> import tempfile
-    >>> from pathlib import Path
+    >>> from types import SimpleNamespace
     >>> import numpy as np
-    >>> from PIL import Image
     >>> from sfpose.reproduction import table_cells
-    >>> from sfpose.protocols import PoseFolder
-    >>> with tempfile.TemporaryDirectory() as root:
-    ...     for person, grey in (("ann", 40), ("bo", 90), ("cy", 200)):
-    ...         for pose in ("frontal", "profile"):
-    ...             (Path(root) / person / pose).mkdir(parents=True)
-    ...             for number in range(10):
-    ...                 image = Image.new("RGB", (2, 2), (grey + number,) * 3)
-    ...                 image.save(f"{root}/{person}/{pose}/{number}.png")
-    ...     pixels = lambda images: np.stack([image.ravel() / 1.0 for image in images])
-    ...     cells = table_cells(PoseFolder(root), pixels)
-    >>> sorted(cells)
+    >>> subjects = np.repeat(["ann", "bo", "cy"], 20)
+    >>> poses = np.tile(np.repeat(["frontal", "profile"], 10), 3)
+    >>> rows = np.repeat(np.eye(3), 20, axis=0)  # descriptors, in the place of images
+    >>> folder = SimpleNamespace(subjects=subjects, poses=poses, images=rows)
+    >>> sorted(table_cells(folder, np.asarray))
     [(1, 'F-F'), (1, 'F-P'), (1, 'P-P'), (5, 'F-F')]
     """
     poses = [pose for pose in POSES if pose in folder.poses]

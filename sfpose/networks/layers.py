@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,6 @@ __all__ = [
     "depthwise_convolution",
     "interleave_channels",
     "map_side",
-    "staged_blocks",
 ]
 
 
@@ -154,93 +154,68 @@ class InvertedBottleneck(nn.Module):
 class BottleneckNetwork(nn.Module):
     """Stem, inverted bottlenecks, a 1x1 layer, and a global depthwise head.
 
-    What MobileFaceNet, MobiFace and SeesawFaceNet have in common.
+    What MobileFaceNet, MobiFace and SeesawFaceNet have in common; each says its stages,
+    block, activation and number of values.
 
     Parameters
     ----------
-    blocks : list of nn.Module
-        From 64 channels to ``width``, halving the map three times.
-    width : int
-        Channels after the last block.
-    outputs : int
-        Values of the descriptor.
-    activation : callable
-        Makes the activation for a number of channels.
-    batch_norm : bool
-    dropout : float
+    batch_norm : bool, default=True
+    dropout : float, default=0.0
         Share of the values dropped before the last layer in training.
-    input_size : int
+    input_size : int, default=112
         Side of the images.
     """
 
+    stages: ClassVar[Sequence[tuple[int, int, int, int]]]
+    """Channels between, channels after, blocks, stride of the first; from 64 channels on."""
+
+    block: ClassVar[type[InvertedBottleneck]] = InvertedBottleneck
+    outputs: ClassVar[int]
+
     def __init__(
-        self,
-        blocks: Sequence[nn.Module],
-        width: int,
-        outputs: int,
-        *,
-        activation: Callable[[int], nn.Module],
-        batch_norm: bool,
-        dropout: float,
-        input_size: int,
+        self, *, batch_norm: bool = True, dropout: float = 0.0, input_size: int = 112
     ) -> None:
         super().__init__()
         self.input_size = input_size
         self.conv1 = convolution(
-            3, 64, 3, stride=2, batch_norm=batch_norm, activation=activation(64)
+            3, 64, 3, stride=2, batch_norm=batch_norm, activation=self.activation(64)
         )
         self.depthwise2 = depthwise_convolution(
-            64, batch_norm=batch_norm, activation=activation(64)
+            64, batch_norm=batch_norm, activation=self.activation(64)
         )
+        blocks: list[nn.Module] = []
+        width = 64
+        for expanded, channels, count, stride in self.stages:
+            for number in range(count):
+                first = stride if number == 0 else 1
+                # A block of stride 1 that keeps the number of channels is residual.
+                residual = first == 1 and width == channels
+                blocks.append(
+                    self.block(
+                        width,
+                        expanded,
+                        channels,
+                        stride=first,
+                        residual=residual,
+                        batch_norm=batch_norm,
+                    )
+                )
+                width = channels
         self.blocks = nn.Sequential(*blocks)
-        self.conv6 = convolution(width, 512, batch_norm=batch_norm, activation=activation(512))
+        self.conv6 = convolution(width, 512, batch_norm=batch_norm, activation=self.activation(512))
         side = map_side(input_size, 4)
-        self.head = GlobalDepthwiseHead(512, outputs, side, batch_norm=batch_norm, dropout=dropout)
+        self.head = GlobalDepthwiseHead(
+            512, self.outputs, side, batch_norm=batch_norm, dropout=dropout
+        )
+
+    def activation(self, channels: int) -> nn.Module:
+        """Activation for a number of channels, outside of the blocks."""
+        return nn.PReLU(channels)
 
     def forward(self, images: Tensor) -> Tensor:
         """Descriptors (n, outputs) of normalised images (n, 3, size, size)."""
         check_image_size(images, self.input_size)
         return self.head(self.conv6(self.blocks(self.depthwise2(self.conv1(images)))))
-
-
-def staged_blocks(
-    stages: Sequence[tuple[int, int, int, int]],
-    block: type[InvertedBottleneck],
-    *,
-    batch_norm: bool,
-) -> list[nn.Module]:
-    """Blocks of stages (channels between, channels after, blocks, stride of the first).
-
-    From 64 channels on; a block of stride 1 that keeps the number of channels is residual.
-
-    Parameters
-    ----------
-    stages : sequence of (int, int, int, int)
-    block : type
-        ``InvertedBottleneck`` or a variant of it.
-    batch_norm : bool
-
-    Returns
-    -------
-    list of nn.Module
-    """
-    blocks: list[nn.Module] = []
-    width = 64
-    for expanded, channels, count, stride in stages:
-        for number in range(count):
-            first = stride if number == 0 else 1
-            blocks.append(
-                block(
-                    width,
-                    expanded,
-                    channels,
-                    stride=first,
-                    residual=first == 1 and width == channels,
-                    batch_norm=batch_norm,
-                )
-            )
-            width = channels
-    return blocks
 
 
 class GlobalDepthwiseHead(nn.Module):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from torch import nn
-
-from sfpose.networks.layers import BottleneckNetwork, InvertedBottleneck, staged_blocks
+from sfpose.networks.layers import BottleneckNetwork
 
 __all__ = ["MobiFace"]
 
@@ -50,15 +48,5 @@ class MobiFace(BottleneckNetwork):
     torch.Size([1, 512])
     """
 
-    def __init__(
-        self, *, batch_norm: bool = True, dropout: float = 0.0, input_size: int = 112
-    ) -> None:
-        super().__init__(
-            staged_blocks(_STAGES, InvertedBottleneck, batch_norm=batch_norm),
-            256,
-            512,
-            activation=nn.PReLU,
-            batch_norm=batch_norm,
-            dropout=dropout,
-            input_size=input_size,
-        )
+    stages = _STAGES
+    outputs = 512

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from torch import nn
-
-from sfpose.networks.layers import BottleneckNetwork, InvertedBottleneck, staged_blocks
+from sfpose.networks.layers import BottleneckNetwork
 
 __all__ = ["MobileFaceNet"]
 
@@ -45,15 +43,5 @@ class MobileFaceNet(BottleneckNetwork):
     torch.Size([1, 128])
     """
 
-    def __init__(
-        self, *, batch_norm: bool = True, dropout: float = 0.0, input_size: int = 112
-    ) -> None:
-        super().__init__(
-            staged_blocks(_STAGES, InvertedBottleneck, batch_norm=batch_norm),
-            128,
-            128,
-            activation=nn.PReLU,
-            batch_norm=batch_norm,
-            dropout=dropout,
-            input_size=input_size,
-        )
+    stages = _STAGES
+    outputs = 128

@@ -11,7 +11,6 @@ from sfpose.networks.layers import (
     convolution,
     depthwise_convolution,
     interleave_channels,
-    staged_blocks,
 )
 
 __all__ = ["SeesawBlock", "SeesawFaceNet"]
@@ -134,15 +133,10 @@ class SeesawFaceNet(BottleneckNetwork):
     torch.Size([1, 512])
     """
 
-    def __init__(
-        self, *, batch_norm: bool = True, dropout: float = 0.0, input_size: int = 112
-    ) -> None:
-        super().__init__(
-            staged_blocks(_STAGES, SeesawBlock, batch_norm=batch_norm),
-            128,
-            512,
-            activation=lambda _: nn.SiLU(),
-            batch_norm=batch_norm,
-            dropout=dropout,
-            input_size=input_size,
-        )
+    stages = _STAGES
+    block = SeesawBlock
+    outputs = 512
+
+    def activation(self, channels: int) -> nn.Module:
+        """Swish, for any number of channels."""
+        return nn.SiLU()
