@@ -36,9 +36,18 @@ from sfpose.runtime.session import OnnxModel
 if TYPE_CHECKING:
     from sfpose.preprocessing import Images
 
-__all__ = ["Align", "Aligner", "Embedding", "LandmarkFinder", "crop_kind", "share_of"]
+__all__ = [
+    "Align",
+    "Aligner",
+    "Embedding",
+    "LandmarkFinder",
+    "MinFaceScore",
+    "crop_kind",
+    "share_of",
+]
 
 Align: TypeAlias = 'bool | Literal["auto", "done"]'
+MinFaceScore: TypeAlias = 'float | Literal["auto"]'
 CropKind: TypeAlias = Literal["landmarks", "loose", "done"]
 
 _NORMALIZATIONS = ("none", "l1")
@@ -67,21 +76,24 @@ class LandmarkFinder:
     """
 
     def __init__(self, weights: str | os.PathLike[str], n_threads: int) -> None:
-        self._network = _Network(read_artifact(weights), n_threads)
+        artifact = read_artifact(weights)
+        self._network = _Network(artifact, n_threads)
+        self.min_face_score = _stated_face_score(artifact)
 
     def find(
         self, images: list[NDArray[np.uint8]], squares: NDArray[np.float64] | None = None
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Landmarks (n, 5, 2) in pixels of each image and face scores (n,), 0 to 1.
 
-        Looked for in squares (n, 3, 3) of the images, or in the whole of them.
+        Looked for in squares (n, 3, 3) of the images, or in the whole of them. The score
+        is what both looks say together: the mean of their logits.
         """
         if squares is None:
             squares = np.stack([letterbox_matrix(image.shape) for image in images])
-        landmarks, scores = self._look(images, squares)
+        landmarks, logits = self._look(images, squares)
         around = similarity_to_canonical(landmarks) @ widen_matrix(LANDMARK_CROP_SCALE)
-        second, _ = self._look(images, around)
-        return second, scores
+        landmarks, again = self._look(images, around)
+        return landmarks, 1 / (1 + np.exp(-(logits + again) / 2))
 
     def _look(
         self, images: list[NDArray[np.uint8]], matrices: NDArray[np.float64]
@@ -98,7 +110,15 @@ class LandmarkFinder:
             )
         points = output[:, :10].reshape(-1, 5, 2)
         landmarks = points @ matrices[:, :2, :2].transpose(0, 2, 1) + matrices[:, None, :2, 2]
-        return landmarks, 1 / (1 + np.exp(-output[:, 10]))
+        return landmarks, output[:, 10]
+
+
+def _stated_face_score(artifact: Artifact) -> float:
+    """Face score below which an image shows no face, as a landmark artifact states it."""
+    stated = artifact.manifest.get("min_face_score", 0.0)
+    if isinstance(stated, bool) or not isinstance(stated, (int, float)) or not 0 <= stated <= 1:
+        raise ValueError(f"min_face_score in a manifest must be 0 to 1; got {stated!r}")
+    return float(stated)
 
 
 class Aligner:
@@ -109,11 +129,25 @@ class Aligner:
     weights : str or path
         Artifact of a landmark network.
     n_threads, batch_size : int
+    min_face_score : float or "auto"
+        Face score below which an image shows no face.
     """
 
-    def __init__(self, weights: str | os.PathLike[str], *, n_threads: int, batch_size: int) -> None:
+    def __init__(
+        self,
+        weights: str | os.PathLike[str],
+        *,
+        n_threads: int,
+        batch_size: int,
+        min_face_score: MinFaceScore = "auto",
+    ) -> None:
         self._finder = LandmarkFinder(weights, n_threads)
         self._batch_size = batch_size
+        if min_face_score == "auto":
+            min_face_score = self._finder.min_face_score
+        elif isinstance(min_face_score, str) or not 0 <= min_face_score <= 1:
+            raise ValueError(f"min_face_score must be 0 to 1 or 'auto'; got {min_face_score!r}")
+        self.min_face_score = min_face_score
 
     def landmarks(
         self, images: Images
@@ -133,15 +167,16 @@ class Aligner:
 
     def crops(
         self, images: Images, size: int, margin: float = 1.0
-    ) -> Iterator[list[NDArray[np.uint8]]]:
-        """Batches of aligned crops (size, size, 3)."""
+    ) -> Iterator[tuple[list[NDArray[np.uint8]], NDArray[np.bool_]]]:
+        """Batches of aligned crops (size, size, 3), and which of them show a face."""
         widen = widen_matrix(margin)
-        for batch, points, _ in self.landmarks(images):
+        for batch, points, scores in self.landmarks(images):
             matrices = similarity_to_canonical(points) @ widen
-            yield [
+            crops = [
                 aligned_crop(image, matrix, size)
                 for image, matrix in zip(batch, matrices, strict=True)
             ]
+            yield crops, scores >= self.min_face_score
 
 
 def crop_kind(align: Align, artifact: Artifact | None) -> CropKind:
@@ -168,6 +203,8 @@ class Embedding:
     artifact : Artifact
         Of a descriptor network.
     align : bool, "auto" or "done"
+    min_face_score : float or "auto"
+        Where images are aligned here, the face score below which one shows no face.
     batch_size, n_threads : int
     """
 
@@ -176,6 +213,7 @@ class Embedding:
         artifact: Artifact,
         *,
         align: Align = "auto",
+        min_face_score: MinFaceScore = "auto",
         batch_size: int = 32,
         n_threads: int = 1,
     ) -> None:
@@ -192,14 +230,21 @@ class Embedding:
         kind = crop_kind(align, artifact)
         self._share = share_of(kind)
         if kind == "landmarks":
-            self._aligner = Aligner("landmarks", n_threads=n_threads, batch_size=batch_size)
+            self._aligner = Aligner(
+                "landmarks",
+                n_threads=n_threads,
+                batch_size=batch_size,
+                min_face_score=min_face_score,
+            )
 
     def __call__(self, images: Images) -> NDArray[np.float32]:
-        """Descriptors (n, d), float32; NaN in the row of an image that shows nothing."""
+        """Descriptors (n, d), float32; NaN in the row of an image that shows no face."""
         count_images(images)
-        descriptors = np.concatenate([self._describe(crops) for crops in self._crops(images)])
+        found = [(self._describe(crops), faces) for crops, faces in self._crops(images)]
+        descriptors = np.concatenate([rows for rows, _ in found])
         sums = descriptors.sum(axis=1, keepdims=True)
-        # Two rows of zeros would be at distance 0, the best match of all.
+        # Two pictures of nothing would be alike, two rows of zeros the best match of all.
+        descriptors[~np.concatenate([faces for _, faces in found])] = np.nan
         descriptors[sums[:, 0] <= 0] = np.nan
         if self._normalization == "l1":
             np.divide(descriptors, sums, out=descriptors, where=sums > 0)
@@ -216,9 +261,12 @@ class Embedding:
             raise ValueError("the network must give finite values >= 0; it gives others")
         return rows
 
-    def _crops(self, images: Images) -> Iterator[list[NDArray[np.uint8]]]:
+    def _crops(self, images: Images) -> Iterator[tuple[list[NDArray[np.uint8]], NDArray[np.bool_]]]:
+        """Batches of crops, and which of them show a face: all where none is looked for."""
         size = self._network.size
         if self._aligner is not None:
-            return self._aligner.crops(images, size)
+            yield from self._aligner.crops(images, size)
+            return
         crops = (loose_crop(image, size, share=self._share) for image in iterate_images(images))
-        return batched(crops, self._batch_size)
+        for batch in batched(crops, self._batch_size):
+            yield batch, np.ones(len(batch), dtype=bool)

@@ -12,7 +12,7 @@ from joblib import effective_n_jobs
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
-from sfpose._embedding import Aligner
+from sfpose._embedding import Aligner, MinFaceScore
 from sfpose.detectors import Detector, detect_faces
 from sfpose.geometry import similarity_to_canonical, widen_matrix
 from sfpose.pose import HeadPose, head_pose
@@ -87,11 +87,15 @@ class FaceAligner(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         or ValueError is raised. "skip": a photo that does not show exactly one face is
         left out. "largest", "centre": the largest face, or the one nearest to the
         photo's centre; "all": all of them; for these three, a photo without a face is
-        left out. :meth:`align` says which photo each crop comes from. Crops are all
-        taken.
+        left out. :meth:`align` says which photo each crop comes from. A crop shows one
+        face or none.
     min_face : float, default=20
         Faces whose box has a shorter side below this many pixels count as not there;
         not for crops.
+    min_face_score : float or "auto", default="auto"
+        For crops: the face score of :meth:`find_landmarks`, 0 to 1, below which a crop
+        shows no face. "auto" takes what the landmark network states of itself; 0 takes
+        every crop. A detector answers for its own faces.
     size : int, default=113
         Side of the crops in pixels.
     margin : float, default=1.0
@@ -111,18 +115,18 @@ class FaceAligner(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     Examples
     --------
-    >>> import numpy as np
+    >>> from skimage import data
     >>> from sfpose import FaceAligner
-    >>> photos = [np.full((200, 160, 3), 128, np.uint8)]
-    >>> FaceAligner().transform(photos).shape
+    >>> photo = data.astronaut()
+    >>> FaceAligner().transform([photo[45:205, 150:310]]).shape
     (1, 113, 113, 3)
 
     A detector of your own, here one that always says the same:
 
-    >>> aligner = FaceAligner(detector=lambda photo: [(40, 60, 120, 160)])
-    >>> faces = aligner.align(photos)
+    >>> aligner = FaceAligner(detector=lambda photo: [(170, 60, 270, 180)])
+    >>> faces = aligner.align([photo])
     >>> faces.images.shape, faces.boxes.tolist(), faces.index.tolist()
-    ((1, 113, 113, 3), [[40.0, 60.0, 120.0, 160.0]], [0])
+    ((1, 113, 113, 3), [[170.0, 60.0, 270.0, 180.0]], [0])
     """
 
     def __init__(
@@ -131,6 +135,7 @@ class FaceAligner(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         *,
         policy: Policy = "error",
         min_face: float = 20,
+        min_face_score: MinFaceScore = "auto",
         size: int = 113,
         margin: float = 1.0,
         weights: str | os.PathLike[str] = "landmarks",
@@ -140,6 +145,7 @@ class FaceAligner(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.detector = detector
         self.policy = policy
         self.min_face = min_face
+        self.min_face_score = min_face_score
         self.size = size
         self.margin = margin
         self.weights = weights
@@ -187,7 +193,8 @@ class FaceAligner(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             Pixel coordinates: the eye on the image's left, the other eye, nose tip,
             the mouth corner on the image's left, the other one.
         scores : float64 array of shape (n,)
-            How surely the crop shows a face, 0 to 1.
+            How surely the crop shows a face, 0 to 1: the answer of two looks, at the whole
+            crop and at the face that the first look found, by the mean of their logits.
 
         Raises
         ------
@@ -217,7 +224,7 @@ class FaceAligner(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         ValueError, FileNotFoundError
             If ``X`` is empty or an image of it is refused, a parameter is none of its
             values, the detector gives something else than boxes, or, with
-            ``policy="error"``, a photo does not show exactly one face.
+            ``policy="error"``, a photo does not show exactly one face or a crop none.
         """
         widen = widen_matrix(self.margin)
         images = [np.zeros((0, self.size, self.size, 3), np.uint8)]
@@ -272,9 +279,19 @@ class FaceAligner(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def _cropped(self, X: Images) -> Iterator[_Found]:
         first = 0
-        for batch, points, _ in self._aligner().landmarks(X):
-            boxes = np.array([[0, 0, image.shape[1], image.shape[0]] for image in batch], float)
-            yield batch, points, boxes, first + np.arange(len(batch))
+        aligner = self._aligner()
+        for batch, points, scores in aligner.landmarks(X):
+            rows = np.flatnonzero(scores >= aligner.min_face_score)
+            if self.policy == "error" and len(rows) < len(batch):
+                number = int(np.argmax(scores < aligner.min_face_score))
+                raise ValueError(
+                    f"image {first + number}: a crop must show a face, with a score of at least "
+                    f"{aligner.min_face_score:g}; got {scores[number]:.2g}: choose another policy "
+                    "than 'error', a lower min_face_score, or another image"
+                )
+            shown = [batch[row] for row in rows]
+            boxes = np.array([[0, 0, image.shape[1], image.shape[0]] for image in shown], float)
+            yield shown, points[rows], boxes.reshape(-1, 4), first + rows
             first += len(batch)
 
     def _detected(self, detector: Detector, X: Images) -> Iterator[_Found]:
@@ -319,10 +336,15 @@ class FaceAligner(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         )
 
     def _aligner(self) -> Aligner:
-        key = (self.weights, self.batch_size, effective_n_jobs(self.n_jobs))
+        threads = effective_n_jobs(self.n_jobs)
+        key = (self.weights, self.batch_size, threads, self.min_face_score)
         cached: tuple[object, Aligner] | None = self.__dict__.get("_cached_aligner")
         if cached is None or cached[0] != key:
-            weights, batch_size, threads = key
-            aligner = Aligner(weights, n_threads=threads, batch_size=batch_size)
+            aligner = Aligner(
+                self.weights,
+                n_threads=threads,
+                batch_size=self.batch_size,
+                min_face_score=self.min_face_score,
+            )
             cached = self._cached_aligner = (key, aligner)
         return cached[1]

@@ -11,7 +11,7 @@ from joblib import effective_n_jobs
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
-from sfpose._embedding import Align, CropKind, Embedding, crop_kind, share_of
+from sfpose._embedding import Align, CropKind, Embedding, MinFaceScore, crop_kind, share_of
 from sfpose.alignment import FaceAligner
 from sfpose.preprocessing import count_images, iterate_images, loose_crop
 from sfpose.runtime.artifact import Artifact, read_artifact, write_artifact
@@ -51,6 +51,11 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         does what the weights were trained with; the shipped ones were aligned. "done"
         says that the images are aligned crops already, as :class:`FaceAligner` gives
         them, to be scaled only.
+    min_face_score : float or "auto", default="auto"
+        Where images are aligned, the face score of
+        :meth:`FaceAligner.find_landmarks`, 0 to 1, below which an image shows no face
+        and gets a row of NaN. "auto" takes what the landmark network states of itself;
+        0 embeds everything. ``fit`` learns from every image.
     batch_size : int, default=32
         Images per call of the network, in ``transform`` and in ``fit``.
     n_jobs : int, default=None
@@ -94,11 +99,14 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     Examples
     --------
     >>> import numpy as np
+    >>> from skimage import data
     >>> from sfpose import FaceEmbedder
-    >>> photos = [np.full((200, 160, 3), 90, np.uint8), np.full((96, 96, 3), 30, np.uint8)]
-    >>> descriptors = FaceEmbedder().transform(photos)
+    >>> face = data.astronaut()[45:205, 150:310]
+    >>> descriptors = FaceEmbedder().transform([face, np.full((96, 96, 3), 30, np.uint8)])
     >>> descriptors.shape, descriptors.dtype
     ((2, 1000), dtype('float32'))
+    >>> np.isnan(descriptors).any(axis=1)  # the second shows nobody
+    array([False,  True])
     """
 
     def __init__(
@@ -107,6 +115,7 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         *,
         network: str = "squeezefaceposenet",
         align: Align = "auto",
+        min_face_score: MinFaceScore = "auto",
         batch_size: int = 32,
         n_jobs: int | None = None,
         epochs: int = 10,
@@ -119,6 +128,7 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.weights = weights
         self.network = network
         self.align = align
+        self.min_face_score = min_face_score
         self.batch_size = batch_size
         self.n_jobs = n_jobs
         self.epochs = epochs
@@ -205,6 +215,7 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             aligner = FaceAligner(
                 size=CANVAS_SIZE,
                 margin=CANVAS_SCALE,
+                min_face_score=0,
                 batch_size=self.batch_size,
                 n_jobs=self.n_jobs,
             )
@@ -229,8 +240,9 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         -------
         float32 array of shape (n, 1000)
             Non-negative descriptors; rows sum to 1 if the weights say so (the
-            shipped ones do). The row of an image in which the network finds nothing
-            at all, such as noise, is NaN: a failure to acquire, which scoring refuses.
+            shipped ones do). The row of an image without a face (see
+            ``min_face_score``), or in which the network finds nothing at all, is NaN: a
+            failure to acquire, which scoring refuses.
 
         Raises
         ------
@@ -249,11 +261,16 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         fitted = getattr(self, "artifact_", None)
         source = fitted.digest if fitted is not None else self.weights
         threads = effective_n_jobs(self.n_jobs)
-        key = (fitted is not None, source, self.align, self.batch_size, threads)
+        settings = (self.align, self.min_face_score, self.batch_size, threads)
+        key = (fitted is not None, source, *settings)
         cached: tuple[object, Embedding] | None = self.__dict__.get("_cached_embedding")
         if cached is None or cached[0] != key:
             embedding = Embedding(
-                self.artifact, align=self.align, batch_size=self.batch_size, n_threads=threads
+                self.artifact,
+                align=self.align,
+                min_face_score=self.min_face_score,
+                batch_size=self.batch_size,
+                n_threads=threads,
             )
             cached = self._cached_embedding = (key, embedding)
         return cached[1]

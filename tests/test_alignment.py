@@ -60,11 +60,25 @@ def test_photos_without_a_face_are_left_out_and_the_index_says_so(policy):
     assert _aligner(policy, []).transform([PHOTO]).shape == (0, 113, 113, 3)
 
 
-def test_tiny_is_a_parameter_of_detected_faces_and_crops_are_all_taken():
+def test_tiny_is_a_parameter_of_detected_faces_and_not_of_crops():
     assert len(_aligner("all", min_face=5).align([PHOTO]).index) == 3
-    crops = FaceAligner(policy="skip").align([PHOTO, PHOTO[:12, :15]])
+    crops = FaceAligner(min_face_score=0).align([PHOTO, PHOTO[:12, :15]])
     assert crops.index.tolist() == [0, 1]
     assert crops.boxes.tolist() == [[0, 0, 240, 200], [0, 0, 15, 12]]
+
+
+@pytest.mark.parametrize("policy", ["skip", "largest", "centre", "all"])
+def test_a_crop_shows_one_face_or_none(portrait, nothing, policy):
+    faces = FaceAligner(policy=policy, batch_size=2).align([nothing, portrait, portrait, nothing])
+    assert faces.index.tolist() == [1, 2]
+    assert faces.boxes.tolist() == [[0, 0, 160, 160]] * 2
+    np.testing.assert_array_equal(faces.images[:1], FaceAligner().transform([portrait]))
+    assert FaceAligner(policy=policy).transform([nothing]).shape == (0, 113, 113, 3)
+
+
+def test_a_crop_without_a_face_is_an_error_unless_another_policy_says_so(portrait, nothing):
+    with pytest.raises(ValueError, match=r"image 2: a crop must show a face, with a score of at"):
+        FaceAligner(batch_size=1).transform([portrait, portrait, nothing])
 
 
 def test_landmarks_of_a_detector_are_taken_as_they_are():

@@ -107,15 +107,18 @@ def test_the_page_answers_as_python_does(browse, portrait, hopper):
         told = browse(first, second)
         rows = embedder.transform([first, second])
         expected = verifier.verify(rows[0], rows[1])
-        landmarks, _ = FaceAligner().find_landmarks([first])
+        landmarks, scores = FaceAligner().find_landmarks([first])
         np.testing.assert_allclose(told["landmarks"], landmarks[0], atol=0.01)
+        assert told["score"] == pytest.approx(scores[0], abs=1e-4)
         assert told["distance"] == pytest.approx(expected.distance, abs=1e-3)
         assert told["threshold"] == expected.threshold
         assert told["match"] == expected.match
         np.testing.assert_allclose(told["descriptor"], rows[0], atol=1e-4)
 
 
-def test_a_photo_of_nothing_is_refused_there_too(browse, portrait):
-    noise = np.random.default_rng(3).integers(0, 256, (64, 90, 3), dtype=np.uint8)
-    assert np.isnan(FaceEmbedder().transform([noise])).all()
-    assert "nothing was found" in browse(noise, portrait)["error"]
+def test_a_photo_of_nothing_is_refused_there_too(browse, portrait, nothing):
+    told = browse(nothing, portrait)
+    assert "nothing was found" in told["error"]
+    _, scores = FaceAligner().find_landmarks([nothing])
+    assert told["score"] == pytest.approx(scores[0], abs=1e-4)
+    assert np.isnan(FaceEmbedder().transform([nothing])).all()

@@ -18,8 +18,9 @@ from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 
 from sfpose import FaceAligner, FaceEmbedder, TemplateVerifier
-from sfpose.geometry import CANONICAL_LANDMARKS
-from sfpose.preprocessing import loose_crop
+from sfpose._embedding import Embedding
+from sfpose.geometry import CANONICAL_LANDMARKS, similarity_to_canonical, widen_matrix
+from sfpose.preprocessing import aligned_crop, loose_crop
 from sfpose.runtime.artifact import read_artifact, read_manifest, write_artifact
 
 
@@ -106,6 +107,63 @@ def test_an_image_of_nothing_is_a_failure_to_acquire_and_never_a_match(embedder,
     np.testing.assert_allclose(descriptors[~lost].sum(1), 1, rtol=1e-5)
     with pytest.raises(ValueError, match="no face was found"):
         TemplateVerifier().verify(descriptors[lost][0], descriptors[lost][0])
+
+
+def test_rows_in_which_nothing_fires_are_failures_to_acquire(embedder, photos, monkeypatch):
+    original = Embedding._describe
+
+    def describe(self, crops):
+        rows = original(self, crops)
+        rows[1] = 0
+        return rows
+
+    monkeypatch.setattr(Embedding, "_describe", describe)
+    assert np.isnan(embedder.transform(photos)).all(axis=1).tolist() == [False, True, False]
+
+
+def test_the_face_score_decides_what_is_embedded(photos, nothing):
+    landmarks = read_artifact("landmarks")
+    limit = landmarks.manifest["min_face_score"]
+    images = [*photos, nothing]
+    _, scores = FaceAligner().find_landmarks(images)
+    assert (scores[:3] > limit).all()
+    assert scores[3] < limit
+    assert np.isnan(FaceEmbedder().transform(images)).all(axis=1).tolist() == [False] * 3 + [True]
+    # Nothing is refused at 0, and what is embedded does not depend on the limit.
+    whole = FaceEmbedder(min_face_score=0).transform(images)
+    assert np.isfinite(whole).all()
+    np.testing.assert_array_equal(whole[:3], FaceEmbedder().transform(photos))
+    middle = np.sort(scores)[1:3].mean()
+    kept = ~np.isnan(FaceEmbedder(min_face_score=middle).transform(images)).any(axis=1)
+    np.testing.assert_array_equal(kept, scores >= middle)
+
+
+@pytest.mark.parametrize("score", [-0.1, 1.1, np.nan, "all"])
+def test_face_scores_are_shares(photos, score):
+    for estimator in (FaceEmbedder(min_face_score=score), FaceAligner(min_face_score=score)):
+        with pytest.raises(ValueError, match="min_face_score must be 0 to 1 or 'auto'; got"):
+            estimator.transform(photos)
+
+
+def test_the_face_score_is_that_of_both_looks(portrait):
+    """Against plain onnxruntime: the mean of the two logits, as a probability."""
+    artifact = read_artifact("landmarks")
+    session = onnxruntime.InferenceSession(artifact.model)
+    settings = artifact.network_input
+    landmarks, scores = FaceAligner().find_landmarks([portrait])
+
+    def look(matrix):
+        crop = aligned_crop(portrait, matrix, settings.size) / 255
+        pixels = ((crop - settings.mean) / settings.std).transpose(2, 0, 1)[None]
+        return session.run(None, {"images": pixels.astype(np.float32)})[0][0].astype(float)
+
+    whole = np.diag([160.0, 160.0, 1.0])
+    first = look(whole)
+    around = similarity_to_canonical(160 * first[:10].reshape(1, 5, 2))[0] @ widen_matrix(1.4)
+    second = look(around)
+    points = np.c_[second[:10].reshape(5, 2), np.ones(5)] @ around.T
+    np.testing.assert_allclose(landmarks[0], points[:, :2], atol=1e-3)
+    assert np.log(scores[0] / (1 - scores[0])) == pytest.approx((first[10] + second[10]) / 2)
 
 
 def test_alignment_undoes_turning_and_scaling(portrait):

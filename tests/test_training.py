@@ -46,9 +46,9 @@ from sfpose.training.optimizers import OPTIMIZERS, Muon, build_optimizer  # noqa
 from sfpose.training.recipes import (  # noqa: E402
     DistillationRecipe,
     distil,
-    one_stage,
     shorter,
 )
+from sfpose.training.settings import one_stage  # noqa: E402
 
 
 class Blobs:
@@ -393,8 +393,10 @@ def test_non_faces_teach_the_score_and_no_landmark():
 def test_recipes_run_from_start_to_artifact(tmp_path):
     faces = _faces()
     loop = LoopSettings(stages=(Stage(32, 12, 6),), optimizer="muon", learning_rate=1e-3)
-    recipe = one_stage(DistillationRecipe(loop=loop), 40, 12, 1e-3)
-    assert [(s.size, s.images, s.rates) for s in recipe.loop.stages] == [(40, 12, (1.0, 0.0))]
+    loop = one_stage(loop, 40, 12, 2e-3)
+    assert loop.stages == (Stage(40, 12, 6, (1.0, 0.0)),)
+    assert loop.learning_rate == 2e-3
+    recipe = DistillationRecipe(loop=loop, size=40)
     halved = shorter(DistillationRecipe(loop=LoopSettings(stages=(Stage(32, 64, 8),))), 0.5)
     assert halved.loop.total == 32
     artifact = distil(faces, tmp_path / "distil.pt", recipe=recipe, progress=False)

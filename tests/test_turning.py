@@ -34,7 +34,7 @@ def test_a_face_turned_to_where_it_looks_stays_as_it_is(surface):
     photo = torch.nn.functional.interpolate(coarse, size=128, mode="bicubic").clamp(0, 255)
     photo = photo.permute(0, 2, 3, 1).to(torch.uint8)
     cameras = head_cameras(FRONTAL[None])
-    drawn = turner.turn(photo, torch.from_numpy(cameras.astype(np.float32)))[0].numpy()
+    drawn = turner.turn(photo, torch.from_numpy(cameras.astype(np.float32))).crops[0].numpy()
     matrix = torch.from_numpy(similarity_to_canonical(FRONTAL[None]).astype(np.float32))
     expected = 255 * sample_images(photo, matrix, 64)[0].permute(1, 2, 0).numpy()
     middle = (slice(12, 60), slice(14, 50))
@@ -48,7 +48,7 @@ def test_a_turned_face_shows_its_far_side_from_the_mirrored_one(surface):
     photo[:, :, :64, 0] = 255
     photo[:, :, 64:, 2] = 255
     cameras = head_cameras(FRONTAL[None])
-    drawn = turner.turn(photo, torch.from_numpy(cameras.astype(np.float32)))[0].numpy()
+    drawn = turner.turn(photo, torch.from_numpy(cameras.astype(np.float32))).crops[0].numpy()
     cheek = drawn[28:48, 24:40]
     assert cheek[..., 0].mean() > 200
     assert cheek[..., 2].mean() < 30

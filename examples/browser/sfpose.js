@@ -217,29 +217,35 @@ export class Verifier {
 
   async #look(picture, square) {
     const output = await this.landmarks.run(alignedCrop(picture, square, this.landmarks.size));
-    return [0, 1, 2, 3, 4].map((i) => {
+    const points = [0, 1, 2, 3, 4].map((i) => {
       const [u, v] = [output[2 * i], output[2 * i + 1]];
       return [
         square[0] * u + square[1] * v + square[2],
         square[3] * u + square[4] * v + square[5],
       ];
     });
+    return { points, logit: output[10] };
   }
 
-  // Five points [x, y] in pixels of a loose crop of one face.
+  // Five points [x, y] in pixels of a loose crop of one face, and how surely it is one.
   async findLandmarks(picture) {
     const whole = centredSquare(picture, Math.max(picture.width, picture.height));
     const first = await this.#look(picture, whole);
-    const around = multiply(similarityToCanonical(first), widening(LANDMARK_CROP_SCALE));
-    return this.#look(picture, around);
+    const around = multiply(similarityToCanonical(first.points), widening(LANDMARK_CROP_SCALE));
+    const second = await this.#look(picture, around);
+    const score = 1 / (1 + Math.exp(-(first.logit + second.logit) / 2));
+    return { points: second.points, score };
   }
 
   // 1000 values that are not negative and sum to 1.
   async embed(picture) {
-    const matrix =
-      this.descriptor.manifest.alignment === "five-landmarks"
-        ? similarityToCanonical(await this.findLandmarks(picture))
-        : centredSquare(picture, (Math.min(picture.width, picture.height) * 224) / 256);
+    let matrix = centredSquare(picture, (Math.min(picture.width, picture.height) * 224) / 256);
+    if (this.descriptor.manifest.alignment === "five-landmarks") {
+      const { points, score } = await this.findLandmarks(picture);
+      if (score < (this.landmarks.manifest.min_face_score ?? 0))
+        throw new Error("a photo must show a face; nothing was found");
+      matrix = similarityToCanonical(points);
+    }
     const values = await this.descriptor.run(alignedCrop(picture, matrix, this.descriptor.size));
     const sum = values.reduce((total, value) => total + value, 0);
     if (!(sum > 0)) throw new Error("a photo must show a face; nothing was found");

@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     photos = rng.integers(0, 256, (32, 160, 160, 3), dtype=np.uint8)
     rows = rng.random((256, 1000), dtype=np.float32)
     embedder = FaceEmbedder(options.weights, align="done", n_jobs=options.n_jobs)
-    aligner = FaceAligner(n_jobs=options.n_jobs)
+    aligner = FaceAligner(min_face_score=0, n_jobs=options.n_jobs)
 
     def seconds(work: Callable[[], object]) -> float:
         work()

@@ -154,7 +154,7 @@ def _studies(folder: PoseFolder, options: argparse.Namespace) -> _Printed:
     embedder, embed = _embedding(options)
     whole = embed(folder.images)
     size = read_artifact(options.weights).network_input.size
-    aligner = FaceAligner(size=size, n_jobs=embedder.n_jobs)
+    aligner = FaceAligner(size=size, min_face_score=0, n_jobs=embedder.n_jobs)
     crops = aligner.transform(folder.images)
     landmarks, scores = aligner.find_landmarks(folder.images)
     aligned = FaceEmbedder(options.weights, align="done", n_jobs=embedder.n_jobs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,19 +61,7 @@ def _add_taught(
     _add_shared(parser)
     parser.add_argument("--cache", type=Path, default=Path(".cache/sfpose"))
     parser.set_defaults(run=_run_landmarks if what == "landmarks" else _run_distil)
-    if what == "landmarks":
-        return
     _add_start(parser)
-    parser.add_argument("--landmarks", default="landmarks", help="landmark artifact to align by")
-    parser.add_argument(
-        "--calibrate-on", type=Path, metavar="CFP", help="CFP folder or zip for the threshold"
-    )
-    parser.add_argument(
-        "--calibrate-people", default="1-100", metavar="FIRST-LAST", help="(default: 1-100)"
-    )
-    parser.add_argument(
-        "--scale", type=float, default=1.0, help="multiply the images of every stage"
-    )
     parser.add_argument(
         "--one-stage",
         nargs=3,
@@ -86,6 +75,36 @@ def _add_taught(
         metavar="FILE",
         help=".safetensors with the vertices and triangles of a generic face, by which some "
         "faces are turned to the side",
+    )
+    if what == "landmarks":
+        parser.add_argument(
+            "--only-score",
+            action="store_true",
+            help="teach nothing but the face score; landmarks stay those of --start",
+        )
+        return
+    parser.add_argument("--landmarks", default="landmarks", help="landmark artifact to align by")
+    parser.add_argument(
+        "--teacher",
+        type=Path,
+        metavar="ONNX",
+        help="the network that gave the stored embeddings, asked about blends of two faces",
+    )
+    parser.add_argument(
+        "--mixed",
+        type=int,
+        default=60_000,
+        metavar="N",
+        help="how many blends to make with --teacher (default: 60000)",
+    )
+    parser.add_argument(
+        "--calibrate-on", type=Path, metavar="CFP", help="CFP folder or zip for the threshold"
+    )
+    parser.add_argument(
+        "--calibrate-people", default="1-100", metavar="FIRST-LAST", help="(default: 1-100)"
+    )
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="multiply the images of every stage"
     )
 
 
@@ -176,10 +195,23 @@ def _run_landmarks(options: argparse.Namespace) -> int:
     checkpoint = _checkpoint(options)
     from sfpose.runtime.artifact import write_artifact
     from sfpose.training.faces import load_taught_faces
-    from sfpose.training.landmarks import train_landmarks
+    from sfpose.training.landmarks import LANDMARK_LOOP, train_landmarks
+    from sfpose.training.settings import one_stage
 
     faces = load_taught_faces(options.data, options.cache)
-    artifact = train_landmarks(faces, checkpoint, stop_after_minutes=options.minutes)
+    settings = LANDMARK_LOOP
+    if options.one_stage is not None:
+        size, images, rate = options.one_stage
+        settings = one_stage(settings, int(size), int(images), float(rate))
+    artifact = train_landmarks(
+        faces,
+        checkpoint,
+        start=options.start,
+        face_surface=options.face_surface,
+        only_score=options.only_score,
+        settings=settings,
+        stop_after_minutes=options.minutes,
+    )
     path = write_artifact(options.out, artifact.model, artifact.manifest, overwrite=True)
     print(f"wrote {path}")
     return 0
@@ -194,12 +226,18 @@ def _run_distil(options: argparse.Namespace) -> int:
     from sfpose.runtime.artifact import write_artifact
     from sfpose.training import recipes
     from sfpose.training.faces import load_taught_faces
+    from sfpose.training.mixing import mix_faces, onnx_teacher
+    from sfpose.training.settings import one_stage
 
     faces = load_taught_faces(options.data, options.cache)
+    if options.teacher is not None:
+        teacher = onnx_teacher(options.teacher)
+        faces = mix_faces(faces, teacher, options.mixed, options.cache)
     recipe = recipes.shorter(recipes.DistillationRecipe(), options.scale)
     if options.one_stage is not None:
         size, images, rate = options.one_stage
-        recipe = recipes.one_stage(recipe, int(size), int(images), float(rate))
+        loop = one_stage(recipe.loop, int(size), int(images), float(rate))
+        recipe = replace(recipe, loop=loop, size=int(size))
     landmarks = recipes.find_own_landmarks(faces, options.landmarks, options.cache)
     artifact = recipes.distil(
         faces,

@@ -6,15 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sfpose.networks.layers import convolution
+
 __all__ = ["FaceLandmarkNet"]
-
-
-def _block(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(inplace=True),
-    )
 
 
 class FaceLandmarkNet(nn.Module):
@@ -30,6 +24,11 @@ class FaceLandmarkNet(nn.Module):
     image's left first), as shares of the crop's side with (0, 0) at the upper left
     and (1, 1) at the lower right corner; then the logit of "this is a face".
 
+    Parameters
+    ----------
+    batch_norm : bool, default=True
+        False builds the network whose batch normalisation was folded away, as it ships.
+
     Examples
     --------
     >>> import torch
@@ -43,15 +42,29 @@ class FaceLandmarkNet(nn.Module):
     input_size = 64
     positions: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, *, batch_norm: bool = True) -> None:
         super().__init__()
-        self.down4 = nn.Sequential(_block(3, 16, 2), _block(16, 24, 2))
-        self.down8 = nn.Sequential(_block(24, 48, 2), _block(48, 48))
-        self.down16 = nn.Sequential(_block(48, 64, 2), _block(64, 48))
-        self.mix8 = _block(48, 24, kernel=1)
-        self.mix4 = _block(24, 24)
+
+        def block(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> nn.Sequential:
+            return convolution(
+                inputs,
+                outputs,
+                kernel,
+                stride=stride,
+                batch_norm=batch_norm,
+                activation=nn.ReLU(inplace=True),
+            )
+
+        self.down4 = nn.Sequential(block(3, 16, 2), block(16, 24, 2))
+        self.down8 = nn.Sequential(block(24, 48, 2), block(48, 48))
+        self.down16 = nn.Sequential(block(48, 64, 2), block(64, 48))
+        self.mix8 = block(48, 24, kernel=1)
+        self.mix4 = block(24, 24)
         self.maps = nn.Conv2d(24, 5, 1)
-        self.score = nn.Linear(48, 1)
+        # Of where things are, not of their mean: parts of a face in disorder are no face.
+        self.score = nn.Sequential(
+            nn.Flatten(), nn.Linear(48 * 16, 32), nn.ReLU(inplace=True), nn.Linear(32, 1)
+        )
         # A margin around the crop, so that a landmark on its edge can be expressed.
         cells = (torch.arange(16) + 0.5) / 16 * 1.2 - 0.1
         grid = torch.stack([cells.repeat(16), cells.repeat_interleave(16)], 1)
@@ -62,7 +75,7 @@ class FaceLandmarkNet(nn.Module):
         fine = self.down4(images)
         middle = self.down8(fine)
         coarse = self.down16(middle)
-        score = self.score(coarse.mean((2, 3)))
+        score = self.score(coarse)
         middle = self.mix8(middle + F.interpolate(coarse, scale_factor=2.0, mode="nearest"))
         fine = self.mix4(fine + F.interpolate(middle, scale_factor=2.0, mode="nearest"))
         weights = torch.softmax(self.maps(fine).flatten(2), 2)

@@ -121,7 +121,7 @@ class TaughtFaceSource:
         if self._turner is not None:
             turned = self._frontal[targets] & (torch.rand(count) < self._turned_share)
             if turned.any():
-                drawn = self._turner.turn(photos[turned], self._cameras[targets[turned]])
+                drawn, _ = self._turner.turn(photos[turned], self._cameras[targets[turned]])
                 to_pixels = torch.diag(torch.tensor([*drawn.shape[2:0:-1], 1.0]))
                 crops[turned] = sample_images(
                     drawn, to_pixels @ inner[turned], size, padding="border", oversample=2

@@ -32,6 +32,7 @@ __all__ = [
     "fold_batch_norm",
     "network_from_artifact",
     "scale_descriptor",
+    "stored_parameters",
     "to_manifest",
     "to_onnx",
 ]
@@ -191,6 +192,18 @@ def to_manifest(
     return manifest
 
 
+def stored_parameters(artifact: Artifact) -> dict[str, Tensor]:
+    """Parameters of an artifact's network by their torch names."""
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load_from_string(artifact.model)
+    return {
+        tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy())
+        for tensor in model.graph.initializer
+    }
+
+
 def network_from_artifact(artifact: Artifact, *, dropout: float = 0.0) -> nn.Module:
     """Build the torch network of an artifact with its weights, to train on.
 
@@ -199,9 +212,6 @@ def network_from_artifact(artifact: Artifact, *, dropout: float = 0.0) -> nn.Mod
     ValueError
         If the manifest names no known network or the weights do not fit it.
     """
-    import onnx
-    from onnx import numpy_helper
-
     settings = artifact.manifest.get("input")
     size = settings.get("size") if isinstance(settings, dict) else None
     network = build_network(
@@ -210,11 +220,7 @@ def network_from_artifact(artifact: Artifact, *, dropout: float = 0.0) -> nn.Mod
         dropout=dropout,
         input_size=size if isinstance(size, int) else None,
     )
-    model = onnx.load_from_string(artifact.model)
-    stored = {
-        tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy())
-        for tensor in model.graph.initializer
-    }
+    stored = stored_parameters(artifact)
     state: dict[str, Tensor] = {}
     for name, parameter in network.state_dict().items():
         if name not in stored or stored[name].shape != parameter.shape:

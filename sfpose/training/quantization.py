@@ -124,7 +124,7 @@ def _inputs(
 ) -> Iterator[NDArray[np.float32]]:
     settings = artifact.network_input
     aligned = crop_kind("auto", artifact) == "landmarks"
-    aligner = FaceAligner(size=settings.size, n_jobs=n_jobs)
+    aligner = FaceAligner(size=settings.size, min_face_score=0, n_jobs=n_jobs)
     for start in range(0, len(images), _BATCH):
         part = images[start : start + _BATCH]
         crops = (

@@ -36,7 +36,6 @@ __all__ = [
     "distil",
     "export_distilled",
     "find_own_landmarks",
-    "one_stage",
     "shorter",
     "start_network",
 ]
@@ -237,15 +236,6 @@ def shorter(recipe: DistillationRecipe, factor: float) -> DistillationRecipe:
     return replace(recipe, loop=replace(recipe.loop, stages=stages))
 
 
-def one_stage(
-    recipe: DistillationRecipe, size: int, images: int, learning_rate: float
-) -> DistillationRecipe:
-    """The same recipe with one stage, its rate falling to zero; exported at its size."""
-    stage = Stage(size, images, recipe.loop.stages[-1].batch_size, (1.0, 0.0))
-    loop = replace(recipe.loop, stages=(stage,), learning_rate=learning_rate)
-    return replace(recipe, loop=loop, size=size)
-
-
 def find_own_landmarks(
     faces: TaughtFaces, weights: str, cache: Path, *, n_jobs: int | None = None
 ) -> NDArray[np.float32]:
@@ -259,10 +249,11 @@ def find_own_landmarks(
     weights : str
         Artifact of the landmark network.
     cache : Path
-        Folder for the result, under the digest of the network.
+        Folder for the result, under the digest of the network and the number of photos.
     n_jobs : int, optional
     """
-    file = cache / f"landmarks_{read_artifact(weights).digest[:16]}.npy"
+    digest = read_artifact(weights).digest[:16]
+    file = cache / f"landmarks_{digest}_{len(faces.photos)}.npy"
     if not file.exists():
         aligner = FaceAligner(weights=weights, n_jobs=n_jobs)
         landmarks, _ = aligner.find_landmarks(faces.photos)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -12,7 +12,15 @@ from torch import Tensor
 
 from sfpose.training.schedules import Stage
 
-__all__ = ["BatchSource", "LoopSettings", "autocast", "find_device", "seed_of_step"]
+__all__ = [
+    "BatchSource",
+    "LoopSettings",
+    "autocast",
+    "find_device",
+    "has_fast_bfloat16",
+    "one_stage",
+    "seed_of_step",
+]
 
 
 class BatchSource(Protocol):
@@ -52,7 +60,7 @@ class LoopSettings:
     device : str
         ``"auto"`` takes CUDA where there is one.
     precision : {"auto", "float32", "bfloat16"}
-        ``"auto"`` takes bfloat16 on CUDA and on processors with tiles for it.
+        ``"auto"`` takes bfloat16 on CUDA and on processors with instructions for it.
     """
 
     stages: Sequence[Stage]
@@ -74,6 +82,12 @@ class LoopSettings:
         return sum(stage.images for stage in self.stages)
 
 
+def one_stage(settings: LoopSettings, size: int, images: int, learning_rate: float) -> LoopSettings:
+    """The same settings with one stage, its rate falling to zero."""
+    stage = Stage(size, images, settings.stages[-1].batch_size, (1.0, 0.0))
+    return replace(settings, stages=(stage,), learning_rate=learning_rate)
+
+
 def seed_of_step(seed: int, first: int) -> int:
     """One number for the random choices of the batch that starts at image ``first``."""
     return (seed * 1_000_003 + first * 7_919) % (2**63)
@@ -86,13 +100,20 @@ def find_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 matrices in hardware; twice float32's speed."""
+    if device.type == "cuda":
+        return True
+    asked = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, name, bool)() for name in asked)
+
+
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
     """Context in which a network computes at the precision of that name."""
     if precision not in ("auto", "float32", "bfloat16"):
         raise ValueError(f"precision must be 'auto', 'float32' or 'bfloat16'; got {precision!r}")
     if precision == "auto":
-        fast = device.type == "cuda" or getattr(torch.cpu, "_is_amx_tile_supported", bool)()
-        precision = "bfloat16" if fast else "float32"
+        precision = "bfloat16" if has_fast_bfloat16(device) else "float32"
     if precision == "float32":
         return nullcontext()
     return torch.autocast(device.type, torch.bfloat16)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,10 +18,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sfpose.geometry import similarity_to_canonical
+from sfpose.geometry import similarity_to_canonical, widen_matrix
 from sfpose.pose import FACE_POINTS
 
-__all__ = ["FaceTurner"]
+__all__ = ["FaceTurner", "TurnedFaces"]
 
 # Centimetres in the frame of the surface: an ellipsoid that meets it at temples and jaw.
 _HEAD_CENTRE = np.array([0.0, 2.0, -3.5])
@@ -40,6 +41,23 @@ def _rotation(yaw: float, pitch: float) -> Floats:
     return np.array([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]]) @ turn
 
 
+class TurnedFaces(NamedTuple):
+    """What a :class:`FaceTurner` draws.
+
+    Attributes
+    ----------
+    crops : float Tensor of shape (n, size, size, 3)
+        Values 0 to 255. Faces look to the image's right; around the head are a
+        neighbour's colours.
+    landmarks : float Tensor of shape (n, 5, 2)
+        Where the five points of the generic face lie in the crop, seen or hidden, as
+        shares of its side.
+    """
+
+    crops: Tensor
+    landmarks: Tensor
+
+
 class FaceTurner:
     """Draws aligned crops of faces as they would look turned to the side.
 
@@ -53,6 +71,8 @@ class FaceTurner:
         Side of the drawn crops in pixels.
     yaws, pitches : sequences of float
         Degrees to which faces are turned.
+    margin : float, default=1.0
+        Side of the drawn crops over the canonical crop's.
     """
 
     def __init__(
@@ -62,6 +82,7 @@ class FaceTurner:
         size: int = 64,
         yaws: Sequence[float] = (30, 40, 50, 60, 70, 80, 88),
         pitches: Sequence[float] = (-8, 0, 8),
+        margin: float = 1.0,
     ) -> None:
         from safetensors.numpy import load_file
 
@@ -70,17 +91,18 @@ class FaceTurner:
         triangles = tensors["triangles"]
         self.size = size
         maps = [
-            _position_map(vertices, triangles, _rotation(yaw, pitch), size)
+            _position_map(vertices, triangles, _rotation(yaw, pitch), size, margin)
             for yaw in yaws
             for pitch in pitches
         ]
-        positions, normals, covered = (np.stack(part) for part in zip(*maps, strict=True))
+        positions, normals, covered, points = (np.stack(part) for part in zip(*maps, strict=True))
         self._positions = torch.from_numpy(positions.astype(np.float32))
         self._normals = torch.from_numpy(normals.astype(np.float32))
         self._covered = torch.from_numpy(covered)
+        self._points = torch.from_numpy(points.astype(np.float32))
 
-    def turn(self, photos: Tensor, cameras: Tensor) -> Tensor:
-        """Crops (n, size, size, 3) of photos (n, h, w, 3), each turned by a random yaw.
+    def turn(self, photos: Tensor, cameras: Tensor) -> TurnedFaces:
+        """Crops of the faces of photos, each turned by a random yaw and pitch.
 
         Parameters
         ----------
@@ -90,8 +112,7 @@ class FaceTurner:
 
         Returns
         -------
-        float Tensor of shape (n, size, size, 3), values 0 to 255
-            Faces look to the image's right; around the head are a neighbour's colours.
+        TurnedFaces
         """
         count, height, width, _ = photos.shape
         chosen = torch.randint(len(self._positions), (count,))
@@ -127,16 +148,17 @@ class FaceTurner:
             F.adaptive_avg_pool2d(moved.roll(1, 0), 3), size=self.size, mode="bilinear"
         )
         cover = F.avg_pool2d(covered[:, None].float(), 3, 1, 1)
-        return (drawn * cover + around * (1 - cover)).permute(0, 2, 3, 1)
+        crops = (drawn * cover + around * (1 - cover)).permute(0, 2, 3, 1)
+        return TurnedFaces(crops, self._points[chosen])
 
 
 def _position_map(
-    vertices: Floats, triangles: NDArray[np.integer], turn: Floats, size: int
-) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-    """Head position, normal and coverage of each pixel of the crop of a turned head."""
+    vertices: Floats, triangles: NDArray[np.integer], turn: Floats, size: int, margin: float
+) -> tuple[Floats, Floats, NDArray[np.bool_], Floats]:
+    """Head position, normal and coverage of each pixel of a turned head's crop; landmarks."""
     down = np.array([1.0, -1.0])
     seen = (FACE_POINTS * _UP_AND_NEAR @ turn.T)[:, :2] * down
-    to_plane = similarity_to_canonical(seen[None])[0]
+    to_plane = similarity_to_canonical(seen[None])[0] @ widen_matrix(margin)
     steps = (np.arange(size) + 0.5) / size
     crop = np.stack([*np.meshgrid(steps, steps), np.ones((size, size))], axis=-1)
     plane = crop @ to_plane.T
@@ -181,4 +203,5 @@ def _position_map(
         covered[v[nearer], u[nearer]] = True
     points = np.stack([x, y, np.where(covered, depth, 0.0)], axis=-1)
     length = np.linalg.norm(normals, axis=-1, keepdims=True)
-    return points @ turn, normals @ turn / np.maximum(length, 1e-12), covered
+    landmarks = (np.c_[seen, np.ones(5)] @ from_plane.T)[:, :2]
+    return points @ turn, normals @ turn / np.maximum(length, 1e-12), covered, landmarks

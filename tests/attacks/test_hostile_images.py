@@ -166,10 +166,11 @@ def test_pillow_images_are_held_to_the_same_rules():
 )
 def test_every_shape_has_a_descriptor_or_is_a_failure_to_acquire(shape):
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    for embedder in (FaceEmbedder(), FaceEmbedder(align=False)):
+    for embedder in (FaceEmbedder(min_face_score=0), FaceEmbedder(align=False)):
         (row,) = embedder.transform([image])
         assert np.isnan(row).all() or row.sum() == pytest.approx(1, rel=1e-4)
-    assert FaceAligner().transform([image]).shape == (1, 113, 113, 3)
+    assert np.isnan(FaceEmbedder().transform([image])).all()
+    assert FaceAligner(min_face_score=0).transform([image]).shape == (1, 113, 113, 3)
 
 
 def test_one_bad_image_among_many_is_named(photos):
