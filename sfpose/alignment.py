@@ -53,7 +53,8 @@ class AlignedFaces:
     --------
     >>> import numpy as np
     >>> from sfpose import FaceAligner
-    >>> faces = FaceAligner().align([np.full((200, 160, 3), 128, np.uint8)])
+    >>> aligner = FaceAligner(min_face_score=0)
+    >>> faces = aligner.align([np.full((200, 160, 3), 128, np.uint8)])
     >>> faces.images.shape, faces.landmarks.shape, faces.pose().yaw.shape
     ((1, 113, 113, 3), (1, 5, 2), (1,))
     """

@@ -213,6 +213,7 @@ def test_the_figure_has_four_panels(folder, tmp_path):
         assert min(image.size) > 800
 
 
+@pytest.mark.usefixtures("any_crop_is_a_face")
 @pytest.mark.parametrize("part", ["table3", "table4", "table5", "studies"])
 def test_the_command_reproduces(folder, part, capsys):
     assert main(["reproduce", part, "--data", str(folder), "--draws", "3", "--n-jobs", "1"]) == 0
@@ -226,6 +227,7 @@ def test_the_command_reproduces(folder, part, capsys):
         assert word in printed
 
 
+@pytest.mark.usefixtures("any_crop_is_a_face")
 @pytest.mark.parametrize("part", ["table3", "table4", "figures", "studies"])
 def test_json_tells_what_the_text_does(folder, part, capsys, tmp_path):
     (folder / "P9" / "frontal").mkdir(parents=True)
