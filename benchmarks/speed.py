@@ -1,9 +1,10 @@
 """Time of scoring, embedding and starting, each beside a named peer in the same run.
 
-    python benchmarks/speed.py [--sface SFACE.onnx] [--json FILE]
+    python benchmarks/speed.py [--sface SFACE.onnx] [--descriptors FILE.npz] [--json FILE]
 
-Scoring is compared with scikit-learn's additive_chi2_kernel; embedding with SFace, if
-its file is given. Ratios are what to quote: absolute times are this machine's.
+Scoring is compared with scikit-learn's additive_chi2_kernel, on made-up values and on those that
+benchmarks/gallery.py kept with --descriptors; embedding with SFace, if its file is given. Ratios
+are what to quote: absolute times are this machine's.
 """
 
 from __future__ import annotations
@@ -34,16 +35,21 @@ def median_seconds(function, repeats=7):
     return float(np.median(times))
 
 
-def scoring(results):
+def scoring(results, descriptors):
     rng = np.random.default_rng(0)
-    a, b = (np.maximum(rng.normal(size=(n, 1000)), 0).astype(np.float32) for n in (512, 2048))
-    peer = median_seconds(lambda: additive_chi2_kernel(a, b), 3)
-    for threads in (1, 2):
-        ours = median_seconds(lambda threads=threads: chi2_matrix(a, b, n_jobs=threads))
-        results[f"score matrix 512 x 2048 x 1000, {threads} threads"] = {
-            "milliseconds": 1000 * ours,
-            "times scikit-learn's speed": peer / ours,
-        }
+    kinds = {"made up": np.maximum(rng.normal(size=(2560, 1000)), 0).astype(np.float32)}
+    if descriptors:
+        with np.load(descriptors) as stored:
+            kinds["of photos"] = stored["photos"][:2560]
+    for kind, rows in kinds.items():
+        a, b = rows[:512], rows[512:]
+        peer = median_seconds(lambda a=a, b=b: additive_chi2_kernel(a, b), 3)
+        for threads in (1, 2):
+            ours = median_seconds(lambda a=a, b=b, n=threads: chi2_matrix(a, b, n_jobs=n))
+            results[f"score matrix 512 x 2048 x 1000, {kind}, {threads} threads"] = {
+                "milliseconds": 1000 * ours,
+                "times scikit-learn's speed": peer / ours,
+            }
 
 
 def limit(results):
@@ -158,10 +164,11 @@ def starting(results):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sface", metavar="FILE")
+    parser.add_argument("--descriptors", metavar="FILE.npz")
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
     results: dict[str, dict[str, float]] = {}
-    scoring(results)
+    scoring(results, options.descriptors)
     limit(results)
     pairs(results)
     embedding(results, options.sface)

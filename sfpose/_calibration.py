@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -282,7 +282,7 @@ def to_conditions(found: Mapping[Condition, Calibrated]) -> list[Json]:
             "template_images": condition.template_images,
             "probe_images": condition.probe_images,
             "poses": None if condition.poses is None else list(condition.poses),
-            "thresholds": [threshold.to_dict() for threshold in known.thresholds],
+            "thresholds": cast("list[Json]", [t.to_dict() for t in known.thresholds]),
             "log_likelihood_ratio": {"slope": known.slope, "intercept": known.intercept},
         }
         for condition, known in found.items()

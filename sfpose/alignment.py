@@ -48,6 +48,15 @@ class AlignedFaces:
         Left, top, right, bottom in the photo, as the detector gave them.
     index : int64 array of shape (n,)
         Number of the photo that each face was found in.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sfpose import FaceAligner
+    >>> aligner = FaceAligner(min_face_score=0)
+    >>> faces = aligner.align([np.full((200, 160, 3), 128, np.uint8)])
+    >>> faces.images.shape, faces.landmarks.shape, faces.pose().yaw.shape
+    ((1, 113, 113, 3), (1, 5, 2), (1,))
     """
 
     images: NDArray[np.uint8]

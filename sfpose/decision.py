@@ -43,6 +43,13 @@ class DescriptorForm(NamedTuple):
         Whether the values of each sum to 1.
     digest : str, optional
         SHA-256 of the network that they come from, if it is known.
+
+    Examples
+    --------
+    >>> from sfpose.decision import DescriptorForm
+    >>> form = DescriptorForm.of_weights("default")
+    >>> form.size, form.normalization
+    (1000, 'l1')
     """
 
     size: int
@@ -137,6 +144,12 @@ class Condition(NamedTuple):
         Images whose mean descriptors are compared, the larger number first.
     poses : (str, str), optional
         Their poses in alphabetical order; None for all poses mixed.
+
+    Examples
+    --------
+    >>> from sfpose.decision import Condition
+    >>> print(Condition.of(1, 3, ("profile", "frontal")))
+    3 against 1 images, frontal - profile
     """
 
     template_images: int = 1
@@ -226,6 +239,12 @@ class Rule:
     target_fmr : float
     slope, intercept : float
         ``slope * distance + intercept`` is the log-likelihood ratio.
+
+    Examples
+    --------
+    >>> from sfpose.decision import Rule
+    >>> Rule(threshold=0.5, target_fmr=1e-3, slope=-10.0, intercept=6.0).decide(0.4).match
+    True
     """
 
     threshold: float
@@ -287,10 +306,25 @@ class VerificationResult:
 def shipped_conditions(manifest: Manifest) -> dict[Condition, dict[str, Json]]:
     """Conditions of an artifact's own calibration, each with what it says of it.
 
+    Parameters
+    ----------
+    manifest : mapping
+
+    Returns
+    -------
+    dict of Condition to dict
+
     Raises
     ------
     ValueError
         If the calibration does not make sense.
+
+    Examples
+    --------
+    >>> from sfpose.decision import Condition, shipped_conditions
+    >>> from sfpose.runtime.artifact import read_manifest
+    >>> Condition() in shipped_conditions(read_manifest("default"))
+    True
     """
     calibration: Any = manifest.get("calibration")
     entries = calibration.get("conditions", []) if isinstance(calibration, dict) else []
@@ -337,6 +371,13 @@ def shipped_rule(
     ------
     ValueError
         If the artifact has no threshold for ``target_fmr`` or for the condition.
+
+    Examples
+    --------
+    >>> from sfpose.decision import Condition, shipped_rule
+    >>> one, five = (shipped_rule("default", 1e-3, Condition(n, 1)) for n in (1, 5))
+    >>> five.threshold < one.threshold  # means of several images lie closer together
+    True
     """
     conditions = shipped_conditions(read_manifest(weights))
     usable: dict[Condition, Rule] = {}

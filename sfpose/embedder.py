@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from joblib import effective_n_jobs
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from sklearn.utils import Tags
 
-    from sfpose.preprocessing import Images
+    from sfpose.preprocessing import ImageLike, Images
 
 __all__ = ["FaceEmbedder"]
 
@@ -74,7 +75,7 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     device : str, default="auto"
         torch device of ``fit``; ``"auto"`` takes CUDA where there is one.
     verbose : bool, default=False
-        Show a progress bar in ``fit``.
+        Show a progress bar in ``fit`` and ``transform``, on a terminal only.
 
     Attributes
     ----------
@@ -249,7 +250,12 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             If ``X`` is empty, an image of it is refused, or the weights are of
             another format.
         """
-        return self._embedding()(X)
+        if not self.verbose:
+            return self._embedding()(X)
+        from tqdm import tqdm
+
+        with tqdm(total=count_images(X), desc="embedding", unit="image", disable=None) as bar:
+            return self._embedding()(cast("Images", _Watched(X, bar.update)))
 
     def _embedding(self) -> Embedding:
         fitted = getattr(self, "artifact_", None)
@@ -328,3 +334,18 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         tags.requires_fit = self.weights is None
         tags.target_tags.required = True
         return tags
+
+
+class _Watched:
+    """Images that say when each of them is taken: all that embedding needs of a sequence."""
+
+    def __init__(self, images: Images, taken: Callable[[], object]) -> None:
+        self._images, self._taken = images, taken
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __iter__(self) -> Iterator[ImageLike]:
+        for image in self._images:
+            self._taken()
+            yield image

@@ -8,7 +8,6 @@ identical comparisons.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -17,13 +16,7 @@ from numpy.typing import NDArray
 from sfpose._calibration import TEMPLATE_SIZES, Calibrator, to_conditions
 from sfpose._scoring import chi2_pairs_at
 from sfpose.embedder import FaceEmbedder
-from sfpose.metrics import (
-    Interval,
-    VerificationSummary,
-    k_fold_accuracy,
-    people_interval,
-    verification_summary,
-)
+from sfpose.error_table import Row, format_table, row_from_distances
 from sfpose.protocols import CFP, LFW, LazyImages, PoseFolder, Trials, VGGFace2Pose, all_pairs
 from sfpose.runtime.artifact import Artifact, Json
 
@@ -52,69 +45,6 @@ class Comparison(Protocol):
     def __call__(  # noqa: D102
         self, rows: Descriptors, first: NDArray[np.int64], second: NDArray[np.int64], /
     ) -> Descriptors: ...
-
-
-@dataclass(frozen=True)
-class Row:
-    """Error rates of one list of comparisons, rates 0 to 1.
-
-    Attributes
-    ----------
-    name : str
-    rates : VerificationSummary
-        Comparisons with an image that could not be acquired (a row of NaN) are refused
-        at every threshold, and counted.
-    eer_interval : Interval
-        95 % interval over people.
-    accuracy, accuracy_standard_error : float, optional
-        Only where the protocol has folds.
-    """
-
-    name: str
-    rates: VerificationSummary
-    eer_interval: Interval
-    accuracy: float | None = None
-    accuracy_standard_error: float | None = None
-
-    def to_dict(self) -> dict[str, object]:
-        """Everything as plain values, for JSON."""
-        return {
-            "name": self.name,
-            **self.rates.to_dict(),
-            "eer_interval": list(self.eer_interval),
-            "accuracy": self.accuracy,
-            "accuracy_standard_error": self.accuracy_standard_error,
-        }
-
-
-def row_from_distances(
-    name: str, trials: Trials, distances: Descriptors, *, draws: int = 200
-) -> Row:
-    """Error rates of comparisons that were made already.
-
-    Parameters
-    ----------
-    name : str
-    trials : Trials
-    distances : array of shape (n,)
-        NaN where an image could not be acquired.
-    draws : int, default=200
-        Resamplings of people for the interval.
-
-    Returns
-    -------
-    Row
-    """
-    refused = np.where(np.isnan(distances), np.inf, distances)
-    accuracy = error = None
-    if trials.folds is not None:
-        result = k_fold_accuracy(refused, trials.is_genuine, trials.folds)
-        accuracy, error = result.mean, result.standard_error
-    interval = people_interval(
-        refused, trials.is_genuine, trials.first_people, trials.second_people, draws=draws
-    )
-    rates = verification_summary(distances, trials.is_genuine)
-    return Row(name, rates, interval, accuracy, error)
 
 
 def _distances(trials: Trials, rows: Descriptors, compare: Comparison) -> Descriptors:
@@ -147,6 +77,31 @@ def evaluate_lfw(
     -------
     list of Row
         One row.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If an image is missing or refused.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from PIL import Image
+    >>> from sfpose.evaluation import evaluate_lfw
+    >>> from sfpose.protocols import LFW
+    >>> with tempfile.TemporaryDirectory() as root:
+    ...     for person, grey in (("Ann", 40), ("Bo", 90), ("Cy", 200)):
+    ...         for number in (1, 2):
+    ...             image = Image.new("RGB", (2, 2), (grey + number,) * 3)
+    ...             image.save(f"{root}/{person}_000{number}.jpg")
+    ...     with open(f"{root}/pairs.txt", "w") as file:
+    ...         pairs = "Ann 1 2", "Ann 1 Bo 1", "Cy 1 2", "Bo 2 Cy 1"
+    ...         print("2 1", *pairs, sep=chr(10), file=file)
+    ...     pixels = lambda images: np.stack([image.ravel() / 1.0 for image in images])
+    ...     (row,) = evaluate_lfw(LFW(root), pixels)
+    >>> row.name, row.rates.eer
+    ('LFW View 2', 0.0)
     """
     trials = lfw.trials()
     rows = embed(lfw.images)
@@ -161,15 +116,40 @@ def evaluate_cfp(
     Parameters
     ----------
     cfp : CFP
-        With the poses ``frontal`` and ``profile``.
+        With the poses ``frontal`` and ``profile``, five and four images of each person.
     embed, compare, draws
         See :func:`evaluate_lfw`.
 
     Returns
     -------
     list of Row
-        Frontal-profile, frontal-frontal, and the mean of up to five frontal images
-        against the mean of up to four profile images.
+        Frontal-profile, frontal-frontal, and the mean of five frontal images against
+        the mean of four profile images.
+
+    Raises
+    ------
+    ValueError
+        If a pose is missing or somebody has fewer images of it.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> from PIL import Image
+    >>> from sfpose.evaluation import evaluate_cfp
+    >>> from sfpose.protocols import CFP
+    >>> with tempfile.TemporaryDirectory() as root:
+    ...     for person, grey in (("001", 40), ("002", 90), ("003", 200)):
+    ...         for pose, count in (("frontal", 5), ("profile", 4)):
+    ...             (Path(root) / person / pose).mkdir(parents=True)
+    ...             for number in range(count):
+    ...                 image = Image.new("RGB", (2, 2), (grey + number,) * 3)
+    ...                 image.save(f"{root}/{person}/{pose}/{number}.png")
+    ...     pixels = lambda images: np.stack([image.ravel() / 1.0 for image in images])
+    ...     rows = evaluate_cfp(CFP(root), pixels)
+    >>> [(row.name, row.rates.genuine, row.rates.eer) for row in rows][-1]
+    ('5 frontal against 4 profile', 3, 0.0)
     """
     rows = embed(cfp.images)
     table = []
@@ -221,6 +201,28 @@ def evaluate_poses(
     -------
     list of Row
         For each template size: each pose with itself, then across poses.
+
+    Raises
+    ------
+    ValueError
+        If there is no such pose, or somebody has too few images of one.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> import numpy as np
+    >>> from sfpose.evaluation import evaluate_poses
+    >>> subjects = np.repeat(["ann", "bo", "cy"], 8)
+    >>> poses = np.tile(np.repeat(["frontal", "profile"], 4), 3)
+    >>> rows = np.repeat(np.eye(3), 8, axis=0)  # descriptors, in the place of images
+    >>> folder = SimpleNamespace(subjects=subjects, poses=poses, images=rows)
+    >>> table = evaluate_poses(
+    ...     folder, np.asarray, poses=("frontal", "profile"), template_sizes=(2,)
+    ... )
+    >>> [row.name for row in table]
+    ['frontal - frontal, 2 images', 'profile - profile, 2 images', 'frontal - profile, 2 images']
+    >>> [row.rates.eer for row in table]
+    [0.0, 0.0, 0.0]
     """
     return [
         row_from_distances(column.name, column.trials, column.distances, draws=draws)
@@ -261,6 +263,24 @@ def pose_columns(
     ------
     PoseColumn
         NaN where an image could not be acquired.
+
+    Raises
+    ------
+    ValueError
+        If there is no such pose, or somebody has too few images of one.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> import numpy as np
+    >>> from sfpose.evaluation import pose_columns
+    >>> subjects = np.repeat(["ann", "bo", "cy"], 8)
+    >>> poses = np.tile(np.repeat(["frontal", "profile"], 4), 3)
+    >>> rows = np.repeat(np.eye(3), 8, axis=0)  # descriptors, in the place of images
+    >>> folder = SimpleNamespace(subjects=subjects, poses=poses, images=rows)
+    >>> columns = pose_columns(folder, np.asarray, poses=("frontal",), template_sizes=(1, 2))
+    >>> [(column.name, len(column.distances)) for column in columns]
+    [('frontal - frontal, 1 image', 24), ('frontal - frontal, 2 images', 9)]
     """
     kept = np.isin(folder.poses, list(poses))
     protocol = VGGFace2Pose(folder.subjects[kept], folder.poses[kept])
@@ -336,46 +356,3 @@ def _means(
     """Mean of each person's rows and whose they are; a peer's rows may be negative."""
     names, codes = np.unique(people, return_inverse=True)
     return np.stack([_mean_of_known(rows[codes == code]) for code in range(len(names))]), names
-
-
-def format_table(rows: Sequence[Row]) -> str:
-    """The rows as aligned text, rates in percent."""
-    failed = sum(row.rates.failed_genuine + row.rates.failed_impostor for row in rows)
-    with_accuracy = any(row.accuracy is not None for row in rows)
-    head = [
-        "comparison",
-        "genuine",
-        "impostor",
-        "EER %",
-        "95 % over people",
-        "FNMR % at FMR 1 %",
-        "at 0.1 %",
-    ]
-    lines = [head + (["accuracy %"] if with_accuracy else [])]
-    for row in rows:
-        low, high = row.eer_interval
-        cells = [
-            row.name,
-            f"{row.rates.genuine:,}",
-            f"{row.rates.impostor:,}",
-            f"{100 * row.rates.eer:.2f}",
-            f"{100 * low:.2f} to {100 * high:.2f}",
-            f"{100 * row.rates.fmr100:.2f}",
-            f"{100 * row.rates.fmr1000:.2f}",
-        ]
-        if row.accuracy is not None and row.accuracy_standard_error is not None:
-            cells.append(f"{100 * row.accuracy:.2f} +- {100 * row.accuracy_standard_error:.2f}")
-        elif with_accuracy:
-            cells.append("")
-        lines.append(cells)
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    table = "\n".join(
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    )
-    if failed:
-        table += f"\n{failed:,} comparisons with an image that could not be acquired were refused"
-    return table

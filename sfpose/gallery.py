@@ -48,8 +48,8 @@ class TemplateGallery:
     """Templates under ids, searched exactly.
 
     The answer of a search is that of comparing each probe with every template.
-    Templates are kept as float32. Memory for a search: 128 x 4096 distances a thread
-    beside the gallery itself, which may be a memory map.
+    Templates are kept as float32, in memory or as a memory map. A search needs roots of
+    4,096 of them and of the probes, 1,024 x 4,096 products, 64 x 4,096 distances a thread.
 
     Parameters
     ----------
@@ -58,8 +58,8 @@ class TemplateGallery:
         normalization are then refused, the digest of its network is saved with the
         gallery, and :meth:`load` refuses a gallery of another network.
     n_jobs : int, default=None
-        Threads over blocks of 128 probes. None means one, -1 all processors; the
-        answer is the same for any number.
+        Threads over blocks of 64 probes, or of 512 templates where probes are fewer than
+        24. None means one, -1 all processors; the answer is the same for any number.
 
     See Also
     --------

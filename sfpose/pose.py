@@ -45,6 +45,13 @@ class HeadPose(NamedTuple):
         Positive when it looks up.
     roll : float64 array of shape (n,)
         Positive when the head is turned clockwise in the image.
+
+    Examples
+    --------
+    >>> from sfpose.pose import FACE_POINTS, head_pose
+    >>> pose = head_pose(50 * FACE_POINTS[None, :, :2])  # the generic face from the front
+    >>> bool(abs(pose.yaw[0]) < 0.01), bool(abs(pose.roll[0]) < 0.01)
+    (True, True)
     """
 
     yaw: NDArray[np.float64]

@@ -112,6 +112,22 @@ def decode_image(file: BinaryIO, name: str) -> NDArray[np.uint8]:
     Returns
     -------
     uint8 array of shape (H, W, 3), RGB
+
+    Raises
+    ------
+    ValueError
+        If the file is refused by what :func:`read_image` says.
+
+    Examples
+    --------
+    >>> import io
+    >>> import numpy as np
+    >>> from PIL import Image
+    >>> from sfpose.preprocessing import decode_image
+    >>> file = io.BytesIO()
+    >>> Image.fromarray(np.full((4, 5), 9, np.uint8)).save(file, "PNG")
+    >>> decode_image(file, "grey.png").shape
+    (4, 5, 3)
     """
     from PIL import Image
 
@@ -155,6 +171,14 @@ def _has_deep_channels(image: PillowImage) -> bool:
 def count_images(images: Images) -> int:
     """Number of images in ``images``; refuses what is no collection of images.
 
+    Parameters
+    ----------
+    images : sequence of images
+
+    Returns
+    -------
+    int
+
     Raises
     ------
     ValueError
@@ -195,6 +219,15 @@ def iterate_images(images: Images) -> Iterator[NDArray[np.uint8]]:
     ------
     ValueError, FileNotFoundError
         With the number of the image that is refused.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from PIL import Image
+    >>> from sfpose.preprocessing import iterate_images
+    >>> images = [np.zeros((8, 9, 3), np.uint8), Image.new("L", (5, 4))]
+    >>> [image.shape for image in iterate_images(images)]
+    [(8, 9, 3), (4, 5, 3)]
     """
     count_images(images)
     for number, image in enumerate(images):

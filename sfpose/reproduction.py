@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -29,11 +29,13 @@ from sfpose.protocols import CFP, PoseFolder, VGGFace2Pose
 __all__ = [
     "TABLE_4",
     "TABLE_5",
+    "TrialCount",
     "cells_of",
+    "count_trials",
     "det_figure",
+    "format_trial_counts",
     "pose_table",
     "table_cells",
-    "trial_counts",
 ]
 
 Percent = tuple[float, ...]
@@ -121,6 +123,23 @@ def table_cells(
     Returns
     -------
     dict of (int, str) to Row
+
+    Raises
+    ------
+    ValueError
+        If somebody has too few images of a pose.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> import numpy as np
+    >>> from sfpose.reproduction import table_cells
+    >>> subjects = np.repeat(["ann", "bo", "cy"], 20)
+    >>> poses = np.tile(np.repeat(["frontal", "profile"], 10), 3)
+    >>> rows = np.repeat(np.eye(3), 20, axis=0)  # descriptors, in the place of images
+    >>> folder = SimpleNamespace(subjects=subjects, poses=poses, images=rows)
+    >>> sorted(table_cells(folder, np.asarray))
+    [(1, 'F-F'), (1, 'F-P'), (1, 'P-P'), (5, 'F-F')]
     """
     poses = [pose for pose in POSES if pose in folder.poses]
     rows = embed(folder.images)
@@ -145,35 +164,105 @@ def _head(poses: tuple[str, str]) -> str:
     return "-".join(short.get(pose, pose) for pose in poses)
 
 
-def trial_counts(folder: PoseFolder, *, template_sizes: Sequence[int] = (1, 5)) -> str:
-    """Table 3 for a data set: genuine and impostor comparisons beside the paper's.
+class TrialCount(NamedTuple):
+    """A row of Table 3.
+
+    Attributes
+    ----------
+    name : str
+    genuine, impostor : int
+        Comparisons of the data at hand.
+    published_genuine, published_impostor : int or None
+        Those of the paper, for template sizes that it has.
+
+    Examples
+    --------
+    >>> from sfpose.reproduction import TrialCount
+    >>> count = TrialCount("same pose, 1 image", 135, 6, 16_560, 36_800)
+    >>> count.genuine / (count.genuine + count.impostor) > 0.9
+    True
+    """
+
+    name: str
+    genuine: int
+    impostor: int
+    published_genuine: int | None
+    published_impostor: int | None
+
+
+def count_trials(folder: PoseFolder, *, template_sizes: Sequence[int] = (1, 5)) -> list[TrialCount]:
+    """Table 3 for a data set: genuine and impostor comparisons, and the paper's.
 
     Parameters
     ----------
     folder : PoseFolder
-        With the poses frontal, three_quarter and profile.
+        With the poses frontal and profile.
     template_sizes : sequence of int
 
     Returns
     -------
-    str
-        A table as aligned text.
+    list of TrialCount
+
+    Raises
+    ------
+    ValueError
+        If a pose is missing or somebody has too few images for two templates.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> import numpy as np
+    >>> from sfpose.reproduction import count_trials
+    >>> folder = SimpleNamespace(
+    ...     subjects=np.repeat(["ann", "bo", "cy"], 20),
+    ...     poses=np.tile(np.repeat(["frontal", "profile"], 10), 3),
+    ... )
+    >>> count_trials(folder)[3][:3]
+    ('cross pose, 5 images', 12, 6)
     """
     protocol = VGGFace2Pose(folder.subjects, folder.poses)
-    lines = [f"{'':24}{'genuine':>10}{'impostor':>10}{'paper: genuine':>16}{'impostor':>10}"]
+    rows = []
     for size in template_sizes:
+        images = "1 image" if size == 1 else f"{size} images"
         for name, poses in (("same", ("frontal", "frontal")), ("cross", ("frontal", "profile"))):
             trials = protocol.trials(*poses, size)
             genuine = int(trials.is_genuine.sum())
-            theirs = _TABLE_3.get((size, name), ("", ""))
-            images = "1 image" if size == 1 else f"{size} images"
-            lines.append(
-                f"{name + ' pose, ' + images:24}{genuine:>10,}{len(trials) - genuine:>10,}"
-                + "".join(
-                    f"{count:>{width},}" if count != "" else " " * width
-                    for count, width in zip(theirs, (16, 10), strict=True)
-                )
+            published = _TABLE_3.get((size, name), (None, None))
+            rows.append(
+                TrialCount(f"{name} pose, {images}", genuine, len(trials) - genuine, *published)
             )
+    return rows
+
+
+def format_trial_counts(folder: PoseFolder, *, template_sizes: Sequence[int] = (1, 5)) -> str:
+    """What :func:`count_trials` counts, as aligned text, and how many people take part.
+
+    Parameters and errors are those of :func:`count_trials`.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> import numpy as np
+    >>> from sfpose.reproduction import format_trial_counts
+    >>> folder = SimpleNamespace(
+    ...     subjects=np.repeat(["ann", "bo", "cy"], 20),
+    ...     poses=np.tile(np.repeat(["frontal", "profile"], 10), 3),
+    ... )
+    >>> print(format_trial_counts(folder).splitlines()[1])
+    same pose, 1 image             135         6          16,560    36,800
+    """
+    protocol = VGGFace2Pose(folder.subjects, folder.poses)
+    lines = [f"{'':24}{'genuine':>10}{'impostor':>10}{'paper: genuine':>16}{'impostor':>10}"]
+    for row in count_trials(folder, template_sizes=template_sizes):
+        cells = ["" if count is None else f"{count:,}" for count in row[1:]]
+        widths = (10, 10, 16, 10)
+        lines.append(
+            f"{row.name:24}" + "".join(f"{c:>{w}}" for c, w in zip(cells, widths, strict=True))
+        )
     lines.append(
         f"{len(protocol.people)} people, {protocol.impostors} others each as impostors "
         "(paper: 368 and 100)"
@@ -200,6 +289,17 @@ def pose_table(
     str
         Equal error rates in percent, each measured one with its 95 % interval over people
         in the line below; a dash where the data have no such templates.
+
+    Examples
+    --------
+    >>> from sfpose.evaluation import row_from_distances
+    >>> from sfpose.protocols import all_pairs
+    >>> from sfpose.reproduction import TABLE_4, pose_table
+    >>> trials = all_pairs(list("aabbcc"), range(6))
+    >>> row = row_from_distances("F-F", trials, 1.0 - 0.9 * trials.is_genuine)
+    >>> table = pose_table({"ours": {(1, "F-F"): row}}, {"plain": TABLE_4["+DWC"]}, "made up")
+    >>> table.splitlines()[2].split()
+    ['ours', '0.00', '-', '-', '-', '-', '-']
     """
     names = [*measured, *(f"paper: {name}" for name in published)]
     width = max(len(name) for name in names) + 2

@@ -92,6 +92,18 @@ class PoseStudies:
     References
     ----------
     Alonso-Fernandez et al., section 6.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sfpose.studies import PoseStudies
+    >>> rng = np.random.default_rng(0)
+    >>> subjects = np.repeat(np.arange(10), 8)
+    >>> poses = np.tile(np.repeat(["frontal", "profile"], 4), 10)
+    >>> descriptors = rng.gamma(np.repeat(rng.gamma(1.0, 1.0, (10, 30)), 8, axis=0) * 9)
+    >>> studies = PoseStudies(descriptors, subjects, poses, draws=5)
+    >>> [row.name for row in studies.number_of_images("frontal", "profile")]
+    ['1 frontal - 1 profile', '2 frontal - 1 profile']
     """
 
     def __init__(
@@ -246,7 +258,19 @@ class PoseStudies:
         list of Row
             Each frame for itself, the frame that each measure chooses, and the mean of
             all frames.
+
+        Raises
+        ------
+        ValueError
+            If a measure has another length, or is NaN for an image.
         """
+        for name, measure in measures.items():
+            values = np.asarray(measure, dtype=np.float64)
+            if values.shape != (len(self._rows),) or np.isnan(values).any():
+                raise ValueError(
+                    f"measure {name!r} must be a number for each of {len(self._rows)} images; "
+                    f"got shape {values.shape} with {int(np.isnan(values).sum())} NaN"
+                )
         enrolled = "frontal" if "frontal" in self.poses else self.poses[0]
         means = self._of_pose(enrolled)
         frames = [

@@ -22,6 +22,13 @@ class Templates(NamedTuple):
         Whose template each row is, sorted.
     counts : int64 array of shape (n_groups,)
         Images that each template is the mean of; 1 for a medoid.
+
+    Examples
+    --------
+    >>> from sfpose import build_templates
+    >>> built = build_templates([[1.0, 3.0], [3.0, 1.0], [5.0, 0.0]], ["a", "a", "b"])
+    >>> dict(zip(built.groups.tolist(), built.counts.tolist()))
+    {'a': 2, 'b': 1}
     """
 
     templates: NDArray[np.floating[Any]]

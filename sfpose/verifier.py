@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
+from sklearn.utils.metadata_routing import UNUSED
 
 from sfpose._calibration import TEMPLATE_SIZES, Calibrated, Calibrator
 from sfpose._scoring import check_descriptors, chi2_matrix, chi2_of_checked, chi2_pairs
@@ -89,11 +90,14 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
     >>> subjects = np.repeat(np.arange(40), 5)
     >>> descriptors = rng.gamma(np.repeat(rng.gamma(1.0, 1.0, (40, 50)), 5, axis=0) * 9)
     >>> verifier = TemplateVerifier(target_fmr=0.01).fit(descriptors, subjects)
-    >>> verifier.calibration_.people
-    40
     >>> bool(verifier.verify(descriptors[:3], descriptors[4]))
     True
     """
+
+    # What scikit-learn calls X and y; poses and numbers of images can be routed.
+    __metadata_request__fit: ClassVar = {"descriptors": UNUSED, "subjects": UNUSED}
+    __metadata_request__predict: ClassVar = {"A": UNUSED}
+    __metadata_request__decision_function: ClassVar = {"A": UNUSED}
 
     def __init__(
         self,

@@ -33,6 +33,14 @@ class Frame(NamedTuple):
     seconds : float
         Time from the video's start.
     image : uint8 array of shape (H, W, 3), RGB
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sfpose.video import Frame
+    >>> frame = Frame(3, 3 / 25, np.zeros((48, 64, 3), np.uint8))  # of a camera of your own
+    >>> frame.seconds
+    0.12
     """
 
     number: int

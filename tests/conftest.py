@@ -66,3 +66,9 @@ def street(portrait):
 def nothing():
     """An image that shows no face: (64, 90, 3), magenta."""
     return np.full((64, 90, 3), (255, 0, 255), np.uint8)
+
+
+@pytest.fixture
+def any_crop_is_a_face(monkeypatch):
+    """For made-up images: nothing is refused because it shows no face."""
+    monkeypatch.setattr("sfpose._embedding._stated_face_score", lambda artifact: 0.0)

@@ -240,7 +240,25 @@ def test_help_of_every_command_says_what_it_is_for(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
     assert stop.value.code == 0
-    assert len(capsys.readouterr().out) > 200
+    told = capsys.readouterr().out
+    assert len(told) > 200
+    assert ("--json" in told) == (command not in ("demo", "train"))
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_bar_shows_on_a_terminal_only_and_can_be_hidden(people, tmp_path, monkeypatch, wanted):
+    """tqdm hides itself off a terminal where ``disable`` is None."""
+    asked = []
+
+    def bar(steps, *, disable, **_):
+        asked.append(disable)
+        return steps
+
+    monkeypatch.setattr("tqdm.tqdm", bar)
+    hide = [] if wanted else ["--no-progress"]
+    assert main(["embed", str(people), "--out", str(tmp_path / "x.npz"), *hide]) == 0
+    assert main(["calibrate", str(people), "--out", str(tmp_path / "mine"), *hide]) == 0
+    assert asked == [None if wanted else True] * 2
 
 
 def test_help_tells_commands_and_exit_codes():

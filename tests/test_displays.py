@@ -131,6 +131,55 @@ def test_a_tippett_plot_counts_ratios_that_are_at_least_so_large(verifier_and_pe
             assert y[place] == pytest.approx(100 * at_least.mean())
 
 
+def test_a_tippett_plot_of_distances_is_that_of_their_calibration():
+    distances, genuine = _scores()
+    display = TippettDisplay.from_scores(distances, genuine)
+    # Of N(1, 1) and N(3, 1) the ratio is 4 - 2 x: what the distances were drawn from.
+    ideal = log_likelihood_ratio_cost(4 - 2 * distances, genuine)
+    assert display.cost == pytest.approx(ideal, abs=0.01)
+    stepped = TippettDisplay.from_scores(distances, genuine, method="isotonic")
+    assert stepped.cost <= display.cost
+
+
+def test_the_pose_table_pools_both_orders_of_a_pair():
+    distances, genuine = _scores()
+    rng = np.random.default_rng(1)
+    first, second = rng.choice(["F", "P", "Q"], (2, len(genuine)))
+    genuine = genuine & ~((first == "Q") & (second == "Q"))
+    display = PoseErrorDisplay.from_scores(distances, genuine, first, second, poses=["P", "F", "Q"])
+    for row, one in enumerate(["P", "F", "Q"]):
+        for column, other in enumerate(["P", "F", "Q"]):
+            own = [{a, b} == {one, other} for a, b in zip(first, second, strict=True)]
+            if one == other == "Q":
+                assert np.isnan(display.rates[row, column])
+            else:
+                expected = equal_error_rate(distances[own], genuine[own])
+                assert display.rates[row, column] == expected
+    with pytest.raises(ValueError, match=r"shape \(3000,\); got \(3000,\) and \(2,\)"):
+        PoseErrorDisplay.from_scores(distances, genuine, first, ["F", "P"])
+
+
+def test_poses_and_groups_of_an_estimator_are_those_of_its_pairs(verifier_and_people):
+    verifier, descriptors, subjects = verifier_and_people
+    labels = np.where(np.arange(len(subjects)) % 2, "F", "P")
+    groups = np.where(subjects % 3, "a", "b")
+    poses = PoseErrorDisplay.from_estimator(verifier, descriptors, subjects, labels)
+    bars = GroupErrorDisplay.from_estimator(verifier, descriptors, subjects, groups)
+    first, second = np.triu_indices(len(subjects), 1)
+    distances = verifier.score_pairs(descriptors[first], descriptors[second])
+    genuine = subjects[first] == subjects[second]
+    apart = labels[first] != labels[second]
+    assert poses.rates[0, 1] == pytest.approx(equal_error_rate(distances[apart], genuine[apart]))
+    for row, name in enumerate("ab"):
+        own = (groups[first] == name) & (groups[second] == name) & ~genuine
+        assert bars.rates.impostor[row] == own.sum()
+        assert bars.rates.fmr[row] == np.mean(distances[own] <= verifier.threshold_)
+    assert bars.ax_.get_legend().get_texts()[0].get_text() == "target"
+    for display in (PoseErrorDisplay, GroupErrorDisplay):
+        with pytest.raises(ValueError, match=r"must have shape \(120,\); got \(3,\)"):
+            display.from_estimator(verifier, descriptors, subjects, labels[:3])
+
+
 @pytest.mark.parametrize("rate", ["fmr", "fnmr"])
 def test_group_bars_show_rates_and_binomial_intervals(rate):
     distances, genuine = _scores()

@@ -1,5 +1,6 @@
 """FaceEmbedder and FaceAligner on the shipped weights."""
 
+import contextlib
 import copy
 import json
 import pickle
@@ -276,3 +277,26 @@ def test_fit_without_torch_says_which_extra(photos, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(ImportError, match=r'pip install "sfpose\[train\]"'):
         FaceEmbedder().fit(photos, [0, 1, 1])
+
+
+@pytest.mark.parametrize("kind", ["list", "array"])
+def test_a_bar_counts_the_images_where_it_is_wanted(photos, monkeypatch, kind):
+    images = photos if kind == "list" else np.stack([photos[0], photos[1]])
+    bars = []
+
+    class Bar(contextlib.nullcontext):
+        def __init__(self, *, total, disable, **_):
+            super().__init__(self)
+            self.total, self.taken, self.disable = total, 0, disable
+            bars.append(self)
+
+        def update(self):
+            self.taken += 1
+
+    monkeypatch.setattr("tqdm.tqdm", Bar)
+    expected = FaceEmbedder().transform(images)
+    assert not bars
+    np.testing.assert_array_equal(FaceEmbedder(verbose=True).transform(images), expected)
+    assert [(bar.total, bar.taken, bar.disable) for bar in bars] == [(len(images),) * 2 + (None,)]
+    with pytest.raises(ValueError, match="wrap a single image in a list"):
+        FaceEmbedder(verbose=True).transform(photos[0])

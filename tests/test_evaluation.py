@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sfpose import FaceEmbedder
 from sfpose.cli import main
 from sfpose.evaluation import (
     TARGET_FMRS,
@@ -129,6 +130,7 @@ def test_table_shows_every_row_in_percent(cfp_zip):
     assert "accuracy" not in lines[0]
 
 
+@pytest.mark.usefixtures("any_crop_is_a_face")
 @pytest.mark.filterwarnings("ignore::sfpose.metrics.SmallSampleWarning")
 def test_calibration_goes_into_the_manifest(cfp_zip):
     artifact = calibrated(read_artifact("default"), CFP(cfp_zip), warn=False)
@@ -142,6 +144,7 @@ def test_calibration_goes_into_the_manifest(cfp_zip):
     json.dumps(artifact.manifest)
 
 
+@pytest.mark.usefixtures("any_crop_is_a_face")
 def test_small_calibrations_warn(cfp_zip):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -149,12 +152,34 @@ def test_small_calibrations_warn(cfp_zip):
     assert {warning.category for warning in caught} == {SmallSampleWarning}
 
 
+@pytest.mark.usefixtures("any_crop_is_a_face")
 def test_evaluate_cfp_prints_a_table_and_json(cfp_zip, capsys):
     assert main(["evaluate", "cfp", str(cfp_zip), "--people", "1-4", "--draws", "5"]) == 0
     assert "frontal-profile" in capsys.readouterr().out
     assert main(["evaluate", "cfp", str(cfp_zip), "--people", "1-4", "--draws", "5", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert [row["genuine"] for row in rows] == [80, 40, 4]
+
+
+def test_images_that_are_lost_in_templates_are_counted(cfp_zip, capsys, monkeypatch):
+    taken = []
+
+    def transform(self, images):
+        rows = _pixels(images)
+        rows[[name in ("001/frontal/02.png", "003/profile/01.png") for name in images.names]] = (
+            np.nan
+        )
+        taken.append(len(rows))
+        return rows
+
+    monkeypatch.setattr(FaceEmbedder, "transform", transform)
+    arguments = ["evaluate", "cfp", str(cfp_zip), "--people", "1-4", "--draws", "5"]
+    assert main(arguments) == 0
+    assert "2 of 36 images could not be acquired; templates are" in capsys.readouterr().out
+    assert main([*arguments, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["images"], told["not_acquired"]) == (36, 2)
+    assert sum(taken) == 72
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,23 @@ def test_threads_do_not_change_the_answer(n_jobs):
         gallery.search(_people(90, seed=3), 4), other.search(_people(90, seed=3), 4), strict=True
     ):
         np.testing.assert_array_equal(one, two)
+
+
+def test_memory_of_a_search_is_that_of_its_blocks_not_of_the_gallery():
+    width, probes = 100, _people(1500, 100, seed=1)
+    peaks = []
+    for rows in (20_000, 40_000):
+        gallery = TemplateGallery()
+        gallery.add(range(rows), _people(rows, width))
+        gallery.search(probes[:64], k=3)  # compile
+        tracemalloc.start()
+        gallery.search(probes, k=3)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert abs(peaks[1] - peaks[0]) < 2**18
+    product, roots, distances = 1024 * 4096 * 4, (4096 + 1500) * width * 4, 64 * 4096 * 4
+    # Distances of one thread, once as bounds and while they are compared.
+    assert peaks[1] < product + roots + 4 * distances + 2**20
 
 
 def test_equal_templates_are_found_in_the_order_they_came():

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from sklearn.exceptions import NotFittedError
 from sklearn.isotonic import IsotonicRegression
 
 from sfpose.metrics import (
@@ -84,8 +85,19 @@ def test_minimum_cost_ignores_the_scale_and_lies_in_bits(cases, factor):
 def test_calibrators_refuse_what_they_cannot_do():
     with pytest.raises(ValueError, match="'logistic' or 'isotonic'; got 'linear'"):
         LikelihoodRatioCalibrator("linear").fit([1, 2], [1, 0])
-    with pytest.raises(ValueError, match="call fit first"):
+    with pytest.raises(NotFittedError, match="call fit first"):
         LikelihoodRatioCalibrator().transform([1.0])
+    with pytest.raises(ValueError, match="must not be NaN; got 1 NaN"):
+        LikelihoodRatioCalibrator().fit([1, 2], [1, 0]).transform([1.0, np.nan])
+
+
+def test_a_second_fit_by_another_method_forgets_the_first():
+    distances, genuine = _gaussian(500)
+    calibrator = LikelihoodRatioCalibrator().fit(distances, genuine)
+    calibrator.set_params(method="isotonic").fit(distances, genuine)
+    ratios = calibrator.transform(np.sort(distances))
+    assert len(np.unique(ratios)) < 100  # steps, no line
+    assert not hasattr(calibrator, "slope_")
 
 
 def test_d_prime_of_normal_scores_is_their_distance():

@@ -128,6 +128,43 @@ def test_cfp_takes_the_people_it_is_told(tmp_path):
         CFP(path).trials("back", "profile")
 
 
+def test_a_pose_with_fewer_images_than_a_template_needs_is_refused(tmp_path):
+    files = _cfp_files()
+    del files["002/profile/02.jpg"]
+    cfp = CFP(_write(tmp_path, files, "zip"))
+    assert len(cfp.template_rows("profile", 1)) == 3
+    with pytest.raises(ValueError, match=r"template of 2 needs .* profile images .*; 002 has 1"):
+        cfp.template_rows("profile", 2)
+    del files["002/profile/01.jpg"]
+    (tmp_path / "again").mkdir()
+    cfp = CFP(_write(tmp_path / "again", files, "zip"))
+    with pytest.raises(ValueError, match="002 has 0"):
+        cfp.template_rows("profile", 1)
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_an_image_that_is_there_twice_is_refused(tmp_path, kind):
+    files = {f"{half}/{name}": data for half in "ab" for name, data in _cfp_files(("001",)).items()}
+    with pytest.raises(ValueError, match=r"'a/001/frontal/01\.jpg' and 'b/001/frontal/01\.jpg'"):
+        PoseFolder(_write(tmp_path, files, kind))
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_people_without_an_image_are_named(tmp_path, kind):
+    path = _write(tmp_path, _cfp_files(), kind)
+    if kind == "zip":
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("004/", b"")
+            archive.writestr("005/frontal/", b"")
+            archive.writestr("005/", b"")
+    else:
+        (path / "004").mkdir()
+        (path / "005" / "frontal").mkdir(parents=True)
+    assert PoseFolder(path).without_image == ["004", "005"]
+    assert PoseFolder(path, people=range(1, 5)).without_image == ["004"]
+    assert set(PoseFolder(path).subjects) == {"001", "002", "003"}
+
+
 def test_layouts_that_are_no_cfp_are_refused(tmp_path):
     (tmp_path / "flat").mkdir()
     (tmp_path / "flat" / "one.jpg").write_bytes(_jpeg())
@@ -223,6 +260,12 @@ def test_the_pose_protocol_refuses_what_it_cannot_do():
         _vggface2(1)
     with pytest.raises(ValueError, match=r"shape \(n,\); got \(2,\) and \(3,\)"):
         VGGFace2Pose([0, 1], ["F"] * 3)
+    table = [0, 0, 1, 1], ["F"] * 4
+    assert VGGFace2Pose(*table, [1, 2, 1, 2]).people.tolist() == [0, 1]
+    with pytest.raises(ValueError, match=r"got \(1, 'F', 2\) 2 times"):
+        VGGFace2Pose(*table, [1, 2, 2, 2])
+    with pytest.raises(ValueError, match=r"images must have shape \(4,\); got \(1,\)"):
+        VGGFace2Pose(*table, [1])
 
 
 def test_the_real_kdef_has_the_layout_of_the_protocol(shared_data):

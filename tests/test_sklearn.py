@@ -2,6 +2,7 @@
 
 import pickle
 import warnings
+from importlib import import_module
 
 import joblib
 import numpy as np
@@ -11,14 +12,19 @@ from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MaxAbsScaler
 from sklearn.utils.estimator_checks import check_estimator
+from sklearn.utils.metadata_routing import get_routing_for_object
 
 from sfpose import FaceAligner, FaceEmbedder, TemplateVerifier, build_templates
 from sfpose._scoring import chi2_pairs
+from sfpose.decision import Condition
+from sfpose.metrics import LikelihoodRatioCalibrator
 
 TABLE = "X is images; scikit-learn's table of numbers is refused with ValueError"
 PAIRS = "predict and decision_function compare two arrays, as verification does"
 MESSAGE = "the input is refused with ValueError, in other words than scikit-learn's"
+DISTANCES = "X is one distance a comparison, y whether it is genuine; a table is refused"
 POSITIVE = "descriptors are not negative, and the check draws negative ones"
 
 # Every check that gets as far as data. What is left is about parameters, tags and names.
@@ -61,6 +67,37 @@ EXPECTED = {
         "check_estimator_sparse_matrix": TABLE,
         "check_requires_y_none": MESSAGE,
     },
+    "LikelihoodRatioCalibrator": dict.fromkeys(
+        [
+            "check_fit_score_takes_y",
+            "check_estimators_overwrite_params",
+            "check_dont_overwrite_parameters",
+            "check_estimators_fit_returns_self",
+            "check_readonly_memmap_input",
+            "check_n_features_in_after_fitting",
+            "check_positive_only_tag_during_fit",
+            "check_estimators_dtypes",
+            "check_complex_data",
+            "check_dtype_object",
+            "check_estimators_empty_data_messages",
+            "check_estimators_nan_inf",
+            "check_estimator_sparse_tag",
+            "check_estimator_sparse_array",
+            "check_estimator_sparse_matrix",
+            "check_f_contiguous_array_estimator",
+            "check_transformer_data_not_an_array",
+            "check_transformer_general",
+            "check_methods_sample_order_invariance",
+            "check_methods_subset_invariance",
+            "check_fit2d_1sample",
+            "check_fit2d_1feature",
+            "check_dict_unchanged",
+            "check_n_features_in",
+            "check_fit2d_predict1d",
+            "check_requires_y_none",
+        ],
+        DISTANCES,
+    ),
     "TemplateVerifier": {
         "check_fit_score_takes_y": "the second argument of fit is called subjects",
         "check_estimators_unfitted": "before fit, the calibration that ships decides",
@@ -122,14 +159,19 @@ class _Embedder(_AskedForTables, FaceEmbedder):
     pass
 
 
+class _Calibrator(_AskedForTables, LikelihoodRatioCalibrator):
+    pass
+
+
 @pytest.mark.parametrize(
     ("estimator", "name", "count"),
     [
         (_Aligner(), "FaceAligner", 46),
         (_Embedder(), "FaceEmbedder", 47),
+        (_Calibrator(), "LikelihoodRatioCalibrator", 48),
         (TemplateVerifier(), "TemplateVerifier", 41),
     ],
-    ids=["FaceAligner", "FaceEmbedder", "TemplateVerifier"],
+    ids=["FaceAligner", "FaceEmbedder", "LikelihoodRatioCalibrator", "TemplateVerifier"],
 )
 def test_scikit_learns_checks_fail_only_for_a_reason(estimator, name, count):
     if tuple(map(int, sklearn.__version__.split(".")[:2])) != (1, 9):
@@ -140,11 +182,19 @@ def test_scikit_learns_checks_fail_only_for_a_reason(estimator, name, count):
     failed = {r["check_name"]: r["exception"] for r in results if r["status"] == "failed"}
     assert set(failed) == set(EXPECTED[name])
     assert all(
-        isinstance(error, (ValueError, AssertionError, TypeError)) for error in failed.values()
+        isinstance(error, (ValueError, AssertionError, TypeError, IndexError))
+        for error in failed.values()
     )
     skipped = [r["check_name"] for r in results if r["status"] == "skipped"]
     assert skipped == ["check_array_api_input"]
     assert len(results) == count
+
+
+def test_every_estimator_is_checked():
+    """Public classes with get_params are in the list above."""
+    homes = [import_module(name) for name in ("sfpose", "sfpose.metrics")]
+    public = [(name, getattr(home, name)) for home in homes for name in home.__all__]
+    assert {name for name, value in public if hasattr(value, "get_params")} == set(EXPECTED)
 
 
 def test_tags_say_what_goes_in():
@@ -153,6 +203,7 @@ def test_tags_say_what_goes_in():
         assert not tags.input_tags.two_d_array
         assert not tags.requires_fit
     assert FaceEmbedder(weights=None).__sklearn_tags__().requires_fit
+    assert LikelihoodRatioCalibrator().__sklearn_tags__().input_tags.one_d_array
 
 
 def _people(count=12, images=4, width=60, seed=0):
@@ -196,6 +247,51 @@ def test_grid_search_over_a_verifier_with_folds_of_people(routing):
         expected.append(np.mean(scores))
     np.testing.assert_allclose(search.cv_results_["mean_test_score"], expected)
     assert search.best_estimator_.calibration_.people == 12
+
+
+@pytest.mark.parametrize("inside", ["alone", "pipeline"])
+def test_poses_are_routed_to_the_verifier_and_cut_as_its_fold_is(inside):
+    descriptors, subjects = _people(24, 6)
+    poses = np.tile(["frontal", "profile", "profile"], 48)
+    seen = []
+
+    def keep(search, rows, people):
+        verifier = search if inside == "alone" else search[-1]
+        seen.append({name: c.impostor_pairs for name, c in verifier.calibrations_.items()})
+        return 0.0
+
+    with sklearn.config_context(enable_metadata_routing=True):
+        verifier = TemplateVerifier(0.5, groups="pose").set_fit_request(poses=True)
+        search = GridSearchCV(
+            verifier if inside == "alone" else make_pipeline(MaxAbsScaler(), verifier),
+            {},
+            scoring=keep,
+            cv=GroupKFold(2).set_split_request(groups=True),
+            refit=False,
+        )
+        search.fit(descriptors, subjects, groups=subjects, poses=poses)
+    expected = []
+    for train, _ in GroupKFold(2).split(descriptors, subjects, subjects):
+        people, shown = subjects[train], poses[train]
+        first, second = np.triu_indices(len(train), 1)
+        apart = people[first] != people[second]
+        kinds = np.sort(np.stack([shown[first], shown[second]]), axis=0)[:, apart]
+        pairs = {Condition(): int(apart.sum())}
+        for kind in [("frontal", "frontal"), ("frontal", "profile"), ("profile", "profile")]:
+            pairs[Condition(poses=kind)] = int(np.equal(kinds.T, kind).all(axis=1).sum())
+        expected.append(pairs)
+    assert seen == expected
+
+
+def test_descriptors_and_subjects_are_no_metadata():
+    """They are X and y: a request for them would give them twice."""
+    assert set(get_routing_for_object(TemplateVerifier()).fit.requests) == {"poses"}
+    assert not get_routing_for_object(LikelihoodRatioCalibrator()).fit.requests
+    with (
+        sklearn.config_context(enable_metadata_routing=True),
+        pytest.raises(TypeError, match=r"Unexpected args: \{'subjects'\}"),
+    ):
+        TemplateVerifier().set_fit_request(subjects=True)
 
 
 def test_a_pipeline_from_photos_to_a_calibrated_verifier(photos):

@@ -1,5 +1,6 @@
 """Studies of section 6 and the paper's tables, against counting by hand."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -13,7 +14,14 @@ from sfpose.cli import main
 from sfpose.evaluation import evaluate_poses, pose_columns
 from sfpose.metrics import equal_error_rate
 from sfpose.protocols import CFP, PoseFolder
-from sfpose.reproduction import TABLE_4, TABLE_5, det_figure, pose_table, table_cells, trial_counts
+from sfpose.reproduction import (
+    TABLE_4,
+    TABLE_5,
+    det_figure,
+    format_trial_counts,
+    pose_table,
+    table_cells,
+)
 from sfpose.studies import PoseStudies, keep_ocular_region
 
 POSES = ("frontal", "profile", "three_quarter")
@@ -128,6 +136,15 @@ def test_the_ocular_region_alone_is_left():
         keep_ocular_region(crops.astype(float))
 
 
+@pytest.mark.parametrize("measure", [[1.0] * 7, [float("nan")] * 32])
+def test_a_measure_is_needed_of_each_image(measure):
+    rows = np.random.default_rng(0).random((32, 5))
+    subjects = np.repeat(["a", "b"], 16)
+    studies = PoseStudies(rows, subjects, np.tile(["frontal", "profile"], 16), draws=3)
+    with pytest.raises(ValueError, match="measure 'yaw' must be a number for each of 32 images"):
+        studies.best_frame({"yaw": measure})
+
+
 @pytest.fixture
 def folder(tmp_path):
     rng = np.random.default_rng(0)
@@ -165,10 +182,13 @@ def test_a_table_has_our_row_beside_the_papers(folder):
     assert ours == [expected[:6], expected[6:]]
     theirs = next(line for line in lines if line.startswith("paper: SENet50ft"))
     assert theirs.split()[2:] == ["3.86", "2.87", "4.16", "3.36", "3.71", "4.48"]
-    counted = trial_counts(data).splitlines()
+    counted = format_trial_counts(data).splitlines()
     # 45 pairs of ten images each of 3 people; two strangers each.
     assert re.split(r"\s{2,}", counted[1]) == ["same pose, 1 image", "135", "6", "16,560", "36,800"]
     assert counted[-1].startswith("3 people, 2 others each")
+    two = format_trial_counts(data, template_sizes=(2,)).splitlines()
+    # Five templates of two images; the paper has no such row.
+    assert re.split(r"\s{2,}", two[1].strip()) == ["same pose, 2 images", "30", "6"]
 
 
 def test_cfp_fills_the_columns_that_it_has(folder):
@@ -193,6 +213,7 @@ def test_the_figure_has_four_panels(folder, tmp_path):
         assert min(image.size) > 800
 
 
+@pytest.mark.usefixtures("any_crop_is_a_face")
 @pytest.mark.parametrize("part", ["table3", "table4", "table5", "studies"])
 def test_the_command_reproduces(folder, part, capsys):
     assert main(["reproduce", part, "--data", str(folder), "--draws", "3", "--n-jobs", "1"]) == 0
@@ -204,6 +225,45 @@ def test_the_command_reproduces(folder, part, capsys):
         "studies": ["3 mixed - 1 profile", "best frame by absolute yaw", "ocular region alone"],
     }[part]:
         assert word in printed
+
+
+@pytest.mark.usefixtures("any_crop_is_a_face")
+@pytest.mark.parametrize("part", ["table3", "table4", "figures", "studies"])
+def test_json_tells_what_the_text_does(folder, part, capsys, tmp_path):
+    (folder / "P9" / "frontal").mkdir(parents=True)
+    arguments = ["reproduce", part, "--data", str(folder), "--draws", "3", "--n-jobs", "1"]
+    arguments += ["--out", str(tmp_path / "det.png")]
+    assert main([*arguments, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["data"], told["people"], told["people_without_image"]) == (str(folder), 3, ["P9"])
+    if part == "figures":
+        with Image.open(told["out"]) as image:
+            assert image.size[0] > 800
+        return
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "1 people without an image were left out: P9" in printed
+    if part == "table3":
+        assert [row["genuine"] for row in told["rows"]] == [135, 300, 3, 12]
+        assert told["rows"][3]["published_genuine"] == 1_472
+    elif part == "table4":
+        assert (told["images"], told["not_acquired"]) == (90, 0)
+        assert told["published_eer_percent"]["SENet50ft"][0] == 3.86
+        rates = [f"{100 * row['eer']:.2f}" for row in told["rows"]]
+        assert all(rate in printed for rate in rates)
+        assert len(rates) == 12
+    else:
+        rows = [row for study in told["studies"].values() for row in study]
+        assert all(row["name"] in printed and f"{100 * row['eer']:.2f}" in printed for row in rows)
+        assert (told["images"], told["people_left_out"]) == (90, 0)
+
+
+def test_json_of_networks_is_that_of_the_registry(capsys):
+    networks = pytest.importorskip("sfpose.networks", reason="needs the [train] extra")
+    assert main(["reproduce", "networks", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert list(told) == list(networks.NETWORKS)
+    assert told["squeezefaceposenet+dwc"]["parameters"] == 694_056
 
 
 def test_data_must_be_given(capsys):

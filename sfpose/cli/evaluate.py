@@ -6,16 +6,17 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from sfpose.cli.photos import in_steps
+from sfpose.cli.photos import add_progress_option, in_steps
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
+    from collections.abc import Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
     from sfpose.embedder import FaceEmbedder
-    from sfpose.protocols import LazyImages
+    from sfpose.protocols import LazyImages, PoseFolder
 
 
 def people_range(text: str) -> range:
@@ -55,17 +56,69 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--n-jobs", type=int, default=-1, metavar="N", help="threads (default: all)"
     )
+    add_progress_option(parser)
     parser.add_argument("--draws", type=int, default=200, metavar="N", help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
 
 
-def embed_with_progress(embedder: FaceEmbedder, images: LazyImages) -> NDArray[np.float32]:
+def say_left_out(people: list[str]) -> None:
+    """Print who took no part because their folder holds no image."""
+    if people:
+        print(f"{len(people)} people without an image were left out: {', '.join(people)}")
+
+
+def embed_with_progress(
+    embedder: FaceEmbedder, images: LazyImages, *, progress: bool = True
+) -> NDArray[np.float32]:
     """Embed a data set behind a progress bar, which shows only on a terminal."""
     import numpy as np
 
-    parts = in_steps(images, 4 * embedder.batch_size, lambda _, part: embedder.transform(part))
+    def embed(_: int, part: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        return embedder.transform(part)
+
+    parts = in_steps(images, 4 * embedder.batch_size, embed, progress=progress)
     return np.concatenate(parts)
+
+
+class CountedEmbedding:
+    """Embeds images behind a progress bar, and counts those that could not be acquired.
+
+    Parameters
+    ----------
+    embedder : FaceEmbedder
+    progress : bool
+
+    Attributes
+    ----------
+    images, lost : int
+        How many were embedded, and how many of them gave a row of NaN.
+    """
+
+    def __init__(self, embedder: FaceEmbedder, *, progress: bool) -> None:
+        self._embedder, self._progress = embedder, progress
+        self.images = self.lost = 0
+
+    def __call__(self, images: LazyImages) -> NDArray[np.float32]:
+        """Descriptors (n, d) of ``images``."""
+        import numpy as np
+
+        rows = embed_with_progress(self._embedder, images, progress=self._progress)
+        self.images += len(rows)
+        self.lost += int(np.isnan(rows).any(axis=1).sum())
+        return rows
+
+    def to_dict(self) -> dict[str, int]:
+        """Both counts, for JSON."""
+        return {"images": self.images, "not_acquired": self.lost}
+
+    def __str__(self) -> str:
+        if not self.lost:
+            return ""
+        return (
+            f"{self.lost} of {self.images} images could not be acquired; "
+            "templates are the means of the others\n"
+        )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -81,22 +134,25 @@ def run(options: argparse.Namespace) -> int:
         n_jobs=options.n_jobs,
     )
 
-    def embed(images: LazyImages) -> NDArray[np.float32]:
-        return embed_with_progress(embedder, images)
-
+    embed = CountedEmbedding(embedder, progress=options.progress)
+    left_out: list[str] = []
     if options.dataset == "lfw":
         if options.people is not None:
             raise ValueError("--people does not go with lfw, which names its pairs itself")
         rows = evaluate_lfw(LFW(options.path), embed, draws=options.draws)
-    elif options.dataset == "cfp":
-        rows = evaluate_cfp(CFP(options.path, people=options.people), embed, draws=options.draws)
     else:
-        folder = PoseFolder(options.path, people=options.people)
-        rows = evaluate_poses(folder, embed, draws=options.draws)
+        folder: PoseFolder
+        if options.dataset == "cfp":
+            folder = cfp = CFP(options.path, people=options.people)
+            rows = evaluate_cfp(cfp, embed, draws=options.draws)
+        else:
+            folder = PoseFolder(options.path, people=options.people)
+            rows = evaluate_poses(folder, embed, draws=options.draws)
+        left_out = folder.without_image
     if options.json:
-        print(
-            json.dumps({"weights": str(options.weights), "rows": [row.to_dict() for row in rows]})
-        )
+        told = {"weights": str(options.weights), "rows": [row.to_dict() for row in rows]}
+        print(json.dumps({**told, **embed.to_dict(), "people_without_image": left_out}))
     else:
-        print(format_table(rows))
+        print(f"{format_table(rows)}\n{embed}", end="")
+        say_left_out(left_out)
     return 0

@@ -18,6 +18,7 @@ __all__ = [
     "Faces",
     "add_detector_options",
     "add_photo_options",
+    "add_progress_option",
     "embed_photos",
     "find_photos",
     "in_steps",
@@ -45,6 +46,17 @@ def add_photo_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=32, metavar="N")
     parser.add_argument(
         "--n-jobs", type=int, default=-1, metavar="N", help="threads (default: all)"
+    )
+    add_progress_option(parser)
+
+
+def add_progress_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option that hides the bar, which shows on a terminal only."""
+    parser.add_argument(
+        "--no-progress",
+        dest="progress",
+        action="store_false",
+        help="no progress bar, which shows on a terminal only",
     )
 
 
@@ -114,12 +126,21 @@ def photos_by_person(folder: str) -> tuple[list[Path], list[str]]:
 
 
 def in_steps(
-    images: Sequence[_Image], step: int, work: Callable[[int, Sequence[_Image]], _Result]
+    images: Sequence[_Image],
+    step: int,
+    work: Callable[[int, Sequence[_Image]], _Result],
+    *,
+    progress: bool = True,
 ) -> list[_Result]:
     """Results of ``work(start, part)`` over parts, with a bar that shows on a terminal only."""
     from tqdm import tqdm
 
-    starts = tqdm(range(0, len(images), step), desc="embedding", unit="batch", disable=None)
+    starts = tqdm(
+        range(0, len(images), step),
+        desc="embedding",
+        unit="batch",
+        disable=None if progress else True,
+    )
     return [work(start, images[start : start + step]) for start in starts]
 
 
@@ -176,7 +197,7 @@ def embed_photos(photos: Sequence[Path], options: argparse.Namespace) -> Faces:
             return Faces(np.zeros((0, embedder.n_features_out), np.float32), faces.index)
         return Faces(embedder.transform(faces.images), start + faces.index)
 
-    done = in_steps(photos, 4 * options.batch_size, embed)
+    done = in_steps(photos, 4 * options.batch_size, embed, progress=options.progress)
     return Faces(
         np.concatenate([faces.descriptors for faces in done]),
         np.concatenate([faces.index for faces in done]),

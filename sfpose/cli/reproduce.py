@@ -1,22 +1,27 @@
-"""``sfpose reproduce table3|table4|table5|figures|studies``: the paper on data of yours."""
+"""``sfpose reproduce table1|table3|...|figures|studies``: the paper on data of yours."""
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from sfpose.cli.evaluate import people_range
+from sfpose.cli.evaluate import CountedEmbedding, people_range, say_left_out
+from sfpose.cli.photos import add_progress_option
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
+    from collections.abc import Callable
 
     import numpy as np
     from numpy.typing import NDArray
 
     from sfpose.embedder import FaceEmbedder
-    from sfpose.evaluation import Row
-    from sfpose.protocols import LazyImages, PoseFolder
+    from sfpose.protocols import PoseFolder
+
+_Printed: TypeAlias = "tuple[str, dict[str, object]]"
+"""What is printed as text, and as JSON."""
 
 _PARTS = ("networks", "table1", "table3", "table4", "table5", "figures", "studies")
 
@@ -45,6 +50,8 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--rounds", type=int, default=40, metavar="N", help="images a network for table1"
     )
+    add_progress_option(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--draws", type=int, default=200, metavar="N", help=argparse.SUPPRESS)
     parser.set_defaults(run=run)
 
@@ -52,80 +59,111 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the table or say where the figure is."""
     if options.part in ("networks", "table1"):
-        from sfpose.training.table1 import measure_networks, network_list, network_table
-
-        measured = options.part == "table1"
-        print(
-            network_table(measure_networks(rounds=options.rounds)) if measured else network_list()
-        )
+        print(_networks(options))
         return 0
     if options.data is None:
         raise ValueError(f"{options.part} needs --data, a folder or zip of subject/pose/image")
-    from sfpose.cli.evaluate import embed_with_progress
-    from sfpose.embedder import FaceEmbedder
-    from sfpose.evaluation import format_table, pose_columns
     from sfpose.protocols import CFP, PoseFolder
-    from sfpose.reproduction import (
-        TABLE_4,
-        TABLE_5,
-        det_figure,
-        pose_table,
-        table_cells,
-        trial_counts,
-    )
 
     folder = PoseFolder(options.data, people=options.people)
     if set(folder.poses.tolist()) == {"frontal", "profile"}:
         folder = CFP(options.data, people=options.people)
-    title = f"EER %, {Path(options.data).stem}, {len(set(folder.subjects.tolist()))} people"
-    if options.part == "table3":
-        print(trial_counts(folder))
-        return 0
-    embedder = FaceEmbedder(options.weights, n_jobs=options.n_jobs)
-
-    def embed(images: LazyImages) -> NDArray[np.float32]:
-        return embed_with_progress(embedder, images)
-
-    if options.part == "studies":
-        for study, found in _studies(folder, embedder, options.weights, options.draws).items():
-            print(f"{study}\n{format_table(found)}\n")
-        return 0
-    name = f"sfpose {options.weights}"
-    if options.part == "figures":
-        columns = list(pose_columns(folder, embed))
-        print(f"wrote {det_figure({name: columns}, options.out, title)}")
-        return 0
-    published = TABLE_4 if options.part == "table4" else TABLE_5
-    cells = {name: table_cells(folder, embed, draws=options.draws)}
-    print(pose_table(cells, published, f"{title}; the paper's rows are of VGGFace2-Pose"))
+    text, told = _PRINTED[options.part](folder, options)
+    if options.json:
+        told |= {"data": options.data, "people": len(set(folder.subjects.tolist()))}
+        print(json.dumps({**told, "people_without_image": folder.without_image}))
+    else:
+        print(text)
+        say_left_out(folder.without_image)
     return 0
 
 
-def _studies(
-    folder: PoseFolder, embedder: FaceEmbedder, weights: str, draws: int
-) -> dict[str, list[Row]]:
+def _networks(options: argparse.Namespace) -> str:
+    from dataclasses import asdict
+
+    from sfpose.networks import NETWORKS, network_summary
+    from sfpose.training.table1 import measure_networks, network_list, network_table
+
+    if options.part == "networks":
+        if options.json:
+            return json.dumps({name: asdict(network_summary(name)) for name in NETWORKS})
+        return network_list()
+    rows = measure_networks(rounds=options.rounds)
+    return json.dumps(rows) if options.json else network_table(rows)
+
+
+def _embedding(options: argparse.Namespace) -> tuple[FaceEmbedder, CountedEmbedding]:
+    from sfpose.embedder import FaceEmbedder
+
+    embedder = FaceEmbedder(options.weights, n_jobs=options.n_jobs)
+    return embedder, CountedEmbedding(embedder, progress=options.progress)
+
+
+def _title(folder: PoseFolder, options: argparse.Namespace) -> str:
+    return f"EER %, {Path(options.data).stem}, {len(set(folder.subjects.tolist()))} people"
+
+
+def _table3(folder: PoseFolder, options: argparse.Namespace) -> _Printed:
+    from sfpose.reproduction import count_trials, format_trial_counts
+
+    return format_trial_counts(folder), {"rows": [row._asdict() for row in count_trials(folder)]}
+
+
+def _pose_table(folder: PoseFolder, options: argparse.Namespace) -> _Printed:
+    from sfpose.reproduction import TABLE_4, TABLE_5, pose_table, table_cells
+
+    published = TABLE_4 if options.part == "table4" else TABLE_5
+    _, embed = _embedding(options)
+    cells = table_cells(folder, embed, draws=options.draws)
+    title = f"{_title(folder, options)}; the paper's rows are of VGGFace2-Pose"
+    told: dict[str, object] = {
+        "weights": str(options.weights),
+        **embed.to_dict(),
+        "rows": [
+            {"template_size": size, "poses": poses, **row.to_dict()}
+            for (size, poses), row in cells.items()
+        ],
+        "published_eer_percent": {name: list(rates) for name, rates in published.items()},
+    }
+    table = pose_table({f"sfpose {options.weights}": cells}, published, title)
+    return f"{table}\n{embed}".rstrip(), told
+
+
+def _figures(folder: PoseFolder, options: argparse.Namespace) -> _Printed:
+    from sfpose.evaluation import pose_columns
+    from sfpose.reproduction import det_figure
+
+    _, embed = _embedding(options)
+    columns = list(pose_columns(folder, embed))
+    systems = {f"sfpose {options.weights}": columns}
+    path = det_figure(systems, options.out, _title(folder, options))
+    return f"wrote {path}\n{embed}".rstrip(), {"out": str(path), **embed.to_dict()}
+
+
+def _studies(folder: PoseFolder, options: argparse.Namespace) -> _Printed:
     """Every study of section 6 on one data set, by name."""
     import numpy as np
 
     from sfpose.alignment import FaceAligner
-    from sfpose.cli.evaluate import embed_with_progress
     from sfpose.embedder import FaceEmbedder
+    from sfpose.evaluation import format_table
     from sfpose.pose import head_pose
     from sfpose.runtime.artifact import read_artifact
     from sfpose.studies import PoseStudies, keep_ocular_region
 
-    whole = embed_with_progress(embedder, folder.images)
-    size = read_artifact(weights).network_input.size
+    embedder, embed = _embedding(options)
+    whole = embed(folder.images)
+    size = read_artifact(options.weights).network_input.size
     aligner = FaceAligner(size=size, min_face_score=0, n_jobs=embedder.n_jobs)
     crops = aligner.transform(folder.images)
     landmarks, scores = aligner.find_landmarks(folder.images)
-    aligned = FaceEmbedder(weights, align="done", n_jobs=embedder.n_jobs)
+    aligned = FaceEmbedder(options.weights, align="done", n_jobs=embedder.n_jobs)
     ocular = aligned.transform(keep_ocular_region(crops))
     found = np.asarray(~(np.isnan(whole) | np.isnan(ocular)).any(axis=1))
-    print(f"{found.size} images, {np.sum(~found)} of them not acquired and left out")
 
     def of(rows: NDArray[np.float32]) -> PoseStudies:
-        return PoseStudies(rows[found], folder.subjects[found], folder.poses[found], draws=draws)
+        poses = folder.poses[found]
+        return PoseStudies(rows[found], folder.subjects[found], poses, draws=options.draws)
 
     full = of(whole)
     # Differences of neighbours: blur leaves little of them.
@@ -140,7 +178,7 @@ def _studies(
     numbers = [
         row for pose in full.poses for row in full.number_of_images(first, pose, (1, 2, 3, 5))
     ]
-    return {
+    studies = {
         "number of images of a template": numbers,
         "templates that mix poses": full.mixed_poses(),
         "one probe of any pose against several templates": full.several_enrolled(),
@@ -148,3 +186,25 @@ def _studies(
         "whole face": full.same_pose(),
         "ocular region alone": of(ocular).same_pose(),
     }
+    lost = int(np.sum(~found))
+    lines = [f"{found.size} images, {lost} of them not acquired and left out"]
+    if full.left_out:
+        lines.append(f"{full.left_out} people without two images of each pose were left out")
+    lines += [f"{study}\n{format_table(rows)}\n" for study, rows in studies.items()]
+    told: dict[str, object] = {
+        "weights": str(options.weights),
+        "images": found.size,
+        "not_acquired": lost,
+        "people_left_out": full.left_out,
+        "studies": {study: [row.to_dict() for row in rows] for study, rows in studies.items()},
+    }
+    return "\n".join(lines), told
+
+
+_PRINTED: dict[str, Callable[[PoseFolder, argparse.Namespace], _Printed]] = {
+    "table3": _table3,
+    "table4": _pose_table,
+    "table5": _pose_table,
+    "figures": _figures,
+    "studies": _studies,
+}

@@ -40,7 +40,7 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     add_detector_options(parser)
     parser.set_defaults(batch_size=2, n_jobs=1)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, progress=False)
 
 
 def _descriptors(options: argparse.Namespace) -> NDArray[np.float32]:

@@ -37,6 +37,13 @@ class DetCurve(NamedTuple):
         False non-match rate, falling from 1 to 0.
     thresholds : float64 array of shape (n,)
         Rising; the first is below every distance.
+
+    Examples
+    --------
+    >>> from sfpose.metrics import det_curve
+    >>> curve = det_curve([0.1, 0.4, 0.35, 0.8], [True, True, False, False])
+    >>> curve.thresholds[1:].tolist()
+    [0.1, 0.35, 0.4, 0.8]
     """
 
     fmr: NDArray[np.float64]
@@ -45,7 +52,15 @@ class DetCurve(NamedTuple):
 
 
 class ErrorRates(NamedTuple):
-    """False match rate and false non-match rate at one threshold, 0 to 1."""
+    """False match rate and false non-match rate at one threshold, 0 to 1.
+
+    Examples
+    --------
+    >>> from sfpose.metrics import error_rates_at_threshold
+    >>> rates = error_rates_at_threshold([0.1, 0.4, 0.35, 0.8], [1, 1, 0, 0], 0.35)
+    >>> rates.fmr, rates.fnmr
+    (0.5, 0.5)
+    """
 
     fmr: float
     fnmr: float
@@ -210,6 +225,11 @@ def d_prime(distances: ArrayLike, is_genuine: ArrayLike) -> float:
     float
         Positive if impostors lie farther; infinite if nothing varies.
 
+    Raises
+    ------
+    ValueError
+        If the input is refused: see :func:`equal_error_rate`.
+
     References
     ----------
     Daugman, "Biometric decision landscapes", 2000.
@@ -240,6 +260,11 @@ def error_rates_at_threshold(
     Returns
     -------
     ErrorRates
+
+    Raises
+    ------
+    ValueError
+        If the input is refused: see :func:`equal_error_rate`.
 
     Examples
     --------
@@ -340,6 +365,11 @@ def fnmr_at_fmr(distances: ArrayLike, is_genuine: ArrayLike, fmr: float) -> floa
     -------
     float
         0 to 1.
+
+    Raises
+    ------
+    ValueError
+        If the input is refused: see :func:`equal_error_rate`; or ``fmr`` is no rate below 1.
 
     Examples
     --------

@@ -13,7 +13,15 @@ __all__ = ["FoldAccuracy", "k_fold_accuracy"]
 
 
 class FoldAccuracy(NamedTuple):
-    """Accuracy of each fold at the threshold that was best on the others, 0 to 1."""
+    """Accuracy of each fold at the threshold that was best on the others, 0 to 1.
+
+    Examples
+    --------
+    >>> from sfpose.metrics import k_fold_accuracy
+    >>> accuracy = k_fold_accuracy([1, 3, 1, 3, 2, 4], [1, 0, 1, 0, 1, 0], [0, 0, 1, 1, 2, 2])
+    >>> accuracy.per_fold.tolist(), accuracy.standard_error
+    ([1.0, 1.0, 1.0], 0.0)
+    """
 
     mean: float
     standard_error: float

@@ -22,6 +22,13 @@ class GroupErrorRates(NamedTuple):
         NaN where a group has no impostor or no genuine comparison.
     impostor, genuine : int64 arrays of shape (n_groups,)
         Comparisons that each rate rests on.
+
+    Examples
+    --------
+    >>> from sfpose.metrics import group_error_rates
+    >>> rates = group_error_rates([1, 4, 2, 9], [0, 0, 0, 1], ["a", "a", "b", "b"], 3)
+    >>> round(rates.fmr_inequity, 3)  # 1 over the square root of 0.5
+    1.414
     """
 
     groups: NDArray[np.generic]

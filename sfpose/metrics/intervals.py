@@ -20,7 +20,15 @@ __all__ = [
 
 
 class Interval(NamedTuple):
-    """Lower and upper limit."""
+    """Lower and upper limit.
+
+    Examples
+    --------
+    >>> from sfpose.metrics import clopper_pearson_interval
+    >>> interval = clopper_pearson_interval(5, 100)
+    >>> interval.low < 0.05 < interval.high
+    True
+    """
 
     low: float
     high: float
@@ -82,10 +90,27 @@ class PeopleResampler:
     first_people, second_people : arrays of shape (n,)
         Who is on either side of each comparison.
 
+    Raises
+    ------
+    ValueError
+        If the scores are refused or people of a side have another shape.
+
     References
     ----------
     Bolle, Ratha, Pankanti, "Error analysis of pattern recognition systems: the
     subsets bootstrap", CVIU 2004.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sfpose.metrics import PeopleResampler
+    >>> rng = np.random.default_rng(0)
+    >>> first, second = rng.integers(0, 30, (2, 2000))
+    >>> distances = rng.normal(np.where(first == second, 1.0, 3.0))
+    >>> resampler = PeopleResampler(distances, first == second, first, second)
+    >>> fmr, fnmr = resampler.draw(rng)
+    >>> fmr.shape == fnmr.shape == resampler.thresholds.shape
+    True
     """
 
     def __init__(

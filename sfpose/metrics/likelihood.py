@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, ClassVar
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.metadata_routing import UNUSED
 
 from sfpose.metrics.error_rates import check_scores
+
+if TYPE_CHECKING:
+    from sklearn.utils import Tags
 
 __all__ = [
     "LikelihoodRatioCalibrator",
@@ -88,6 +95,11 @@ def minimum_log_likelihood_ratio_cost(distances: ArrayLike, is_genuine: ArrayLik
     float
         0 to 1, in bits.
 
+    Raises
+    ------
+    ValueError
+        If shapes differ, a distance is NaN, or one kind of comparison is missing.
+
     Examples
     --------
     >>> from sfpose.metrics import minimum_log_likelihood_ratio_cost
@@ -99,7 +111,7 @@ def minimum_log_likelihood_ratio_cost(distances: ArrayLike, is_genuine: ArrayLik
     return log_likelihood_ratio_cost(ratios[np.searchsorted(known, scores)], genuine)
 
 
-class LikelihoodRatioCalibrator(BaseEstimator):  # type: ignore[misc]
+class LikelihoodRatioCalibrator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Turns distances into log-likelihood ratios, learnt from labelled comparisons.
 
     Parameters
@@ -129,8 +141,19 @@ class LikelihoodRatioCalibrator(BaseEstimator):  # type: ignore[misc]
     (True, True, True)
     """
 
+    # They are what scikit-learn calls X and y, no further data to route.
+    __metadata_request__fit: ClassVar = {"distances": UNUSED, "is_genuine": UNUSED}
+    __metadata_request__transform: ClassVar = {"distances": UNUSED}
+
     def __init__(self, method: str = "logistic") -> None:
         self.method = method
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.one_d_array = True
+        tags.input_tags.two_d_array = False
+        tags.target_tags.required = True
+        return tags
 
     def fit(self, distances: ArrayLike, is_genuine: ArrayLike) -> LikelihoodRatioCalibrator:
         """Learn from comparisons whose truth is known.
@@ -151,6 +174,9 @@ class LikelihoodRatioCalibrator(BaseEstimator):  # type: ignore[misc]
             If the scores are refused or ``method`` is unknown.
         """
         scores, genuine = check_scores(distances, is_genuine)
+        for learnt in ("slope_", "intercept_", "distances_", "ratios_"):
+            # What another method learnt before must not answer now.
+            self.__dict__.pop(learnt, None)
         if self.method == "logistic":
             from sklearn.linear_model import LogisticRegression
 
@@ -178,11 +204,20 @@ class LikelihoodRatioCalibrator(BaseEstimator):  # type: ignore[misc]
         float64 array
             Larger means more alike. Between two known distances, ``"isotonic"`` keeps
             the ratio of the smaller one.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            If a distance is NaN.
         """
+        if not (hasattr(self, "slope_") or hasattr(self, "ratios_")):
+            raise NotFittedError("a calibrator must be fitted before it transforms; call fit first")
         scores = np.asarray(distances, dtype=np.float64)
+        if np.isnan(scores).any():
+            raise ValueError(f"distances must not be NaN; got {np.isnan(scores).sum()} NaN")
         if hasattr(self, "slope_"):
             return self.slope_ * scores + self.intercept_
-        if not hasattr(self, "ratios_"):
-            raise ValueError("a calibrator must be fitted before it transforms; call fit first")
         place = np.searchsorted(self.distances_, scores, side="right") - 1
         return np.asarray(self.ratios_[np.maximum(place, 0)])

@@ -37,6 +37,13 @@ class VerificationSummary:
     ----------
     ISO/IEC 19795-1; Maio et al., "FVC2000: Fingerprint verification competition", 2002
     (FMR100, FMR1000, ZeroFMR).
+
+    Examples
+    --------
+    >>> from sfpose.metrics import verification_summary
+    >>> summary = verification_summary([0.1, 0.4, 0.35, 0.8], [1, 1, 0, 0])
+    >>> summary.eer, summary.fmr100, summary.genuine
+    (0.5, 0.5, 2)
     """
 
     genuine: int

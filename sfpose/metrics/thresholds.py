@@ -21,7 +21,18 @@ __all__ = ["SmallSampleWarning", "ThresholdCalibration", "calibrate_threshold"]
 
 
 class SmallSampleWarning(UserWarning):
-    """The data cannot support the false match rate that was asked for."""
+    """The data cannot support the false match rate that was asked for.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> from sfpose.metrics import SmallSampleWarning, calibrate_threshold
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     _ = calibrate_threshold([1.0, 2.0, 3.0], [1, 0, 0], 0.1)
+    >>> caught[0].category is SmallSampleWarning
+    True
+    """
 
 
 @dataclass(frozen=True)
@@ -44,6 +55,16 @@ class ThresholdCalibration:
     fmr_interval_if_independent : Interval
         95 % Clopper-Pearson interval of the false match rate. It takes comparisons
         as independent, which pairs that share a person are not: it is too narrow.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sfpose.metrics import calibrate_threshold
+    >>> genuine = np.arange(20_000) < 1_000
+    >>> distances = np.random.default_rng(0).normal(np.where(genuine, 1.0, 3.0), 0.5)
+    >>> calibration = calibrate_threshold(distances, genuine, 0.01)
+    >>> calibration.impostor_pairs, calibration.expected_false_matches
+    (19000, 190.0)
     """
 
     target_fmr: float
@@ -62,9 +83,9 @@ class ThresholdCalibration:
         """Impostor pairs times target: how many errors the threshold rests on."""
         return self.target_fmr * self.impostor_pairs
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, float | list[float] | None]:
         """Attributes as plain numbers, for JSON."""
-        values = asdict(self)
+        values: dict[str, Any] = asdict(self)
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in values.items()

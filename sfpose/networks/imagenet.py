@@ -49,6 +49,17 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     ValueError
         If the file is of another kind, or does not hold named tensors only. A pickle such
         as ``.pkl`` can run any code: convert it where you trust it.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import torch
+    >>> from sfpose.networks.imagenet import read_state
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     torch.save({"conv1.weight": torch.zeros(4, 3, 3, 3)}, f"{folder}/state.pth")
+    ...     state = read_state(f"{folder}/state.pth")
+    >>> {name: tuple(value.shape) for name, value in state.items()}
+    {'conv1.weight': (4, 3, 3, 3)}
     """
     path = Path(path)
     if not path.is_file():
@@ -98,6 +109,16 @@ def fill_from_state(network: nn.Module, state: Mapping[str, Tensor]) -> tuple[li
     ValueError
         If the state does not fit, or no published state is known for the architecture;
         the network is then unchanged.
+
+    Examples
+    --------
+    >>> from sfpose.networks import build_network
+    >>> from sfpose.networks.imagenet import fill_from_state
+    >>> fill_from_state(build_network("mobilefacenet"), {})
+    Traceback (most recent call last):
+        ...
+    ValueError: only SqueezeFacePoseNet, ResNet50 and SENet50 start from a published state; got
+    MobileFaceNet
     """
     if isinstance(network, SqueezeFacePoseNet):
         return fill_from_squeezenet(network, state)
@@ -213,6 +234,16 @@ def fill_from_resnet(
     See Also
     --------
     ResNet50 : How its layout differs from torchvision's.
+
+    Examples
+    --------
+    >>> from sfpose.networks import build_network
+    >>> from sfpose.networks.imagenet import fill_from_resnet
+    >>> fill_from_resnet(build_network("resnet50"), {})
+    Traceback (most recent call last):
+        ...
+    ValueError: the state must be a ResNet-50 or SE-ResNet-50 with torchvision's names; it has no
+    'conv1.weight'
     """
     if not any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
         raise ValueError("the network must be built with batch_norm=True to take a ResNet state")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 __all__ = [
+    "BottleneckNetwork",
     "GlobalDepthwiseHead",
     "InvertedBottleneck",
     "check_image_size",
     "convolution",
+    "depthwise_convolution",
     "interleave_channels",
     "map_side",
 ]
@@ -60,6 +63,37 @@ def convolution(
     return nn.Sequential(*layers)
 
 
+def depthwise_convolution(
+    channels: int,
+    *,
+    stride: int = 1,
+    batch_norm: bool = True,
+    activation: nn.Module | None = None,
+) -> nn.Sequential:
+    """3x3 filters that see one channel each, as :func:`convolution` makes them.
+
+    Parameters
+    ----------
+    channels : int
+    stride : int, default=1
+    batch_norm : bool, default=True
+    activation : nn.Module, optional
+
+    Returns
+    -------
+    nn.Sequential
+    """
+    return convolution(
+        channels,
+        channels,
+        3,
+        stride=stride,
+        groups=channels,
+        batch_norm=batch_norm,
+        activation=activation,
+    )
+
+
 class InvertedBottleneck(nn.Module):
     """Widen with 1x1 filters, filter each channel with 3x3, narrow without activation.
 
@@ -74,6 +108,13 @@ class InvertedBottleneck(nn.Module):
     residual : bool, default=False
         Add the input to the output; both must have the same shape.
     batch_norm : bool, default=True
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sfpose.networks.layers import InvertedBottleneck
+    >>> InvertedBottleneck(8, 16, 8, stride=2)(torch.zeros(2, 8, 6, 6)).shape
+    torch.Size([2, 8, 3, 3])
     """
 
     def __init__(
@@ -88,24 +129,93 @@ class InvertedBottleneck(nn.Module):
     ) -> None:
         super().__init__()
         self.residual = residual
-        self.expand = convolution(
+        self._build(inputs, expanded, outputs, stride, batch_norm)
+
+    def _build(
+        self, inputs: int, expanded: int, outputs: int, stride: int, batch_norm: bool
+    ) -> None:
+        self.expand: nn.Module = convolution(
             inputs, expanded, batch_norm=batch_norm, activation=nn.PReLU(expanded)
         )
-        self.depthwise = convolution(
-            expanded,
-            expanded,
-            3,
-            stride=stride,
-            groups=expanded,
-            batch_norm=batch_norm,
-            activation=nn.PReLU(expanded),
+        self.depthwise = depthwise_convolution(
+            expanded, stride=stride, batch_norm=batch_norm, activation=nn.PReLU(expanded)
         )
-        self.project = convolution(expanded, outputs, batch_norm=batch_norm)
+        self.project: nn.Module = convolution(expanded, outputs, batch_norm=batch_norm)
+
+    def _filter(self, x: Tensor) -> Tensor:
+        return self.project(self.depthwise(self.expand(x)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (n, inputs, h, w) to (n, outputs, h / stride, w / stride)."""
-        y = self.project(self.depthwise(self.expand(x)))
+        y = self._filter(x)
         return x + y if self.residual else y
+
+
+class BottleneckNetwork(nn.Module):
+    """Stem, inverted bottlenecks, a 1x1 layer, and a global depthwise head.
+
+    What MobileFaceNet, MobiFace and SeesawFaceNet have in common; each says its stages,
+    block, activation and number of values.
+
+    Parameters
+    ----------
+    batch_norm : bool, default=True
+    dropout : float, default=0.0
+        Share of the values dropped before the last layer in training.
+    input_size : int, default=112
+        Side of the images.
+    """
+
+    stages: ClassVar[Sequence[tuple[int, int, int, int]]]
+    """Channels between, channels after, blocks, stride of the first; from 64 channels on."""
+
+    block: ClassVar[type[InvertedBottleneck]] = InvertedBottleneck
+    outputs: ClassVar[int]
+
+    def __init__(
+        self, *, batch_norm: bool = True, dropout: float = 0.0, input_size: int = 112
+    ) -> None:
+        super().__init__()
+        self.input_size = input_size
+        self.conv1 = convolution(
+            3, 64, 3, stride=2, batch_norm=batch_norm, activation=self.activation(64)
+        )
+        self.depthwise2 = depthwise_convolution(
+            64, batch_norm=batch_norm, activation=self.activation(64)
+        )
+        blocks: list[nn.Module] = []
+        width = 64
+        for expanded, channels, count, stride in self.stages:
+            for number in range(count):
+                first = stride if number == 0 else 1
+                # A block of stride 1 that keeps the number of channels is residual.
+                residual = first == 1 and width == channels
+                blocks.append(
+                    self.block(
+                        width,
+                        expanded,
+                        channels,
+                        stride=first,
+                        residual=residual,
+                        batch_norm=batch_norm,
+                    )
+                )
+                width = channels
+        self.blocks = nn.Sequential(*blocks)
+        self.conv6 = convolution(width, 512, batch_norm=batch_norm, activation=self.activation(512))
+        side = map_side(input_size, 4)
+        self.head = GlobalDepthwiseHead(
+            512, self.outputs, side, batch_norm=batch_norm, dropout=dropout
+        )
+
+    def activation(self, channels: int) -> nn.Module:
+        """Activation for a number of channels, outside of the blocks."""
+        return nn.PReLU(channels)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Descriptors (n, outputs) of normalised images (n, 3, size, size)."""
+        check_image_size(images, self.input_size)
+        return self.head(self.conv6(self.blocks(self.depthwise2(self.conv1(images)))))
 
 
 class GlobalDepthwiseHead(nn.Module):

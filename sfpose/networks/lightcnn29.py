@@ -18,6 +18,13 @@ class MaxFeatureMap(nn.Module):
     inputs, outputs : int
         Channels before, and after the maximum.
     kernel : int, default=3
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sfpose.networks.lightcnn29 import MaxFeatureMap
+    >>> MaxFeatureMap(3, 8)(torch.zeros(2, 3, 6, 6)).shape
+    torch.Size([2, 8, 6, 6])
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 3) -> None:

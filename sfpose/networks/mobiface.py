@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
-
-from sfpose.networks.layers import (
-    GlobalDepthwiseHead,
-    InvertedBottleneck,
-    check_image_size,
-    convolution,
-    map_side,
-)
+from sfpose.networks.layers import BottleneckNetwork
 
 __all__ = ["MobiFace"]
 
-# Channels of the block that halves the map, then number of residual blocks of that width.
-_STAGES = ((64, 2), (128, 3), (256, 6))
+# Table 1 of its paper: channels between, channels after, blocks, stride of the first. The
+# blocks that halve the map do not widen, the residual ones after them double.
+_STAGES = (
+    *((64, 64, 1, 2), (128, 64, 2, 1)),
+    *((128, 128, 1, 2), (256, 128, 3, 1)),
+    *((256, 256, 1, 2), (512, 256, 6, 1)),
+)
 
 
-class MobiFace(nn.Module):
+class MobiFace(BottleneckNetwork):
     """MobiFace for 112x112 images: 512 signed values, to be compared by cosine.
 
     Parameters
@@ -51,35 +48,5 @@ class MobiFace(nn.Module):
     torch.Size([1, 512])
     """
 
-    def __init__(
-        self, *, batch_norm: bool = True, dropout: float = 0.0, input_size: int = 112
-    ) -> None:
-        super().__init__()
-        self.input_size = input_size
-        self.conv1 = convolution(3, 64, 3, stride=2, batch_norm=batch_norm, activation=nn.PReLU(64))
-        self.depthwise2 = convolution(
-            64, 64, 3, groups=64, batch_norm=batch_norm, activation=nn.PReLU(64)
-        )
-        blocks: list[nn.Module] = []
-        width = 64
-        for channels, count in _STAGES:
-            blocks.append(
-                InvertedBottleneck(width, channels, channels, stride=2, batch_norm=batch_norm)
-            )
-            blocks.extend(
-                InvertedBottleneck(
-                    channels, 2 * channels, channels, residual=True, batch_norm=batch_norm
-                )
-                for _ in range(count)
-            )
-            width = channels
-        self.blocks = nn.Sequential(*blocks)
-        self.conv6 = convolution(width, 512, batch_norm=batch_norm, activation=nn.PReLU(512))
-        side = map_side(input_size, 4)
-        self.head = GlobalDepthwiseHead(512, 512, side, batch_norm=batch_norm, dropout=dropout)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Descriptors (n, 512) of normalised images (n, 3, size, size)."""
-        check_image_size(images, self.input_size)
-        x = self.conv6(self.blocks(self.depthwise2(self.conv1(images))))
-        return self.head(x)
+    stages = _STAGES
+    outputs = 512

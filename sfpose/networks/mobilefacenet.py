@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
-
-from sfpose.networks.layers import (
-    GlobalDepthwiseHead,
-    InvertedBottleneck,
-    check_image_size,
-    convolution,
-    map_side,
-)
+from sfpose.networks.layers import BottleneckNetwork
 
 __all__ = ["MobileFaceNet"]
 
-# Table 1 of its paper: expansion, channels, blocks, stride of the first.
-_STAGES = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1))
+# Table 1 of its paper, each expansion times the channels before it: channels between,
+# channels after, blocks, stride of the first.
+_STAGES = ((128, 64, 5, 2), (256, 128, 1, 2), (256, 128, 6, 1), (512, 128, 1, 2), (256, 128, 2, 1))
 
 
-class MobileFaceNet(nn.Module):
+class MobileFaceNet(BottleneckNetwork):
     """MobileFaceNet for 112x112 images: 128 signed values, to be compared by cosine.
 
     Parameters
@@ -50,38 +43,5 @@ class MobileFaceNet(nn.Module):
     torch.Size([1, 128])
     """
 
-    def __init__(
-        self, *, batch_norm: bool = True, dropout: float = 0.0, input_size: int = 112
-    ) -> None:
-        super().__init__()
-        self.input_size = input_size
-        self.conv1 = convolution(3, 64, 3, stride=2, batch_norm=batch_norm, activation=nn.PReLU(64))
-        self.depthwise2 = convolution(
-            64, 64, 3, groups=64, batch_norm=batch_norm, activation=nn.PReLU(64)
-        )
-        blocks: list[nn.Module] = []
-        width = 64
-        for expansion, channels, count, stride in _STAGES:
-            for number in range(count):
-                first = stride if number == 0 else 1
-                blocks.append(
-                    InvertedBottleneck(
-                        width,
-                        expansion * width,
-                        channels,
-                        stride=first,
-                        residual=first == 1 and width == channels,
-                        batch_norm=batch_norm,
-                    )
-                )
-                width = channels
-        self.blocks = nn.Sequential(*blocks)
-        self.conv6 = convolution(width, 512, batch_norm=batch_norm, activation=nn.PReLU(512))
-        side = map_side(input_size, 4)
-        self.head = GlobalDepthwiseHead(512, 128, side, batch_norm=batch_norm, dropout=dropout)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Descriptors (n, 128) of normalised images (n, 3, size, size)."""
-        check_image_size(images, self.input_size)
-        x = self.conv6(self.blocks(self.depthwise2(self.conv1(images))))
-        return self.head(x)
+    stages = _STAGES
+    outputs = 128

@@ -64,6 +64,13 @@ class NetworkSpec:
         Outputs of the classifier that the published count includes.
     options : mapping
         What makes this variant of the architecture.
+
+    Examples
+    --------
+    >>> from sfpose.networks import NETWORKS
+    >>> spec = NETWORKS["mobilefacenet"]
+    >>> spec.input_size, spec.descriptor_size, spec.distance
+    (112, 128, 'cosine')
     """
 
     name: str
@@ -185,10 +192,20 @@ def build_network(
 def check_non_negative(name: str) -> None:
     """Refuse a network whose descriptor the chi-square distance cannot compare.
 
+    Parameters
+    ----------
+    name : str
+        One of ``NETWORKS``.
+
     Raises
     ------
     ValueError
         If there is no network of that name, or its values have signs.
+
+    Examples
+    --------
+    >>> from sfpose.networks.registry import check_non_negative
+    >>> check_non_negative("resnet50")  # says nothing: its values are >= 0
     """
     if not _spec(name).non_negative:
         suited = sorted(other.name for other in _SPECS if other.non_negative)

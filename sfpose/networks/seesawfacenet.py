@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from sfpose.networks.layers import (
-    GlobalDepthwiseHead,
-    check_image_size,
+    BottleneckNetwork,
+    InvertedBottleneck,
     convolution,
+    depthwise_convolution,
     interleave_channels,
-    map_side,
 )
 
 __all__ = ["SeesawBlock", "SeesawFaceNet"]
@@ -73,55 +73,36 @@ class UnevenPointwise(nn.Module):
         return torch.cat([self.small(small), self.large(large)], 1)
 
 
-class SeesawBlock(nn.Module):
+class SeesawBlock(InvertedBottleneck):
     """Uneven 1x1 groups, channel shuffle, 3x3 depthwise, attention, uneven 1x1 groups.
 
-    Parameters
-    ----------
-    inputs, expanded, outputs : int
-        Channels before, between and after.
-    stride : int, default=1
-        Of the 3x3 filters.
-    residual : bool, default=False
-        Add the input to the output; both must have the same shape.
-    batch_norm : bool, default=True
+    Parameters are those of :class:`InvertedBottleneck`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sfpose.networks.seesawfacenet import SeesawBlock
+    >>> SeesawBlock(8, 16, 8, stride=2)(torch.zeros(2, 8, 6, 6)).shape
+    torch.Size([2, 8, 3, 3])
     """
 
-    def __init__(
-        self,
-        inputs: int,
-        expanded: int,
-        outputs: int,
-        *,
-        stride: int = 1,
-        residual: bool = False,
-        batch_norm: bool = True,
+    def _build(
+        self, inputs: int, expanded: int, outputs: int, stride: int, batch_norm: bool
     ) -> None:
-        super().__init__()
-        self.residual = residual
-        self.shuffled = expanded // 2
         self.expand = UnevenPointwise(inputs, expanded, batch_norm=batch_norm)
-        self.depthwise = convolution(
-            expanded,
-            expanded,
-            3,
-            stride=stride,
-            groups=expanded,
-            batch_norm=batch_norm,
-            activation=nn.SiLU(),
+        self.depthwise = depthwise_convolution(
+            expanded, stride=stride, batch_norm=batch_norm, activation=nn.SiLU()
         )
         self.attention = SqueezeExcite(expanded)
         self.project = UnevenPointwise(expanded, outputs, batch_norm=batch_norm, swish=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (n, inputs, h, w) to (n, outputs, h / stride, w / stride)."""
-        halves = torch.split(self.expand(x), self.shuffled, 1)
-        y = self.depthwise(interleave_channels(halves))
-        y = self.project(self.attention(y))
-        return x + y if self.residual else y
+    def _filter(self, x: Tensor) -> Tensor:
+        widened = self.expand(x)
+        shuffled = interleave_channels(torch.chunk(widened, 2, 1))
+        return self.project(self.attention(self.depthwise(shuffled)))
 
 
-class SeesawFaceNet(nn.Module):
+class SeesawFaceNet(BottleneckNetwork):
     """Seesaw-shuffleFaceNet for 112x112 images: 512 signed values, for the cosine.
 
     Parameters
@@ -152,38 +133,10 @@ class SeesawFaceNet(nn.Module):
     torch.Size([1, 512])
     """
 
-    def __init__(
-        self, *, batch_norm: bool = True, dropout: float = 0.0, input_size: int = 112
-    ) -> None:
-        super().__init__()
-        self.input_size = input_size
-        self.conv1 = convolution(3, 64, 3, stride=2, batch_norm=batch_norm, activation=nn.SiLU())
-        self.depthwise2 = convolution(
-            64, 64, 3, groups=64, batch_norm=batch_norm, activation=nn.SiLU()
-        )
-        blocks: list[nn.Module] = []
-        width = 64
-        for expanded, channels, count, stride in _STAGES:
-            for number in range(count):
-                first = stride if number == 0 else 1
-                blocks.append(
-                    SeesawBlock(
-                        width,
-                        expanded,
-                        channels,
-                        stride=first,
-                        residual=first == 1,
-                        batch_norm=batch_norm,
-                    )
-                )
-                width = channels
-        self.blocks = nn.Sequential(*blocks)
-        self.conv6 = convolution(width, 512, batch_norm=batch_norm, activation=nn.SiLU())
-        side = map_side(input_size, 4)
-        self.head = GlobalDepthwiseHead(512, 512, side, batch_norm=batch_norm, dropout=dropout)
+    stages = _STAGES
+    block = SeesawBlock
+    outputs = 512
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Descriptors (n, 512) of normalised images (n, 3, size, size)."""
-        check_image_size(images, self.input_size)
-        x = self.conv6(self.blocks(self.depthwise2(self.conv1(images))))
-        return self.head(x)
+    def activation(self, channels: int) -> nn.Module:
+        """Swish, for any number of channels."""
+        return nn.SiLU()

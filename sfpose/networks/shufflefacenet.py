@@ -9,6 +9,7 @@ from sfpose.networks.layers import (
     GlobalDepthwiseHead,
     check_image_size,
     convolution,
+    depthwise_convolution,
     interleave_channels,
     map_side,
 )
@@ -29,6 +30,13 @@ class ShuffleUnit(nn.Module):
     halve : bool, default=False
         Stride 2: both halves of the output are filtered from all inputs.
     batch_norm : bool, default=True
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sfpose.networks.shufflefacenet import ShuffleUnit
+    >>> ShuffleUnit(8, 8, halve=True)(torch.zeros(2, 8, 6, 6)).shape
+    torch.Size([2, 8, 3, 3])
     """
 
     def __init__(
@@ -42,9 +50,7 @@ class ShuffleUnit(nn.Module):
             return convolution(channels, half, batch_norm=batch_norm, activation=nn.PReLU(half))
 
         def depthwise(channels: int) -> nn.Sequential:
-            return convolution(
-                channels, channels, 3, stride=stride, groups=channels, batch_norm=batch_norm
-            )
+            return depthwise_convolution(channels, stride=stride, batch_norm=batch_norm)
 
         self.branch1 = nn.Sequential(depthwise(inputs), pointwise(inputs)) if halve else None
         self.branch2 = nn.Sequential(

@@ -29,6 +29,13 @@ class Fire(nn.Module):
         Add the input to the output where both have the same width (simple bypass).
     preactivation : bool, default=False
         ReLU before each convolution instead of after it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sfpose.networks import Fire
+    >>> Fire(64, 16, 64)(torch.zeros(1, 64, 8, 8)).shape
+    torch.Size([1, 128, 8, 8])
     """
 
     def __init__(

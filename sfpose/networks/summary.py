@@ -26,6 +26,12 @@ class NetworkSummary:
         Of convolutions and fully connected layers, for one image.
     bytes : int
         Of the float32 weights that export leaves, batch normalisation folded away.
+
+    Examples
+    --------
+    >>> from sfpose.networks import network_summary
+    >>> network_summary("squeezefaceposenet").parameters
+    1235496
     """
 
     name: str
@@ -37,7 +43,23 @@ class NetworkSummary:
 
 
 def count_parameters(network: nn.Module) -> int:
-    """Number of trained values of a network."""
+    """Number of trained values of a network.
+
+    Parameters
+    ----------
+    network : nn.Module
+
+    Returns
+    -------
+    int
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> from sfpose.networks.summary import count_parameters
+    >>> count_parameters(nn.Linear(3, 2))
+    8
+    """
     return sum(parameter.numel() for parameter in network.parameters())
 
 
@@ -56,6 +78,13 @@ def count_multiply_adds(network: nn.Module, input_size: int) -> int:
     Returns
     -------
     int
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> from sfpose.networks.summary import count_multiply_adds
+    >>> count_multiply_adds(nn.Conv2d(3, 4, 3, padding=1), 10)
+    10800
     """
     counts: list[int] = []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sfpose.protocols.pose_folder import PoseFolder
 from sfpose.protocols.trials import Trials, all_pairs, first_of_each
@@ -21,6 +22,21 @@ class CFP(PoseFolder):
     References
     ----------
     Sengupta et al., "Frontal to profile face verification in the wild", WACV 2016.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from PIL import Image
+    >>> from sfpose.protocols import CFP
+    >>> with tempfile.TemporaryDirectory() as root:
+    ...     for person in ("001", "002"):
+    ...         for pose in ("frontal", "profile"):
+    ...             (Path(root) / person / pose).mkdir(parents=True)
+    ...             Image.new("RGB", (30, 40)).save(f"{root}/{person}/{pose}/01.jpg")
+    ...     trials = CFP(root).trials("frontal", "profile")
+    >>> len(trials), int(trials.is_genuine.sum())
+    (4, 2)
     """
 
     def trials(self, first: str = "frontal", second: str = "profile") -> Trials:
@@ -30,11 +46,43 @@ class CFP(PoseFolder):
         ----------
         first, second : str
             Poses.
+
+        Returns
+        -------
+        Trials
+
+        Raises
+        ------
+        ValueError
+            If no image shows a pose.
         """
         if first == second:
             return all_pairs(self.subjects, self.rows(first))
         return all_pairs(self.subjects, self.rows(first), self.rows(second))
 
-    def template_rows(self, pose: str, count: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-        """Rows of the first ``count`` images of each person in one pose."""
-        return first_of_each(self.subjects, self.rows(pose), count)
+    def template_rows(self, pose: str, count: int) -> NDArray[np.int64]:
+        """Rows of the first ``count`` images of each person in one pose.
+
+        Parameters
+        ----------
+        pose : str
+        count : int
+
+        Returns
+        -------
+        int64 array of shape (people * count,)
+
+        Raises
+        ------
+        ValueError
+            If no image shows the pose, or somebody has fewer images of it.
+        """
+        rows = self.rows(pose)
+        for person in np.unique(self.subjects):
+            images = int((self.subjects[rows] == person).sum())
+            if images < count:
+                raise ValueError(
+                    f"a template of {count} needs as many {pose} images of each person; "
+                    f"{person} has {images}"
+                )
+        return first_of_each(self.subjects, rows, count)

@@ -31,6 +31,8 @@ class ImageFiles:
     ----------
     names : list of str
         All files, sorted.
+    folders : list of str
+        All folders, sorted; of a zip file those that have an entry of their own.
 
     Raises
     ------
@@ -38,13 +40,23 @@ class ImageFiles:
         If there is no such folder or file.
     ValueError
         If the file is no zip file.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from sfpose.protocols import ImageFiles
+    >>> with tempfile.TemporaryDirectory() as root:
+    ...     _ = (Path(root) / "notes.txt").write_text("no image")
+    ...     files = ImageFiles(root)
+    >>> files.names, files.images()
+    (['notes.txt'], [])
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root)
         if self.root.is_dir():
-            found = (path for path in self.root.rglob("*") if path.is_file())
-            self.names = sorted(path.relative_to(self.root).as_posix() for path in found)
+            self.names, self.folders = _walk(self.root)
         elif not self.root.exists():
             raise FileNotFoundError(
                 f"a data set must be a folder or a zip file; there is none at {str(root)!r}"
@@ -54,6 +66,7 @@ class ImageFiles:
         else:
             entries = self._archive().infolist()
             self.names = sorted(entry.filename for entry in entries if not entry.is_dir())
+            self.folders = sorted(entry.filename.rstrip("/") for entry in entries if entry.is_dir())
 
     def _archive(self) -> zipfile.ZipFile:
         # Kept open: its index is read once, not once an image.
@@ -85,13 +98,43 @@ class ImageFiles:
             raise FileNotFoundError(f"{str(self.root)!r} must hold {name!r}; it does not") from None
 
 
+def _walk(root: Path) -> tuple[list[str], list[str]]:
+    """Files and folders below a folder, sorted."""
+    names: list[str] = []
+    folders: list[str] = []
+    for home, inside, files in os.walk(root):
+        here = Path(home).relative_to(root)
+        names += [(here / name).as_posix() for name in files]
+        folders += [(here / name).as_posix() for name in inside]
+    return sorted(names), sorted(folders)
+
+
 class LazyImages(Sequence[NDArray[np.uint8]]):
     """Images of a data set as a sequence that decodes each one when it is asked for.
 
     Parameters
     ----------
     files : ImageFiles
-    names : list of str
+    names : sequence of str
+
+    Raises
+    ------
+    FileNotFoundError
+        When an image is asked for that is missing.
+    ValueError
+        When an image is asked for that cannot be read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> from sfpose.protocols import ImageFiles, LazyImages
+    >>> with tempfile.TemporaryDirectory() as root:
+    ...     Image.new("RGB", (30, 40)).save(f"{root}/a.png")
+    ...     files = ImageFiles(root)
+    ...     images = LazyImages(files, files.images())
+    ...     print(len(images), images[0].shape)
+    1 (40, 30, 3)
     """
 
     def __init__(self, files: ImageFiles, names: Sequence[str]) -> None:

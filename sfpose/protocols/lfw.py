@@ -37,6 +37,20 @@ class LFW:
     References
     ----------
     Huang et al., "Labeled Faces in the Wild", 2007.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> from sfpose.protocols import LFW
+    >>> with tempfile.TemporaryDirectory() as root:
+    ...     for name in ("Ann_0001", "Ann_0002", "Bo_0001"):
+    ...         Image.new("RGB", (30, 40)).save(f"{root}/{name}.jpg")
+    ...     with open(f"{root}/pairs.txt", "w") as file:
+    ...         print("1 1", "Ann 1 2", "Ann 1 Bo 1", sep=chr(10), file=file)
+    ...     trials = LFW(root).trials()
+    >>> trials.is_genuine.tolist(), trials.folds.tolist()
+    ([True, False], [0, 0])
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:

@@ -31,14 +31,31 @@ class PoseFolder:
         Whose image each one is, as the folder is called.
     poses : array of shape (n,)
         As the folder is called.
+    without_image : list of str
+        People whose folder holds no image; they take no part.
 
     Raises
     ------
     FileNotFoundError
         If there is no such folder or file.
     ValueError
-        If no image is left, a name has no subject and pose, or ``people`` is given
-        and a subject's name is not a number.
+        If no image is left, a name has no subject and pose, two images have the same
+        subject, pose and name, or ``people`` is given and a subject's name is not a
+        number.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from PIL import Image
+    >>> from sfpose.protocols import PoseFolder
+    >>> with tempfile.TemporaryDirectory() as root:
+    ...     for pose in ("frontal", "profile"):
+    ...         (Path(root) / "ann" / pose).mkdir(parents=True)
+    ...         Image.new("RGB", (30, 40)).save(f"{root}/ann/{pose}/1.png")
+    ...     folder = PoseFolder(root)
+    >>> folder.subjects.tolist(), folder.poses.tolist(), folder.rows("profile").tolist()
+    (['ann', 'ann'], ['frontal', 'profile'], [1])
     """
 
     def __init__(
@@ -46,11 +63,14 @@ class PoseFolder:
     ) -> None:
         files = ImageFiles(root)
         names, subjects, poses = [], [], []
+        homes: set[str] = set()
+        known: dict[tuple[str, str, str], str] = {}
         for name in files.images():
             parts = name.split("/")
             if len(parts) < 3:
                 raise ValueError(f"images must lie in subject/pose folders; got {name!r}")
             subject, pose = parts[-3], parts[-2]
+            homes.add("/".join(parts[:-3]))
             if people is not None:
                 if not subject.isdigit():
                     raise ValueError(
@@ -59,6 +79,11 @@ class PoseFolder:
                     )
                 if int(subject) not in people:
                     continue
+            if (other := known.setdefault((subject, pose, parts[-1]), name)) != name:
+                raise ValueError(
+                    "no two images may have the same subject, pose and name; "
+                    f"got {other!r} and {name!r}"
+                )
             names.append(name)
             subjects.append(subject)
             poses.append(pose)
@@ -67,6 +92,15 @@ class PoseFolder:
         self.images = LazyImages(files, names)
         self.subjects = np.array(subjects)
         self.poses = np.array(poses)
+        beside = (folder.rpartition("/") for folder in files.folders)
+        empty = {person for home, _, person in beside if home in homes} - {
+            name.split("/")[-3] for name in files.images()
+        }
+        self.without_image = sorted(
+            person
+            for person in empty
+            if people is None or (person.isdigit() and int(person) in people)
+        )
 
     def rows(self, pose: str) -> NDArray[np.int64]:
         """Rows of the images of one pose.

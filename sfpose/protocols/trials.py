@@ -23,6 +23,13 @@ class Trials:
         Who is on either side, for intervals that resample people.
     folds : int64 array of shape (n,) or None
         Fold of each comparison, where the protocol has folds.
+
+    Examples
+    --------
+    >>> from sfpose.protocols import all_pairs
+    >>> trials = all_pairs(["a", "a", "b"], [0, 1, 2])
+    >>> len(trials), trials.first_people.tolist(), trials.second_people.tolist()
+    (3, ['a', 'a', 'a'], ['a', 'b', 'b'])
     """
 
     first: NDArray[np.int64]
@@ -80,6 +87,19 @@ def all_pairs(subjects: ArrayLike, first: ArrayLike, second: ArrayLike | None = 
 
 def first_of_each(subjects: ArrayLike, rows: ArrayLike, count: int) -> NDArray[np.int64]:
     """Up to ``count`` of the selected rows of each person, in order.
+
+    Parameters
+    ----------
+    subjects : array of shape (n,)
+        Whose each row is.
+    rows : int array
+        The rows to choose from.
+    count : int
+
+    Returns
+    -------
+    int64 array
+        Sorted.
 
     Examples
     --------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
 from typing import NamedTuple
@@ -22,6 +23,15 @@ class PoseTemplates(NamedTuple):
     rows : int64 array of shape (n_templates, size)
         Rows of the table that each template is the mean of.
     subjects, poses : arrays of shape (n_templates,)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sfpose.protocols import VGGFace2Pose
+    >>> protocol = VGGFace2Pose(np.repeat(["ann", "bo"], 4), ["F"] * 8)
+    >>> made = protocol.templates(2)
+    >>> made.rows.tolist(), made.subjects.tolist()
+    ([[0, 1], [2, 3], [4, 5], [6, 7]], ['ann', 'ann', 'bo', 'bo'])
     """
 
     rows: NDArray[np.int64]
@@ -42,6 +52,9 @@ class VGGFace2Pose:
     ----------
     subjects, poses : arrays of shape (n,)
         A row an image. Images of a person in a pose count in the order of the rows.
+    images : array of shape (n,), optional
+        Name or number of each image, if it is to be checked that a table lists none of
+        them twice: nobody's image may be compared with itself.
     impostors : int, default=100
         People that each one is compared with; all others if there are fewer.
 
@@ -55,7 +68,8 @@ class VGGFace2Pose:
     Raises
     ------
     ValueError
-        If lengths differ or there are fewer than two people.
+        If lengths differ, there are fewer than two people, or the table lists a subject,
+        pose and image twice.
 
     References
     ----------
@@ -73,7 +87,14 @@ class VGGFace2Pose:
     (1472, 36800)
     """
 
-    def __init__(self, subjects: ArrayLike, poses: ArrayLike, *, impostors: int = 100) -> None:
+    def __init__(
+        self,
+        subjects: ArrayLike,
+        poses: ArrayLike,
+        images: ArrayLike | None = None,
+        *,
+        impostors: int = 100,
+    ) -> None:
         self._subjects = np.asarray(subjects)
         self._poses = np.asarray(poses)
         if self._subjects.ndim != 1 or self._subjects.shape != self._poses.shape:
@@ -81,6 +102,8 @@ class VGGFace2Pose:
                 "subjects and poses must both have shape (n,); "
                 f"got {self._subjects.shape} and {self._poses.shape}"
             )
+        if images is not None:
+            _check_distinct(self._subjects, self._poses, np.asarray(images))
         self.people = np.unique(self._subjects)
         if len(self.people) < 2:
             raise ValueError(f"the protocol needs at least two people; got {len(self.people)}")
@@ -174,3 +197,16 @@ class VGGFace2Pose:
         same = [(pose, pose) for pose in poses]
         apart = sorted(combinations(range(len(poses)), 2), key=lambda pair: pair[1] - pair[0])
         return same + [(poses[a], poses[b]) for a, b in apart]
+
+
+def _check_distinct(
+    subjects: NDArray[np.generic], poses: NDArray[np.generic], images: NDArray[np.generic]
+) -> None:
+    if images.shape != subjects.shape:
+        raise ValueError(f"images must have shape {subjects.shape}; got {images.shape}")
+    rows = list(zip(subjects.tolist(), poses.tolist(), images.tolist(), strict=True))
+    (row, times), *_ = Counter(rows).most_common(1)
+    if times > 1:
+        raise ValueError(
+            f"a table must list each subject, pose and image once; got {row} {times} times"
+        )

@@ -69,6 +69,12 @@ class NetworkInput:
         Side of the image in pixels.
     mean, std : tuple of three floats
         Of the channels, on the scale 0 to 1.
+
+    Examples
+    --------
+    >>> from sfpose.runtime.artifact import read_artifact
+    >>> read_artifact("default").network_input.size
+    64
     """
 
     size: int
@@ -86,6 +92,13 @@ class Artifact:
         The ONNX file.
     manifest : mapping
         See :func:`read_manifest`.
+
+    Examples
+    --------
+    >>> from sfpose.runtime.artifact import read_artifact
+    >>> artifact = read_artifact("default")
+    >>> artifact.descriptor_size, len(artifact.digest)
+    (1000, 64)
     """
 
     model: bytes
@@ -360,6 +373,16 @@ def write_artifact(
     ------
     FileExistsError
         If ``path`` exists and ``overwrite`` is false, or is not an artifact.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from sfpose.runtime.artifact import read_artifact, write_artifact
+    >>> shipped = read_artifact("default")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = write_artifact(f"{folder}/mine", shipped.model, shipped.manifest)
+    ...     read_artifact(path).digest == shipped.digest
+    True
     """
     contents = artifact_files(model, manifest, extra)
     return write_folder(path, contents, overwrite=overwrite, marker=_MANIFEST)

@@ -158,7 +158,7 @@ class _Pairs:
         self, rows: NDArray[np.int64], side: int
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Faces about their canonical place, looking to the image's right, and landmarks."""
-        landmarks = self._faces.landmarks[rows]
+        landmarks = self._faces.landmarks[rows].astype(np.float64)
         around = similarity_to_canonical(landmarks) @ widen_matrix(_MARGIN)
         mirrored = self._yaw[rows] < 0
         mirror = mirror_matrices(torch.from_numpy(mirrored))

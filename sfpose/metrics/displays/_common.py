@@ -17,6 +17,7 @@ __all__ = ["Scorer", "all_comparisons", "axes_or_new", "figure_of"]
 class Scorer(Protocol):
     """What ``from_estimator`` needs of a fitted TemplateVerifier."""
 
+    target_fmr: float
     threshold_: float
 
     def score_matrix(self, A: ArrayLike, B: ArrayLike, /) -> NDArray[np.floating[Any]]: ...

@@ -28,7 +28,7 @@ _TICKS = np.array([0.0001, 0.001, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8])
 class DetCurveDisplay:
     """Detection error trade-off on normal-deviate axes.
 
-    Use :meth:`from_scores`.
+    Use :meth:`from_scores` or :meth:`from_estimator`.
 
     Parameters
     ----------
@@ -100,6 +100,11 @@ class DetCurveDisplay:
         -------
         DetCurveDisplay
 
+        Raises
+        ------
+        ValueError
+            If the scores are refused.
+
         Examples
         --------
         >>> import numpy as np
@@ -160,6 +165,26 @@ class DetCurveDisplay:
         Returns
         -------
         DetCurveDisplay
+
+        Raises
+        ------
+        ValueError
+            If lengths differ or descriptors are refused.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sfpose import TemplateVerifier
+        >>> from sfpose.metrics import DetCurveDisplay
+        >>> rng = np.random.default_rng(0)
+        >>> subjects = np.repeat(np.arange(40), 5)
+        >>> descriptors = rng.gamma(np.repeat(rng.gamma(1.0, 1.0, (40, 50)), 5, axis=0) * 9)
+        >>> verifier = TemplateVerifier(0.02).fit(descriptors[:100], subjects[:100])
+        >>> display = DetCurveDisplay.from_estimator(
+        ...     verifier, descriptors[100:], subjects[100:]
+        ... )
+        >>> display.eer < 0.1
+        True
         """
         first, second, people = all_comparisons(descriptors, subjects)
         distances = verifier.score_matrix(descriptors, descriptors)[first, second]

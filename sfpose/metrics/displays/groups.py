@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from sfpose.metrics.displays._common import axes_or_new, figure_of
-from sfpose.metrics.groups import GroupErrorRates
+from sfpose.metrics.displays._common import Scorer, all_comparisons, axes_or_new, figure_of
+from sfpose.metrics.groups import GroupErrorRates, group_error_rates
 from sfpose.metrics.intervals import clopper_pearson_interval
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ __all__ = ["GroupErrorDisplay"]
 
 class GroupErrorDisplay:
     """False match or non-match rate of each group at one threshold, as bars.
+
+    Use :meth:`from_scores` or :meth:`from_estimator`, or give rates and call :meth:`plot`.
 
     Parameters
     ----------
@@ -49,6 +52,120 @@ class GroupErrorDisplay:
             raise ValueError(f'rate must be "fmr" or "fnmr"; got {rate!r}')
         self.rates = rates
         self.rate = rate
+
+    @classmethod
+    def from_scores(
+        cls,
+        distances: ArrayLike,
+        is_genuine: ArrayLike,
+        groups: ArrayLike,
+        threshold: float,
+        *,
+        rate: str = "fmr",
+        target: float | None = None,
+        ax: Axes | None = None,
+    ) -> GroupErrorDisplay:
+        """Draw the rates of labelled comparisons.
+
+        Parameters
+        ----------
+        distances : array of shape (n,)
+        is_genuine : bool array of shape (n,)
+        groups : array of shape (n,)
+            Group of each comparison.
+        threshold : float
+        rate : {"fmr", "fnmr"}, default="fmr"
+        target : float, optional
+            A rate to mark with a line.
+        ax : matplotlib Axes, optional
+
+        Returns
+        -------
+        GroupErrorDisplay
+
+        Raises
+        ------
+        ValueError
+            If the scores are refused, shapes differ, or ``rate`` is neither.
+
+        Examples
+        --------
+        >>> from sfpose.metrics import GroupErrorDisplay
+        >>> display = GroupErrorDisplay.from_scores(
+        ...     [1, 4, 2, 9], [0, 0, 0, 1], ["a", "a", "b", "b"], 3
+        ... )
+        >>> display.rates.fmr.tolist()
+        [0.5, 1.0]
+        """
+        rates = group_error_rates(distances, is_genuine, groups, threshold)
+        return cls(rates, rate).plot(target=target, ax=ax)
+
+    @classmethod
+    def from_estimator(
+        cls,
+        verifier: Scorer,
+        descriptors: ArrayLike,
+        subjects: ArrayLike,
+        groups: ArrayLike,
+        *,
+        rate: str = "fmr",
+        ax: Axes | None = None,
+    ) -> GroupErrorDisplay:
+        """Draw the rates of all pairs within each group at the fitted threshold.
+
+        Parameters
+        ----------
+        verifier : TemplateVerifier
+            Fitted, on other people.
+        descriptors : array of shape (n, d), values >= 0
+        subjects : array of shape (n,)
+        groups : array of shape (n,)
+            Group of each descriptor's person. Pairs of two groups are left out: who
+            passes for somebody else usually is of the same group.
+        rate : {"fmr", "fnmr"}, default="fmr"
+            With ``"fmr"`` the target that the threshold was calibrated for is marked.
+        ax : matplotlib Axes, optional
+
+        Returns
+        -------
+        GroupErrorDisplay
+
+        Raises
+        ------
+        ValueError
+            If lengths differ, descriptors are refused, or ``rate`` is neither.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sfpose import TemplateVerifier
+        >>> from sfpose.metrics import GroupErrorDisplay
+        >>> rng = np.random.default_rng(0)
+        >>> subjects = np.repeat(np.arange(40), 5)
+        >>> descriptors = rng.gamma(np.repeat(rng.gamma(1.0, 1.0, (40, 50)), 5, axis=0) * 9)
+        >>> verifier = TemplateVerifier(0.02).fit(descriptors[:100], subjects[:100])
+        >>> groups = np.where(subjects % 2, "odd", "even")[100:]
+        >>> display = GroupErrorDisplay.from_estimator(
+        ...     verifier, descriptors[100:], subjects[100:], groups
+        ... )
+        >>> display.rates.impostor.tolist()
+        [1125, 1125]
+        """
+        first, second, people = all_comparisons(descriptors, subjects)
+        labels = np.asarray(groups)
+        if labels.shape != people.shape:
+            raise ValueError(f"groups must have shape {people.shape}; got {labels.shape}")
+        within = labels[first] == labels[second]
+        first, second = first[within], second[within]
+        return cls.from_scores(
+            verifier.score_matrix(descriptors, descriptors)[first, second],
+            people[first] == people[second],
+            labels[first],
+            verifier.threshold_,
+            rate=rate,
+            target=verifier.target_fmr if rate == "fmr" else None,
+            ax=ax,
+        )
 
     def plot(self, *, target: float | None = None, ax: Axes | None = None) -> GroupErrorDisplay:
         """Draw on ``ax``, or on a new figure.

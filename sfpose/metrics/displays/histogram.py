@@ -20,7 +20,7 @@ __all__ = ["ScoreHistogramDisplay"]
 class ScoreHistogramDisplay:
     """Distances of genuine and impostor comparisons, with a threshold.
 
-    Use :meth:`from_scores`.
+    Use :meth:`from_scores` or :meth:`from_estimator`.
 
     Parameters
     ----------
@@ -68,6 +68,18 @@ class ScoreHistogramDisplay:
         Returns
         -------
         ScoreHistogramDisplay
+
+        Raises
+        ------
+        ValueError
+            If the scores are refused.
+
+        Examples
+        --------
+        >>> from sfpose.metrics import ScoreHistogramDisplay
+        >>> display = ScoreHistogramDisplay.from_scores([1, 2, 4, 5], [1, 1, 0, 0], threshold=3)
+        >>> display.genuine.tolist(), display.impostor.tolist()
+        ([1.0, 2.0], [4.0, 5.0])
         """
         scores, genuine = check_scores(distances, is_genuine)
         display = cls(scores[genuine], scores[~genuine], threshold=threshold)
@@ -97,6 +109,26 @@ class ScoreHistogramDisplay:
         Returns
         -------
         ScoreHistogramDisplay
+
+        Raises
+        ------
+        ValueError
+            If lengths differ or descriptors are refused.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sfpose import TemplateVerifier
+        >>> from sfpose.metrics import ScoreHistogramDisplay
+        >>> rng = np.random.default_rng(0)
+        >>> subjects = np.repeat(np.arange(40), 5)
+        >>> descriptors = rng.gamma(np.repeat(rng.gamma(1.0, 1.0, (40, 50)), 5, axis=0) * 9)
+        >>> verifier = TemplateVerifier(0.02).fit(descriptors[:100], subjects[:100])
+        >>> display = ScoreHistogramDisplay.from_estimator(
+        ...     verifier, descriptors[100:], subjects[100:]
+        ... )
+        >>> len(display.genuine), len(display.impostor)
+        (200, 4750)
         """
         first, second, people = all_comparisons(descriptors, subjects)
         distances = verifier.score_matrix(descriptors, descriptors)[first, second]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import combinations_with_replacement
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sfpose.metrics.displays._common import axes_or_new, figure_of
+from sfpose.metrics.displays._common import Scorer, all_comparisons, axes_or_new, figure_of
+from sfpose.metrics.error_rates import check_scores, equal_error_rate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +23,8 @@ __all__ = ["PoseErrorDisplay"]
 class PoseErrorDisplay:
     """Equal error rate of each pose against each pose, as a coloured table.
 
+    Use :meth:`from_scores` or :meth:`from_estimator`, or give rates and call :meth:`plot`.
+
     Parameters
     ----------
     poses : sequence of str
@@ -31,6 +35,11 @@ class PoseErrorDisplay:
     ----------
     ax_ : matplotlib Axes
     figure_ : matplotlib Figure
+
+    Raises
+    ------
+    ValueError
+        If ``rates`` has another shape.
 
     Examples
     --------
@@ -48,6 +57,129 @@ class PoseErrorDisplay:
                 f"rates must have shape ({len(self.poses)}, {len(self.poses)}); "
                 f"got {self.rates.shape}"
             )
+
+    @classmethod
+    def from_scores(
+        cls,
+        distances: ArrayLike,
+        is_genuine: ArrayLike,
+        first_poses: ArrayLike,
+        second_poses: ArrayLike,
+        *,
+        poses: Sequence[str] | None = None,
+        ax: Axes | None = None,
+    ) -> PoseErrorDisplay:
+        """Draw the rates of labelled comparisons, whichever side shows which pose.
+
+        Parameters
+        ----------
+        distances : array of shape (n,)
+        is_genuine : bool array of shape (n,)
+        first_poses, second_poses : arrays of shape (n,)
+            Pose on either side of each comparison.
+        poses : sequence of str, optional
+            The poses in the order of the table; all of them in alphabetical order if
+            not given.
+        ax : matplotlib Axes, optional
+
+        Returns
+        -------
+        PoseErrorDisplay
+            Its table is symmetric, and NaN where a pair of poses has no genuine or no
+            impostor comparison.
+
+        Raises
+        ------
+        ValueError
+            If the scores are refused or shapes differ.
+
+        Examples
+        --------
+        >>> from sfpose.metrics import PoseErrorDisplay
+        >>> display = PoseErrorDisplay.from_scores(
+        ...     [1, 2, 3, 3, 5, 4], [1, 0, 1, 0, 0, 1], list("FFFPFP"), list("FFPFPF")
+        ... )
+        >>> display.poses, display.rates.tolist()
+        (['F', 'P'], [[0.0, 0.5], [0.5, nan]])
+        """
+        scores, genuine = check_scores(distances, is_genuine)
+        sides = np.asarray(first_poses), np.asarray(second_poses)
+        if not sides[0].shape == sides[1].shape == scores.shape:
+            raise ValueError(
+                f"first_poses and second_poses must have shape {scores.shape}; "
+                f"got {sides[0].shape} and {sides[1].shape}"
+            )
+        names = np.unique(np.concatenate(sides)).tolist() if poses is None else list(poses)
+        rates = np.full((len(names),) * 2, np.nan)
+        for one, other in combinations_with_replacement(range(len(names)), 2):
+            pair = names[one], names[other]
+            chosen = (sides[0] == pair[0]) & (sides[1] == pair[1])
+            chosen |= (sides[0] == pair[1]) & (sides[1] == pair[0])
+            if genuine[chosen].any() and not genuine[chosen].all():
+                rate = equal_error_rate(scores[chosen], genuine[chosen])
+                rates[one, other] = rates[other, one] = rate
+        return cls(names, rates).plot(ax=ax)
+
+    @classmethod
+    def from_estimator(
+        cls,
+        verifier: Scorer,
+        descriptors: ArrayLike,
+        subjects: ArrayLike,
+        descriptor_poses: ArrayLike,
+        *,
+        poses: Sequence[str] | None = None,
+        ax: Axes | None = None,
+    ) -> PoseErrorDisplay:
+        """Draw the rates of all pairs of descriptors.
+
+        Parameters
+        ----------
+        verifier : TemplateVerifier
+        descriptors : array of shape (n, d), values >= 0
+        subjects : array of shape (n,)
+        descriptor_poses : array of shape (n,)
+            Pose of each descriptor's image.
+        poses : sequence of str, optional
+            As for :meth:`from_scores`.
+        ax : matplotlib Axes, optional
+
+        Returns
+        -------
+        PoseErrorDisplay
+
+        Raises
+        ------
+        ValueError
+            If lengths differ or descriptors are refused.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sfpose import TemplateVerifier
+        >>> from sfpose.metrics import PoseErrorDisplay
+        >>> rng = np.random.default_rng(0)
+        >>> subjects = np.repeat(np.arange(30), 4)
+        >>> poses = np.tile(["frontal", "frontal", "profile", "profile"], 30)
+        >>> descriptors = rng.gamma(np.repeat(rng.gamma(1.0, 1.0, (30, 50)), 4, axis=0) * 9)
+        >>> display = PoseErrorDisplay.from_estimator(
+        ...     TemplateVerifier(), descriptors, subjects, poses
+        ... )
+        >>> display.rates.shape
+        (2, 2)
+        """
+        first, second, people = all_comparisons(descriptors, subjects)
+        shown = np.asarray(descriptor_poses)
+        if shown.shape != people.shape:
+            raise ValueError(f"descriptor_poses must have shape {people.shape}; got {shown.shape}")
+        return cls.from_scores(
+            verifier.score_matrix(descriptors, descriptors)[first, second],
+            people[first] == people[second],
+            shown[first],
+            shown[second],
+            poses=poses,
+            ax=ax,
+        )
 
     def plot(self, *, ax: Axes | None = None) -> PoseErrorDisplay:
         """Draw on ``ax``, or on a new figure.

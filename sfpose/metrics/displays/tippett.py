@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sfpose.metrics.displays._common import Scorer, all_comparisons, axes_or_new, figure_of
 from sfpose.metrics.error_rates import check_scores
-from sfpose.metrics.likelihood import log_likelihood_ratio_cost
+from sfpose.metrics.likelihood import LikelihoodRatioCalibrator, log_likelihood_ratio_cost
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 
 __all__ = ["TippettDisplay"]
 
+_PAIRS = 16_384
+"""Pairs whose descriptors are copied at a time."""
+
 
 class TippettDisplay:
     """Share of comparisons whose likelihood ratio is at least so large.
 
-    Use :meth:`from_ratios`.
+    Use :meth:`from_estimator`, :meth:`from_ratios` or :meth:`from_scores`.
 
     Parameters
     ----------
@@ -83,6 +86,49 @@ class TippettDisplay:
         return cls(ratios[genuine], ratios[~genuine]).plot(ax=ax)
 
     @classmethod
+    def from_scores(
+        cls,
+        distances: ArrayLike,
+        is_genuine: ArrayLike,
+        *,
+        method: str = "logistic",
+        ax: Axes | None = None,
+    ) -> TippettDisplay:
+        """Calibrate distances on themselves, and draw the curves of the ratios.
+
+        A calibration looks better on what it was learnt from than on other people: for
+        those, fit a TemplateVerifier and use :meth:`from_estimator`.
+
+        Parameters
+        ----------
+        distances : array of shape (n,)
+        is_genuine : bool array of shape (n,)
+        method : {"logistic", "isotonic"}, default="logistic"
+            See :class:`sfpose.metrics.LikelihoodRatioCalibrator`.
+        ax : matplotlib Axes, optional
+
+        Returns
+        -------
+        TippettDisplay
+
+        Raises
+        ------
+        ValueError
+            If the scores are refused or ``method`` is unknown.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sfpose.metrics import TippettDisplay
+        >>> genuine = np.arange(2000) < 500
+        >>> distances = np.random.default_rng(0).normal(np.where(genuine, 1.0, 3.0))
+        >>> round(TippettDisplay.from_scores(distances, genuine).cost, 1)
+        0.5
+        """
+        calibrator = LikelihoodRatioCalibrator(method).fit(distances, is_genuine)
+        return cls.from_ratios(calibrator.transform(distances), is_genuine, ax=ax)
+
+    @classmethod
     def from_estimator(
         cls,
         verifier: Scorer,
@@ -104,10 +150,33 @@ class TippettDisplay:
         Returns
         -------
         TippettDisplay
+
+        Raises
+        ------
+        ValueError
+            If lengths differ or descriptors are refused.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sfpose import TemplateVerifier
+        >>> from sfpose.metrics import TippettDisplay
+        >>> rng = np.random.default_rng(0)
+        >>> subjects = np.repeat(np.arange(40), 5)
+        >>> descriptors = rng.gamma(np.repeat(rng.gamma(1.0, 1.0, (40, 50)), 5, axis=0) * 9)
+        >>> verifier = TemplateVerifier(0.02).fit(descriptors[:100], subjects[:100])
+        >>> display = TippettDisplay.from_estimator(
+        ...     verifier, descriptors[100:], subjects[100:]
+        ... )
+        >>> display.cost < 0.5
+        True
         """
         first, second, people = all_comparisons(descriptors, subjects)
         rows = np.asarray(descriptors)
-        ratios = verifier.log_likelihood_ratio(rows[first], rows[second])
+        parts = [slice(start, start + _PAIRS) for start in range(0, len(first), _PAIRS)]
+        ratios = np.concatenate(
+            [verifier.log_likelihood_ratio(rows[first[part]], rows[second[part]]) for part in parts]
+        )
         return cls.from_ratios(ratios, people[first] == people[second], ax=ax)
 
     def plot(self, *, ax: Axes | None = None) -> TippettDisplay:
