@@ -215,17 +215,26 @@ def _sfpose(*arguments):
     )
 
 
-def test_verify_tells_a_copy_from_a_stranger():
+def test_verify_tells_a_copy_from_a_stranger(tmp_path):
     skimage = pytest.importorskip("skimage", reason="a portrait comes with scikit-image")
     matplotlib = pytest.importorskip("matplotlib", reason="a portrait comes with matplotlib")
-    collins = Path(skimage.__file__).parent / "data" / "astronaut.png"
-    hopper = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+    whole = Image.open(Path(skimage.__file__).parent / "data" / "astronaut.png")
+    collins, hopper = tmp_path / "collins.png", tmp_path / "hopper.png"
+    whole.crop((150, 45, 310, 205)).save(collins)
+    portrait = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+    Image.open(portrait).crop((140, 90, 390, 345)).save(hopper)
     same = _sfpose("verify", str(hopper), str(hopper), "--json")
     assert same.returncode == 0, same.stderr
     assert json.loads(same.stdout)["distance"] == 0
     other = _sfpose("verify", str(hopper), str(collins))
     assert other.returncode == 1, other.stderr
     assert other.stdout.startswith("different people: distance")
+    # Half a person is no crop of a face, until something finds the face in it.
+    refused = _sfpose("verify", str(portrait), str(hopper))
+    assert refused.returncode == 2
+    assert "give a loose crop of the face, or name a --detector" in refused.stderr
+    found = _sfpose("verify", str(portrait), str(hopper), "--detector", "libfacedetection")
+    assert found.returncode == 0, found.stderr
 
 
 def test_demo_enrols_and_decides():

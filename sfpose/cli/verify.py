@@ -60,12 +60,14 @@ def _descriptors(options: argparse.Namespace) -> NDArray[np.float32]:
         rows, index = faces.descriptors, faces.index
     for number, photo in enumerate(photos):
         found = rows[index == number]
-        if len(found) != 1 or not found[0, 0] >= 0:
+        if len(found) > 1:
             raise ValueError(
-                f"a photo must show a face; nothing was found in {photo!r}"
-                if len(found) < 2
-                else f"one face of a photo must be meant; {len(found)} were taken in {photo!r}"
+                f"one face of a photo must be meant; {len(found)} were taken in {photo!r}"
             )
+        if not len(found) or not found[0, 0] >= 0:
+            crop = options.detector == "crop"
+            hint = ": give a loose crop of the face, or name a --detector" if crop else ""
+            raise ValueError(f"a photo must show a face; nothing was found in {photo!r}{hint}")
     return rows
 
 
