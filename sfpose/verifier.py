@@ -64,14 +64,14 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
     Attributes
     ----------
     threshold_ : float
-        Largest distance that is accepted of one descriptor a side in any pose; only
-        after ``fit``.
+        Largest distance that is accepted of one descriptor a side in any pose. This and
+        what follows are there only after ``fit``.
     calibration_ : ThresholdCalibration
-        Target and achieved rates, counts and intervals of it; only after ``fit``.
+        Target and achieved rates, counts and intervals of it.
     calibrations_ : dict of Condition to ThresholdCalibration
-        The same for every kind of comparison; only after ``fit``.
+        The same for every kind of comparison.
     n_features_in_ : int
-        Width of the descriptors; only after ``fit``.
+        Width of the descriptors.
 
     See Also
     --------
@@ -143,9 +143,8 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            If descriptors are refused, lengths differ, there is only one person,
-            nobody has two descriptors, ``groups`` is unknown, or ``poses`` are missing
-            where they are needed.
+            If descriptors are refused, lengths differ, there is only one person, nobody has
+            two descriptors, ``groups`` is unknown, or ``poses`` are missing where needed.
 
         Warns
         -----
@@ -370,9 +369,8 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            If an input is refused, widths differ, there is neither a fit nor a
-            shipped calibration for ``target_fmr``, or nothing was calibrated for so
-            many images or for the poses.
+            If an input is refused, widths differ, there is neither a fit nor a shipped
+            calibration for ``target_fmr``, or none for so many images or for the poses.
         """
         first, second = _rows(template, "template"), _rows(probe, "probe")
         rule = self._rule(

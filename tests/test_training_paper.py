@@ -178,6 +178,8 @@ def _command(people, out, checkpoint, *more, epochs=4):
         0.0002,
         "--device",
         "cpu",
+        "--precision",
+        "float32",
         "--threads",
         1,
         "--workers",

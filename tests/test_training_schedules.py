@@ -232,7 +232,12 @@ def train_smooth():
         Smooth(),
         SoftmaxObjective(6, 2, dropout=0.3),
         Halves(),
-        LoopSettings(stages=(Stage(8, 32 * 7, 15),), learning_rate=0.05, device="cpu"),
+        LoopSettings(
+            stages=(Stage(8, 32 * 7, 15),),
+            learning_rate=0.05,
+            device="cpu",
+            precision="float32",
+        ),
         validation=Halves(noise=1.5),
         schedule=PlateauSchedule((0.05, 0.01), patience=1),
         on_epoch=epochs.append,

@@ -175,6 +175,11 @@ def _add_paper(kinds: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "--checkpoint-minutes", type=float, default=10.0, metavar="MINUTES", help="(default: 10)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    parser.add_argument(
+        "--precision",
+        default="auto",
+        help="float32, bfloat16, or auto: bfloat16 where the device is faster with it",
+    )
     parser.set_defaults(run=_run_paper)
 
 
@@ -319,6 +324,7 @@ def _recipe(options: argparse.Namespace) -> PaperRecipe:
         on_unreadable="leave out" if options.leave_out_unreadable else "error",
         checkpoint_minutes=options.checkpoint_minutes,
         device=options.device,
+        precision=options.precision,
     )
 
 

@@ -325,10 +325,9 @@ def unpack_entry(path: Path, name: str, target: Path, most: int) -> None:
 
     Parameters
     ----------
-    path : Path
-        The zip file.
+    path, target : Path
+        The zip file, and the file to write.
     name : str
-    target : Path
     most : int
         Largest size of the entry, in bytes.
 
@@ -396,9 +395,5 @@ def artifact_files(
         _MODEL: {"sha256": hashlib.sha256(model).hexdigest(), "bytes": len(model)}
     }
     own: dict[str, Json] = {"format": FORMAT, "format_version": FORMAT_VERSION, "files": listed}
-    full = {**own, **manifest, **own}
-    return {
-        _MODEL: model,
-        _MANIFEST: (json.dumps(full, indent=1, allow_nan=False) + "\n").encode(),
-        **(extra or {}),
-    }
+    text = json.dumps({**own, **manifest, **own}, indent=1, allow_nan=False) + "\n"
+    return {_MODEL: model, _MANIFEST: text.encode(), **(extra or {})}

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from joblib import Parallel, delayed
+from PIL import Image
 
 from sfpose import FaceEmbedder, TemplateGallery, TemplateVerifier
 from sfpose.runtime.artifact import read_artifact
@@ -149,8 +150,8 @@ def _run(program, *words, timeout=300):
 @pytest.fixture
 def saved(tmp_path, reliability):
     faces = reliability.pictures(3)
-    side = min(face.shape[0] for face in faces)
-    np.save(tmp_path / "faces.npy", np.stack([face[:side, :side] for face in faces]))
+    same = [Image.fromarray(face).resize((90, 90)) for face in faces]
+    np.save(tmp_path / "faces.npy", np.stack(same))
     (tmp_path / "program.py").write_text(PROGRAM)
     return tmp_path
 
