@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import os
-import zipfile
 from pathlib import Path
 from typing import Protocol
 
@@ -95,7 +94,9 @@ class PeopleFolder:
                 f"images must lie in a folder a person; got {loose!r} in {str(root)!r}"
             )
         owners = [name.split("/", 1)[0] for name in self._names]
-        self.people = sorted({*owners, *_folders(self._files.root)})
+        below = [name for name in self._files.names if "/" in name]
+        folders = [name.split("/", 1)[0] for name in (*below, *self._files.folders)]
+        self.people = sorted({*owners, *folders})
         self.labels = _rows_of(self.people, owners)
 
     def __len__(self) -> int:
@@ -109,13 +110,6 @@ class PeopleFolder:
         """Decode one image (H, W, 3)."""
         name = self._names[row]
         return decode_image(io.BytesIO(self._files.read(name)), name)
-
-
-def _folders(root: Path) -> set[str]:
-    if root.is_dir():
-        return {path.name for path in root.iterdir() if path.is_dir()}
-    with zipfile.ZipFile(root) as archive:
-        return {name.split("/", 1)[0] for name in archive.namelist() if "/" in name}
 
 
 def _rows_of(people: list[str], owners: list[str]) -> NDArray[np.int64]:
