@@ -42,6 +42,7 @@ __all__ = [
     "Embedding",
     "LandmarkFinder",
     "MinFaceScore",
+    "check_min_face_score",
     "crop_kind",
     "share_of",
 ]
@@ -143,11 +144,9 @@ class Aligner:
     ) -> None:
         self._finder = LandmarkFinder(weights, n_threads)
         self._batch_size = batch_size
-        if min_face_score == "auto":
-            min_face_score = self._finder.min_face_score
-        elif isinstance(min_face_score, str) or not 0 <= min_face_score <= 1:
-            raise ValueError(f"min_face_score must be 0 to 1 or 'auto'; got {min_face_score!r}")
-        self.min_face_score = min_face_score
+        check_min_face_score(min_face_score)
+        stated = self._finder.min_face_score
+        self.min_face_score = stated if min_face_score == "auto" else min_face_score
 
     def landmarks(
         self, images: Images
@@ -177,6 +176,12 @@ class Aligner:
                 for image, matrix in zip(batch, matrices, strict=True)
             ]
             yield crops, scores >= self.min_face_score
+
+
+def check_min_face_score(score: MinFaceScore) -> None:
+    """Raise ValueError unless ``score`` is 0 to 1 or ``"auto"``."""
+    if score != "auto" and (isinstance(score, str) or not 0 <= score <= 1):
+        raise ValueError(f"min_face_score must be 0 to 1 or 'auto'; got {score!r}")
 
 
 def crop_kind(align: Align, artifact: Artifact | None) -> CropKind:

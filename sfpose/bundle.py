@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from sfpose._calibration import from_conditions, to_conditions
-from sfpose._embedding import crop_kind
+from sfpose._embedding import check_min_face_score, crop_kind
 from sfpose._gallery_files import MANIFEST, GalleryContents, gallery_files, read_gallery
 from sfpose.decision import DescriptorForm
 from sfpose.embedder import FaceEmbedder
@@ -130,6 +130,7 @@ class VerificationBundle:
         manifest["bundle"] = {
             "version": BUNDLE_VERSION,
             "align": self.embedder.align,
+            "min_face_score": self.embedder.min_face_score,
             "verifier": {name: getattr(self.verifier, name) for name in _PARAMETERS},
             "fitted": bool(learned),
             "gallery": bool(extra),
@@ -168,8 +169,11 @@ class VerificationBundle:
         embedder.artifact_ = artifact
         verifier = TemplateVerifier(weights=os.fspath(path), n_jobs=n_jobs)
         try:
-            crop_kind(stated["align"], artifact)  # now, and not at the first photo
-            embedder.set_params(align=stated["align"])
+            # Both are checked now, and not at the first photo; older bundles have no score.
+            score = stated.get("min_face_score", "auto")
+            crop_kind(stated["align"], artifact)
+            check_min_face_score(score)
+            embedder.set_params(align=stated["align"], min_face_score=score)
             settings = {name: stated["verifier"][name] for name in _PARAMETERS}
             if settings["template_sizes"] is not None:
                 settings["template_sizes"] = [tuple(pair) for pair in settings["template_sizes"]]

@@ -102,6 +102,21 @@ def test_without_a_fit_the_shipped_calibration_stays(tmp_path):
     assert again.verifier.verify(descriptors[0], descriptors[1]) == expected
 
 
+@pytest.mark.parametrize("score", [0, 0.5, "auto"])
+def test_what_counts_as_a_face_stays_with_the_bundle(tmp_path, nothing, score):
+    embedder = FaceEmbedder(min_face_score=score)
+    path = VerificationBundle(embedder, TemplateVerifier()).save(tmp_path / "door")
+    again = VerificationBundle.load(path).embedder
+    assert again.min_face_score == score
+    np.testing.assert_array_equal(again.transform([nothing]), embedder.transform([nothing]))
+    manifest = json.loads((path / "manifest.json").read_text())
+    for bad in (2, "high", [0.5]):
+        manifest["bundle"]["min_face_score"] = bad
+        (path / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(ValueError, match="min_face_score must be|must describe a bundle"):
+            VerificationBundle.load(path)
+
+
 def test_parts_that_do_not_fit_together_are_refused_and_nothing_is_left(bundle, tmp_path):
     narrow, subjects = _descriptors(width=30)
     verifier = TemplateVerifier(target_fmr=0.01).fit(narrow, subjects)
