@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy.spatial import procrustes
 
 torch = pytest.importorskip("torch", reason="training needs the [train] extra")
 pytest.importorskip("onnx", reason="training needs the [train] extra")
@@ -12,6 +13,7 @@ from torch import nn  # noqa: E402
 
 from sfpose import FaceEmbedder  # noqa: E402
 from sfpose.networks import build_network  # noqa: E402
+from sfpose.pose import FACE_POINTS  # noqa: E402
 from sfpose.runtime.artifact import Artifact, read_artifact  # noqa: E402
 from sfpose.runtime.session import OnnxModel  # noqa: E402
 from sfpose.training.augmentation import (  # noqa: E402
@@ -49,6 +51,7 @@ from sfpose.training.recipes import (  # noqa: E402
     shorter,
 )
 from sfpose.training.settings import one_stage  # noqa: E402
+from sfpose.training.turning import FaceTurner  # noqa: E402
 
 
 class Blobs:
@@ -389,6 +392,51 @@ def test_non_faces_teach_the_score_and_no_landmark():
     loss, measured = LandmarkObjective()(outputs, targets)
     assert float(loss) < 1e-6
     assert measured["face_accuracy"] == 1
+
+
+def test_the_face_score_is_taught_without_moving_a_landmark(tmp_path):
+    settings = LoopSettings(stages=(Stage(64, 24, 8),), optimizer="muon", learning_rate=1e-3)
+    taught = train_landmarks(
+        _faces(),
+        tmp_path / "score.pt",
+        start="landmarks",
+        only_score=True,
+        settings=settings,
+        progress=False,
+    )
+    images = np.random.default_rng(0).normal(size=(5, 3, 64, 64)).astype(np.float32)
+    before, after = (
+        OnnxModel(artifact.model).run(images) for artifact in (read_artifact("landmarks"), taught)
+    )
+    np.testing.assert_array_equal(before[:, :10], after[:, :10])
+    assert np.abs(before[:, 10] - after[:, 10]).min() > 1e-4
+    assert (
+        taught.manifest["min_face_score"] == read_artifact("landmarks").manifest["min_face_score"]
+    )
+
+
+def test_turned_faces_teach_landmarks_that_are_known(shared_data):
+    """Beside the drawn points of the generic face there is nothing to learn from a detector."""
+    surface = shared_data.parent / "models" / "canonical_face.safetensors"
+    turner = FaceTurner(surface, size=96, margin=1.4, yaws=(60,), pitches=(0,))
+    source = LandmarkSource(_faces(), turner=turner, turned=0, non_faces=0)
+    torch.manual_seed(0)
+    _, targets = source.batch(0, 0, 18, 64)
+    angle = np.deg2rad(60)
+    cosine, sine = np.cos(angle), np.sin(angle)
+    # sfpose.pose has z away from the viewer; up to a similarity these are the points.
+    turn = np.array([[cosine, 0, -sine], [0, 1, 0], [sine, 0, cosine]])
+    seen = (FACE_POINTS @ turn.T)[:, :2]
+    found = 0
+    for points in targets[12:, :10].reshape(-1, 5, 2).numpy().astype(float):
+        both = (points, (points * [-1, 1])[[1, 0, 2, 4, 3]])
+        found += min(procrustes(seen, one)[2] for one in both) < 0.01
+    assert 0 < found < 6
+
+
+def test_landmarks_start_from_landmarks_alone(tmp_path):
+    with pytest.raises(ValueError, match="start must be a landmark network; no layer of 'default'"):
+        train_landmarks(_faces(), tmp_path / "a.pt", start="default", progress=False)
 
 
 def test_recipes_run_from_start_to_artifact(tmp_path):
