@@ -67,6 +67,8 @@ class DistillationRecipe:
                 Stage(64, 20_000, 64, (0.35, 0.0)),
                 Stage(48, 154_000, 64, (0.5, 0.37)),
                 Stage(64, 36_000, 64, (0.37, 0.0)),
+                Stage(48, 350_000, 128, (0.67, 0.33)),
+                Stage(64, 105_000, 128, (0.33, 0.0)),
             ),
             optimizer="muon",
             learning_rate=3e-3,
