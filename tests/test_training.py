@@ -482,10 +482,11 @@ def test_archives_that_lack_an_image_are_refused(tmp_path):
 
 def test_fit_learns_people_and_transform_runs_what_was_trained(photos, tmp_path):
     rng = np.random.default_rng(0)
-    colours = np.array([[220, 40, 40], [40, 220, 40], [40, 40, 220]])
+    stripes = np.tile(np.arange(40) // 4 % 2, (40, 1))
+    looks = 60 + 130 * np.stack([stripes, stripes.T, np.full((40, 40), 0.5)])[..., None]
     people = np.repeat(["ann", "bo", "cy"], 12)
     images = [
-        np.clip(colours[k // 12] + rng.normal(0, 25, (40, 40, 3)), 0, 255).astype(np.uint8)
+        np.clip(looks[k // 12] + rng.normal(0, 25, (40, 40, 3)), 0, 255).astype(np.uint8)
         for k in range(36)
     ]
     embedder = FaceEmbedder(align=False, epochs=6, batch_size=12, train_size=32, learning_rate=0.02)
@@ -493,7 +494,8 @@ def test_fit_learns_people_and_transform_runs_what_was_trained(photos, tmp_path)
     embedder.fit(images, people)
     assert embedder.classes_.tolist() == ["ann", "bo", "cy"]
     assert [entry["epoch"] for entry in embedder.history_] == [1, 2, 3, 4, 5, 6]
-    assert max(entry["accuracy"] for entry in embedder.history_[:4]) > 0.6
+    # Under dropout and augmentation; a third by chance.
+    assert max(entry["accuracy"] for entry in embedder.history_) > 0.6
     after = embedder.transform(images[:2])
     assert not np.allclose(before, after)
     folder = embedder.save(tmp_path / "mine")
