@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -110,7 +111,7 @@ def main() -> None:
         if options.figure:
             det_figure(compared, options.figure, "DET curves of sfpose (lines) and SFace (dashes)")
         cells = {name: cells_of(columns) for name, columns in compared.items()}
-        print(pose_table(cells, TABLE_4, f"EER %, {options.path}") + "\n")
+        print(pose_table(cells, TABLE_4, f"EER %, {Path(options.path).name}") + "\n")
         results = {name: list(found.values()) for name, found in cells.items()}
     else:
         results = compared
