@@ -39,10 +39,6 @@ class SFaceByOurLandmarks(SFace):
         return self._aligner.find_landmarks([image])[0][0]
 
 
-def _scores(images) -> np.ndarray:
-    return FaceAligner(n_jobs=2).find_landmarks(images)[1]
-
-
 def _tell(name: str, errors: np.ndarray, scores: np.ndarray) -> None:
     limit = read_artifact("landmarks").manifest["min_face_score"]
     print(
@@ -85,11 +81,11 @@ def main() -> None:
 
     faces = load_taught_faces(options.data, options.cache)
     rows = np.flatnonzero(faces.held_out & (faces.scores > 0))[: options.photos]
-    found, _ = FaceAligner(n_jobs=2).find_landmarks(faces.photos[rows])
+    found, scores = FaceAligner(n_jobs=2).find_landmarks(faces.photos[rows])
     told = torch.from_numpy(faces.landmarks[rows].astype(np.float64))
     errors = landmark_error(torch.from_numpy(found), told).numpy()
     print("distance to YuNet's landmarks over the face size: photos, mean, median, refused")
-    _tell("FairFace, held out", errors, _scores(faces.photos[rows]))
+    _tell("FairFace, held out", errors, scores)
     if options.yunet:
         for name in ("cfp_dev.zip", "kdef_pose.zip"):
             _by_pose(name, PoseFolder(options.data / name), options.yunet)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
     from sfpose.training.paper import PaperRecipe, StageReport
+    from sfpose.training.settings import LoopSettings
 
 RESUME = "A run that was stopped goes on from its checkpoint when it is called again."
 
@@ -195,26 +196,31 @@ def _checkpoint(options: argparse.Namespace) -> Path:
     return checkpoint
 
 
+def _stages(settings: LoopSettings, options: argparse.Namespace) -> LoopSettings:
+    """The settings, with ``--one-stage`` in the place of their stages if it is given."""
+    from sfpose.training.settings import one_stage
+
+    if options.one_stage is None:
+        return settings
+    size, images, rate = options.one_stage
+    return one_stage(settings, int(size), int(images), float(rate))
+
+
 def _run_landmarks(options: argparse.Namespace) -> int:
     """Train the landmark network and say where the artifact is."""
     checkpoint = _checkpoint(options)
     from sfpose.runtime.artifact import write_artifact
     from sfpose.training.faces import load_taught_faces
     from sfpose.training.landmarks import LANDMARK_LOOP, train_landmarks
-    from sfpose.training.settings import one_stage
 
     faces = load_taught_faces(options.data, options.cache)
-    settings = LANDMARK_LOOP
-    if options.one_stage is not None:
-        size, images, rate = options.one_stage
-        settings = one_stage(settings, int(size), int(images), float(rate))
     artifact = train_landmarks(
         faces,
         checkpoint,
         start=options.start,
         face_surface=options.face_surface,
         only_score=options.only_score,
-        settings=settings,
+        settings=_stages(LANDMARK_LOOP, options),
         stop_after_minutes=options.minutes,
     )
     path = write_artifact(options.out, artifact.model, artifact.manifest, overwrite=True)
@@ -232,17 +238,15 @@ def _run_distil(options: argparse.Namespace) -> int:
     from sfpose.training import recipes
     from sfpose.training.faces import load_taught_faces
     from sfpose.training.mixing import mix_faces, onnx_teacher
-    from sfpose.training.settings import one_stage
 
     faces = load_taught_faces(options.data, options.cache)
     if options.teacher is not None:
         teacher = onnx_teacher(options.teacher)
         faces = mix_faces(faces, teacher, options.mixed, options.cache)
     recipe = recipes.shorter(recipes.DistillationRecipe(), options.scale)
-    if options.one_stage is not None:
-        size, images, rate = options.one_stage
-        loop = one_stage(recipe.loop, int(size), int(images), float(rate))
-        recipe = replace(recipe, loop=loop, size=int(size))
+    loop = _stages(recipe.loop, options)
+    # What is exported takes the size that was seen last.
+    recipe = replace(recipe, loop=loop, size=loop.stages[-1].size)
     landmarks = recipes.find_own_landmarks(faces, options.landmarks, options.cache)
     artifact = recipes.distil(
         faces,

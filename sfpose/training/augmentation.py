@@ -14,13 +14,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = [
+    "MIRRORED_LANDMARKS",
     "GeometryJitter",
     "compose",
     "jitter_matrices",
     "mirror_matrices",
     "photometric_jitter",
+    "points_in_crop",
     "sample_images",
 ]
+
+
+MIRRORED_LANDMARKS = [1, 0, 2, 4, 3]
+"""Order of the five landmarks of a mirrored face: eyes and mouth corners change sides."""
 
 
 class GeometryJitter(NamedTuple):
@@ -69,6 +75,12 @@ def mirror_matrices(flags: Tensor) -> Tensor:
 def compose(outer: Tensor, inner: Tensor) -> Tensor:
     """Matrices that apply ``inner`` first and ``outer`` to its result."""
     return outer @ inner
+
+
+def points_in_crop(matrices: Tensor, points: Tensor) -> Tensor:
+    """Where points (n, k, 2) of photos lie in the crops that ``matrices`` (n, 3, 3) cut out."""
+    inverse = torch.linalg.inv(matrices)
+    return points @ inverse[:, :2, :2].transpose(1, 2) + inverse[:, None, :2, 2]
 
 
 def sample_images(

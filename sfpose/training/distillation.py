@@ -121,9 +121,6 @@ class TaughtFaceSource:
         if self._turner is not None:
             turned = self._frontal[targets] & (torch.rand(count) < self._turned_share)
             if turned.any():
-                drawn, _ = self._turner.turn(photos[turned], self._cameras[targets[turned]])
-                to_pixels = torch.diag(torch.tensor([*drawn.shape[2:0:-1], 1.0]))
-                crops[turned] = sample_images(
-                    drawn, to_pixels @ inner[turned], size, padding="border", oversample=2
-                )
+                drawn = self._turner.turn(photos[turned], self._cameras[targets[turned]])
+                crops[turned] = drawn.seen_through(inner[turned], size)
         return normalise_images(photometric_jitter(crops, strength=self._light)), targets

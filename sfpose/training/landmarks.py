@@ -16,11 +16,13 @@ from sfpose.networks.facelandmarknet import FaceLandmarkNet
 from sfpose.pose import head_cameras, head_pose
 from sfpose.runtime.artifact import Artifact, read_artifact
 from sfpose.training.augmentation import (
+    MIRRORED_LANDMARKS,
     GeometryJitter,
     compose,
     jitter_matrices,
     mirror_matrices,
     photometric_jitter,
+    points_in_crop,
     sample_images,
 )
 from sfpose.training.export import stored_parameters, to_manifest, to_onnx
@@ -52,7 +54,6 @@ MIN_FACE_SCORE = 0.95
 """Score below which the shipped network calls a crop no face: of held-out FairFace photos one
 in 700 lies below it, hidden or half out of the picture."""
 
-_MIRRORED = [1, 0, 2, 4, 3]
 _MEAN, _STD = 0.5, 0.25
 _SECOND_LOOK = GeometryJitter(turn=6, shift=0.04, log_scale=0.1, log_stretch=0.02)
 
@@ -95,11 +96,6 @@ def _refining_matrices(landmarks: NDArray[np.float32]) -> Tensor:
 def landmark_error(predicted: Tensor, landmarks: Tensor) -> Tensor:
     """Mean distance of the five points over the face size, (n,)."""
     return (predicted - landmarks).norm(dim=2).mean(1) / face_size(landmarks)
-
-
-def _to_crop(matrices: Tensor, points: Tensor) -> Tensor:
-    inverse = torch.linalg.inv(matrices)
-    return points @ inverse[:, :2, :2].transpose(1, 2) + inverse[:, None, :2, 2]
 
 
 class LandmarkSource:
@@ -170,7 +166,7 @@ class LandmarkSource:
         padding = ("zeros", "border", "reflection")[int(torch.randint(0, 3, ()))]
         photos = torch.from_numpy(self._faces.photos[rows])
         crops = sample_images(photos, matrices, size, padding=padding, oversample=2)
-        points = _to_crop(matrices, torch.from_numpy(landmarks))
+        points = points_in_crop(matrices, torch.from_numpy(landmarks))
         if self._turner is not None:
             frontal = torch.from_numpy(self._frontal[rows]) & (torch.arange(count) >= first_looks)
             drawn = torch.nonzero(frontal & (torch.rand(count) < 0.5))[:, 0]
@@ -179,7 +175,7 @@ class LandmarkSource:
                 crops[drawn], points[drawn] = self._turned_faces(
                     self._turner, photos[drawn], known, flags[drawn], size
                 )
-        points[flags] = points[flags][:, _MIRRORED]
+        points[flags] = points[flags][:, MIRRORED_LANDMARKS]
         targets = torch.cat([points.flatten(1), torch.ones(count, 1)], 1)
         others = int(self._non_faces * count)
         # Of first and second looks alike: what is drawn, not where, makes it no face.
@@ -202,9 +198,7 @@ class LandmarkSource:
         turned = turner.turn(photos, cameras)
         jitter = jitter_matrices(len(photos), _SECOND_LOOK, device=photos.device)
         inner = compose(jitter, mirror_matrices(mirrored))
-        to_pixels = torch.diag(torch.tensor([*turned.crops.shape[2:0:-1], 1.0]))
-        crops = sample_images(turned.crops, to_pixels @ inner, size, padding="border", oversample=2)
-        return crops, _to_crop(inner, turned.landmarks)
+        return turned.seen_through(inner, size), points_in_crop(inner, turned.landmarks)
 
 
 class LandmarkObjective(nn.Module):

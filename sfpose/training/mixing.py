@@ -19,7 +19,13 @@ from numpy.typing import NDArray
 
 from sfpose.geometry import similarity_to_canonical, widen_matrix
 from sfpose.pose import head_pose
-from sfpose.training.augmentation import compose, mirror_matrices, sample_images
+from sfpose.training.augmentation import (
+    MIRRORED_LANDMARKS,
+    compose,
+    mirror_matrices,
+    points_in_crop,
+    sample_images,
+)
 from sfpose.training.faces import TaughtFaces
 
 __all__ = ["Teacher", "mix_faces", "onnx_teacher"]
@@ -29,7 +35,6 @@ Teacher = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 _TEACHER_SIZE = 112
 _MARGIN = 1.3
-_MIRRORED = [1, 0, 2, 4, 3]
 _NEIGHBOURS = 200
 _PART = 64
 
@@ -165,10 +170,7 @@ class _Pairs:
         matrices = compose(torch.from_numpy(around.astype(np.float32)), mirror)
         photos = torch.from_numpy(self._faces.photos[rows])
         drawn = sample_images(photos, matrices, side, padding="reflection")
-        to_crop = np.linalg.inv(matrices.double().numpy())
-        points: NDArray[np.float64] = (
-            landmarks @ to_crop[:, :2, :2].transpose(0, 2, 1) + to_crop[:, None, :2, 2]
-        )
-        points[mirrored] = points[mirrored][:, _MIRRORED]
+        points = points_in_crop(matrices.double(), torch.from_numpy(landmarks)).numpy()
+        points[mirrored] = points[mirrored][:, MIRRORED_LANDMARKS]
         levels: NDArray[np.float64] = 255 * drawn.permute(0, 2, 3, 1).double().numpy()
         return levels, side * points

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from sfpose.geometry import similarity_to_canonical, widen_matrix
 from sfpose.pose import FACE_POINTS
+from sfpose.training.augmentation import sample_images
 
 __all__ = ["FaceTurner", "TurnedFaces"]
 
@@ -56,6 +57,11 @@ class TurnedFaces(NamedTuple):
 
     crops: Tensor
     landmarks: Tensor
+
+    def seen_through(self, matrices: Tensor, size: int) -> Tensor:
+        """Crops (n, 3, size, size), values 0 to 1, by maps (n, 3, 3) between unit squares."""
+        to_pixels = torch.diag(torch.tensor([*self.crops.shape[2:0:-1], 1.0]))
+        return sample_images(self.crops, to_pixels @ matrices, size, padding="border", oversample=2)
 
 
 class FaceTurner:
