@@ -49,6 +49,7 @@ from sfpose.training.recipes import (  # noqa: E402
     DistillationRecipe,
     distil,
     shorter,
+    start_network,
 )
 from sfpose.training.settings import one_stage  # noqa: E402
 from sfpose.training.turning import FaceTurner  # noqa: E402
@@ -176,6 +177,25 @@ def test_names_that_mean_nothing_are_refused():
         build_optimizer("adam", Tiny(), nn.Identity(), learning_rate=1, weight_decay=0)
     with pytest.raises(ValueError, match="precision must be"):
         _train(precision="half")
+
+
+def test_muon_orthogonalises_each_matrix_as_its_singular_values_say():
+    """Newton-Schulz maps each singular value by a polynomial and keeps the vectors."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((8, 27), (40, 8), (8, 8, 3, 3), (12, 30))
+    parameters = [nn.Parameter(torch.zeros(shape)) for shape in shapes]
+    for parameter in parameters:
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+    Muon(parameters, lr=1.0, momentum=0.0).step()
+    for parameter in parameters:
+        rows = parameter.grad.reshape(len(parameter), -1).double()
+        left, values, right = torch.linalg.svd(rows, full_matrices=False)
+        values = values / rows.norm()
+        for _ in range(5):
+            values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+        expected = -0.2 * max(rows.shape) ** 0.5 * (left * values) @ right
+        found = parameter.detach().reshape(rows.shape).double()
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_muon_steps_are_orthogonal_whatever_the_gradient():
@@ -346,6 +366,44 @@ def test_distillation_recognises_its_own_targets_among_many():
     wrong, other = objective(codes, torch.arange(32) + 100)
     assert measured["hellinger_loss"] < 0.1 < other["hellinger_loss"]
     assert right < wrong
+
+
+def test_a_whole_bank_is_contrasted_and_a_target_drawn_again_is_no_wrong_answer():
+    torch.manual_seed(0)
+    bank = nn.functional.normalize(torch.randn(3, 16), dim=1)
+    # Drawn so often that every row is there: what is left of the bank are copies.
+    objective = DistillationObjective(bank, 64, cosine_bank=2000, hellinger_bank=1)
+    descriptors = torch.rand(3, 64)
+    _, measured = objective.eval()(descriptors, torch.arange(3))
+    features = hellinger_features(objective.scaled(descriptors))
+    mapped = nn.functional.normalize(objective.linear(features), dim=1).detach().double()
+    similar = mapped @ bank.T.double() / 0.07
+    wrong = 1 + 2000 / 3  # copies of each of the two others, on average
+    own = similar.diagonal().exp()
+    others = similar.exp().sum(1) - own
+    expected = -(own / (own + wrong * others)).log().mean()
+    assert measured["cosine_loss"] == pytest.approx(float(expected), abs=0.1)
+
+
+def test_a_network_takes_from_weights_of_another_architecture_what_both_have():
+    start = start_network("default", "squeezefaceposenet+dwc")
+    whole = start_network("default").network.state_dict()
+    assert start.name == "squeezefaceposenet+dwc"
+    assert start.new_layers == [
+        f"fire{number}.expand3x3.0.{what}" for number in range(2, 10) for what in ("weight", "bias")
+    ]
+    for name, value in start.network.state_dict().items():
+        if name not in start.new_layers:
+            assert torch.equal(value, whole[name])
+    wider = start_network("default", "squeezefaceposenet+gdc", input_size=64)
+    images = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            wider.network.eval()(images),
+            start_network("default").network.eval()(images),
+            rtol=1e-3,
+            atol=1e-4,
+        )
 
 
 def test_landmark_targets_are_where_the_crop_shows_the_landmarks():

@@ -48,6 +48,14 @@ def _add_start(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_network(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--network",
+        help="architecture, such as squeezefaceposenet+dwc (default: that of --start, or "
+        "squeezefaceposenet); from weights of another one it takes the layers that fit",
+    )
+
+
 def _add_taught(
     kinds: _SubParsersAction[argparse.ArgumentParser], what: str, description: str
 ) -> None:
@@ -84,6 +92,7 @@ def _add_taught(
             help="teach nothing but the face score; landmarks stay those of --start",
         )
         return
+    _add_network(parser)
     parser.add_argument("--landmarks", default="landmarks", help="landmark artifact to align by")
     parser.add_argument(
         "--teacher",
@@ -126,7 +135,7 @@ def _add_paper(kinds: _SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     _add_shared(parser)
     _add_start(parser)
-    parser.add_argument("--network", default="squeezefaceposenet")
+    _add_network(parser)
     parser.add_argument("--loss", default="softmax", help="softmax, arcface or cosface")
     parser.add_argument(
         "--min-images",
@@ -246,7 +255,7 @@ def _run_distil(options: argparse.Namespace) -> int:
     recipe = recipes.shorter(recipes.DistillationRecipe(), options.scale)
     loop = _stages(recipe.loop, options)
     # What is exported takes the size that was seen last.
-    recipe = replace(recipe, loop=loop, size=loop.stages[-1].size)
+    recipe = replace(recipe, network=options.network, loop=loop, size=loop.stages[-1].size)
     landmarks = recipes.find_own_landmarks(faces, options.landmarks, options.cache)
     artifact = recipes.distil(
         faces,
@@ -255,6 +264,7 @@ def _run_distil(options: argparse.Namespace) -> int:
         start=options.start,
         recipe=recipe,
         face_surface=options.face_surface,
+        name=options.out.name,
         stop_after_minutes=options.minutes,
     )
     if options.calibrate_on is not None:

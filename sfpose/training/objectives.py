@@ -47,6 +47,19 @@ def hellinger_features(descriptors: Tensor) -> Tensor:
     return F.normalize(torch.sqrt(shares + 1e-4), dim=1)
 
 
+def _pick_own(features: Tensor, choices: Tensor, rows: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of picking choice ``i`` for features ``i``, all rows of length 1.
+
+    ``rows`` says which row of the bank each choice is: where one is drawn twice, it is
+    no wrong answer.
+    """
+    own = torch.arange(len(features), device=features.device)
+    same = rows[None, : len(choices)] == rows[own, None]
+    same[own, own] = False
+    logits = features @ choices.T / temperature
+    return F.cross_entropy(logits.masked_fill(same, float("-inf")), own)
+
+
 class DistillationObjective(nn.Module):
     """Contrast against many embeddings of a teacher, in the space of chi-square.
 
@@ -62,8 +75,8 @@ class DistillationObjective(nn.Module):
         Teacher embeddings, rows of length 1; row ``i`` is the target of photo ``i``.
     descriptor_size : int, default=1000
     cosine_temperature, hellinger_temperature : float
-    hellinger_bank : int, default=4096
-        Rows drawn from the bank at each step for the second contrast.
+    cosine_bank, hellinger_bank : int, default=16384 and 4096
+        Rows drawn from the bank at each step for the first and second contrast.
 
     References
     ----------
@@ -81,6 +94,7 @@ class DistillationObjective(nn.Module):
         *,
         cosine_temperature: float = 0.07,
         hellinger_temperature: float = 0.02,
+        cosine_bank: int = 16384,
         hellinger_bank: int = 4096,
         cosine_weight: float = 1.0,
     ) -> None:
@@ -92,6 +106,7 @@ class DistillationObjective(nn.Module):
         nn.init.normal_(self.code.weight, std=4.0)
         self.cosine_temperature = cosine_temperature
         self.hellinger_temperature = hellinger_temperature
+        self.cosine_bank = cosine_bank
         self.hellinger_bank = hellinger_bank
         self.cosine_weight = cosine_weight
 
@@ -107,17 +122,22 @@ class DistillationObjective(nn.Module):
         features = hellinger_features(self.scaled(descriptors))
         mapped = F.normalize(self.linear(features), dim=1)
         similar = (mapped * self.bank[targets]).sum(1)
-        cosine_loss = F.cross_entropy(mapped @ self.bank.T / self.cosine_temperature, targets)
-
-        draw = torch.randint(0, len(self.bank), (self.hellinger_bank,), device=targets.device)
+        draw = torch.randint(
+            0,
+            len(self.bank),
+            (max(self.cosine_bank, self.hellinger_bank),),
+            device=targets.device,
+        )
         rows = torch.cat([targets, draw])
-        codes = hellinger_features(F.softplus(self.code(self.bank[rows])))
-        logits = features @ codes.T / self.hellinger_temperature
-        same = rows[None, :] == targets[:, None]
-        same[torch.arange(len(targets)), torch.arange(len(targets))] = False
-        logits = logits.masked_fill(same, float("-inf"))
-        own = torch.arange(len(targets), device=targets.device)
-        hellinger_loss = F.cross_entropy(logits, own)
+        cosine_loss = _pick_own(
+            mapped,
+            self.bank[rows[: len(targets) + self.cosine_bank]],
+            rows,
+            self.cosine_temperature,
+        )
+        known = self.bank[rows[: len(targets) + self.hellinger_bank]]
+        codes = hellinger_features(F.softplus(self.code(known)))
+        hellinger_loss = _pick_own(features, codes, rows, self.hellinger_temperature)
 
         loss = cosine_loss + hellinger_loss + self.cosine_weight * (1 - similar.mean())
         return loss, {

@@ -64,8 +64,8 @@ class PaperRecipe:
 
     Attributes
     ----------
-    network : str
-        Architecture, unless the start states its own.
+    network : str, optional
+        Architecture; that of the start if not given, or ``"squeezefaceposenet"``.
     loss : {"softmax", "arcface", "cosface"}
     size : int, optional
         Side of the images; the architecture's own (113) if not given.
@@ -94,7 +94,7 @@ class PaperRecipe:
         See :class:`sfpose.training.loop.LoopSettings`.
     """
 
-    network: str = "squeezefaceposenet"
+    network: str | None = None
     loss: str = "softmax"
     size: int | None = None
     batch_size: int = 128

@@ -47,7 +47,8 @@ class DistillationRecipe:
 
     Attributes
     ----------
-    network : str
+    network : str, optional
+        Architecture; see :func:`start_network`.
     loop : LoopSettings
         Small images first: the network ends in a global average, so that most of
         what there is to learn can be learnt at a quarter of the cost.
@@ -57,7 +58,7 @@ class DistillationRecipe:
         Side of the images that the exported network takes.
     """
 
-    network: str = "squeezefaceposenet"
+    network: str | None = None
     loop: LoopSettings = field(
         default_factory=lambda: LoopSettings(
             stages=(
@@ -92,7 +93,7 @@ class Start(NamedTuple):
 
 def start_network(
     start: str | Path | None,
-    network: str,
+    network: str | None = None,
     *,
     dropout: float = 0.0,
     input_size: int | None = None,
@@ -105,8 +106,10 @@ def start_network(
         A shipped name or the path of an artifact; a ``.safetensors`` or ``.pth``
         file with a published state, such as SqueezeNet v1.1 (see
         :func:`sfpose.networks.imagenet.fill_from_state`); None for random weights.
-    network : str
-        Architecture, unless an artifact states its own.
+    network : str, optional
+        Architecture; that of the artifact if not given, or ``"squeezefaceposenet"``. If an
+        artifact has another one, what both have in common is taken: the layers of the same
+        name and shape.
     dropout : float, default=0.0
         Before the last convolution.
     input_size : int, optional
@@ -116,18 +119,39 @@ def start_network(
     Returns
     -------
     Start
-        ``new_layers`` names the parameters that a state did not fill.
+        ``new_layers`` names the parameters that the start did not fill.
     """
+    name = network or "squeezefaceposenet"
     if start is None:
-        built = build_network(network, dropout=dropout, input_size=input_size)
-        return Start(built, network, [])
+        return Start(build_network(name, dropout=dropout, input_size=input_size), name, [])
     if Path(start).suffix in (".safetensors", ".pth"):
-        built = build_network(network, dropout=dropout, input_size=input_size)
+        built = build_network(name, dropout=dropout, input_size=input_size)
         _, left = fill_from_state(built, read_state(start))
-        return Start(built, network, left)
+        return Start(built, name, left)
     artifact = read_artifact(start)
-    name = str(artifact.manifest["network"])
-    return Start(network_from_artifact(artifact, dropout=dropout), name, [])
+    own = str(artifact.manifest["network"])
+    whole = network_from_artifact(artifact, dropout=dropout)
+    if network in (None, own):
+        return Start(whole, own, [])
+    built = build_network(name, dropout=dropout, input_size=input_size)
+    return Start(built, name, _take_common_layers(built, whole))
+
+
+def _take_common_layers(network: nn.Module, other: nn.Module) -> list[str]:
+    """Copy the layers of the same name and shapes; gives the parameters of those left."""
+    layers = dict(other.named_modules())
+    left = []
+    for name, module in network.named_modules():
+        mine = dict(module.named_parameters(recurse=False))
+        theirs = dict(layers[name].named_parameters(recurse=False)) if name in layers else {}
+        if {key: value.shape for key, value in mine.items()} == {
+            key: value.shape for key, value in theirs.items()
+        }:
+            for key, value in mine.items():
+                value.data.copy_(theirs[key].data)
+        else:
+            left += [f"{name}.{key}" for key in mine]
+    return left
 
 
 def distil(
@@ -138,6 +162,7 @@ def distil(
     start: str | Path | None = None,
     recipe: DistillationRecipe | None = None,
     face_surface: str | Path | None = None,
+    name: str = "distilled",
     stop_after_minutes: float | None = None,
     progress: bool = True,
 ) -> Artifact:
@@ -151,11 +176,13 @@ def distil(
     landmarks : float32 array of shape (n, 5, 2), optional
         By which faces are aligned; the stored ones if not given.
     start : str, Path or None
-        See :func:`start_network`; not used when a checkpoint is there.
+        See :func:`start_network`; a checkpoint that is there has the last word.
     recipe : DistillationRecipe, optional
     face_surface : path, optional
         Surface for a :class:`~sfpose.training.turning.FaceTurner`; no face is turned
         if not given.
+    name : str, default="distilled"
+        Goes into the manifest.
     stop_after_minutes, progress
         See :func:`sfpose.training.loop.train`.
 
@@ -168,7 +195,7 @@ def distil(
     torch.manual_seed(recipe.loop.seed)
     turner = None if face_surface is None else FaceTurner(face_surface)
     source = TaughtFaceSource(faces, landmarks, turner=turner)
-    network = start_network(None if checkpoint.exists() else start, recipe.network).network
+    network, architecture, _ = start_network(start, recipe.network)
     objective = DistillationObjective(
         source.bank,
         cosine_temperature=recipe.cosine_temperature,
@@ -183,31 +210,34 @@ def distil(
         progress=progress,
         stop_after_minutes=stop_after_minutes,
     )
-    return export_distilled(trained, faces, landmarks, recipe)
+    return export_distilled(trained, architecture, faces, landmarks, recipe.size, name=name)
 
 
 def export_distilled(
     network: nn.Module,
+    architecture: str,
     faces: TaughtFaces,
     landmarks: NDArray[np.float32] | None,
-    recipe: DistillationRecipe,
+    size: int,
+    *,
+    name: str = "distilled",
 ) -> Artifact:
     """Export a distilled network, its values scaled to the same mean over many faces.
 
     The scale is taken on up to 2,000 training faces, unaugmented, and folds into conv10.
     """
     network = fold_batch_norm(network.cpu())
-    scale_descriptor(network, 1 / _mean_descriptor(network, faces, landmarks, recipe.size))
+    scale_descriptor(network, 1 / _mean_descriptor(network, faces, landmarks, size))
     manifest = to_manifest(
-        name="default",
+        name=name,
         kind="descriptor",
-        network=recipe.network,
-        size=recipe.size,
+        network=architecture,
+        size=size,
         license="BSD-3-Clause",
         alignment="five-landmarks",
         descriptor={"size": 1000, "normalization": "l1"},
     )
-    return Artifact(to_onnx(network, recipe.size), manifest)
+    return Artifact(to_onnx(network, size), manifest)
 
 
 def _mean_descriptor(
