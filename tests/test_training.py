@@ -1,6 +1,7 @@
 """Training: exact resume, parity of exports, learning on a small problem."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -515,6 +516,27 @@ def test_recipes_run_from_start_to_artifact(tmp_path):
         progress=False,
     )
     assert len(landmarks.model) < 500_000
+
+
+def test_a_run_goes_on_from_what_another_one_of_another_network_learned(tmp_path):
+    loop = LoopSettings(stages=(Stage(32, 12, 6),), optimizer="muon", learning_rate=1e-3)
+    recipe = DistillationRecipe(loop=loop, size=32)
+    first = tmp_path / "first.pt"
+    distil(_faces(), first, recipe=recipe, progress=False)
+    learned = load_checkpoint(first)
+    still = replace(loop, learning_rate=0.0)
+    small = replace(recipe, network="squeezefaceposenet+dwc", loop=still)
+    artifact = distil(
+        _faces(), tmp_path / "second.pt", start=first, recipe=small, name="small", progress=False
+    )
+    assert artifact.manifest["network"] == "squeezefaceposenet+dwc"
+    assert artifact.manifest["name"] == "small"
+    second = load_checkpoint(tmp_path / "second.pt")
+    for name in ("linear.weight", "code.weight", "code.bias"):
+        assert torch.equal(second["objective"][name], learned["objective"][name])
+    for name in ("fire3.squeeze.0.weight", "fire3.expand1x1.0.weight", "conv10.0.weight"):
+        assert torch.equal(second["averaged"][name], learned["averaged"][name])
+    assert second["averaged"]["fire3.expand3x3.0.weight"].shape == (64, 1, 3, 3)
 
 
 def test_stored_faces_are_read(shared_data, tmp_path, monkeypatch):

@@ -43,8 +43,8 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
 def _add_start(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--start",
-        help="what to start from: a shipped name, an artifact, or a SqueezeNet v1.1 state "
-        "(.safetensors or .pth); random weights if not given",
+        help="what to start from: a shipped name, an artifact, a SqueezeNet v1.1 state "
+        "(.safetensors or .pth), or another run's checkpoint (.pt); random weights if not given",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from sfpose.networks import build_network
 from sfpose.networks.imagenet import fill_from_state, read_state
 from sfpose.runtime.artifact import Artifact, read_artifact
 from sfpose.training.augmentation import sample_images
+from sfpose.training.checkpoints import load_checkpoint
 from sfpose.training.distillation import TaughtFaceSource, normalise_images
 from sfpose.training.export import (
     fold_batch_norm,
@@ -105,11 +107,12 @@ def start_network(
     start : str, Path or None
         A shipped name or the path of an artifact; a ``.safetensors`` or ``.pth``
         file with a published state, such as SqueezeNet v1.1 (see
-        :func:`sfpose.networks.imagenet.fill_from_state`); None for random weights.
+        :func:`sfpose.networks.imagenet.fill_from_state`); the ``.pt`` checkpoint of a run;
+        None for random weights.
     network : str, optional
         Architecture; that of the artifact if not given, or ``"squeezefaceposenet"``. If an
-        artifact has another one, what both have in common is taken: the layers of the same
-        name and shape.
+        artifact or checkpoint is of another one, what both have in common is taken: the
+        layers of the same name and shape.
     dropout : float, default=0.0
         Before the last convolution.
     input_size : int, optional
@@ -128,29 +131,29 @@ def start_network(
         built = build_network(name, dropout=dropout, input_size=input_size)
         _, left = fill_from_state(built, read_state(start))
         return Start(built, name, left)
+    if Path(start).suffix == ".pt":
+        built = build_network(name, dropout=dropout, input_size=input_size)
+        return Start(built, name, _take_common_layers(built, load_checkpoint(start)["averaged"]))
     artifact = read_artifact(start)
     own = str(artifact.manifest["network"])
     whole = network_from_artifact(artifact, dropout=dropout)
     if network in (None, own):
         return Start(whole, own, [])
     built = build_network(name, dropout=dropout, input_size=input_size)
-    return Start(built, name, _take_common_layers(built, whole))
+    return Start(built, name, _take_common_layers(built, whole.state_dict()))
 
 
-def _take_common_layers(network: nn.Module, other: nn.Module) -> list[str]:
-    """Copy the layers of the same name and shapes; gives the parameters of those left."""
-    layers = dict(other.named_modules())
+def _take_common_layers(network: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """Copy the layers that a state has under the same name and shapes; names the others."""
     left = []
-    for name, module in network.named_modules():
-        mine = dict(module.named_parameters(recurse=False))
-        theirs = dict(layers[name].named_parameters(recurse=False)) if name in layers else {}
-        if {key: value.shape for key, value in mine.items()} == {
-            key: value.shape for key, value in theirs.items()
-        }:
-            for key, value in mine.items():
-                value.data.copy_(theirs[key].data)
+    for layer, module in network.named_modules():
+        learned = dict(module.named_parameters(prefix=layer, recurse=False))
+        mine = {**learned, **dict(module.named_buffers(prefix=layer, recurse=False))}
+        if all(name in state and state[name].shape == mine[name].shape for name in mine):
+            for name, value in mine.items():
+                value.data.copy_(state[name])
         else:
-            left += [f"{name}.{key}" for key in mine]
+            left += list(learned)
     return left
 
 
@@ -176,7 +179,9 @@ def distil(
     landmarks : float32 array of shape (n, 5, 2), optional
         By which faces are aligned; the stored ones if not given.
     start : str, Path or None
-        See :func:`start_network`; a checkpoint that is there has the last word.
+        See :func:`start_network`. Of the checkpoint of another distillation the
+        objective's maps are taken too, which cost tens of thousands of images to learn
+        anew. The run's own checkpoint has the last word.
     recipe : DistillationRecipe, optional
     face_surface : path, optional
         Surface for a :class:`~sfpose.training.turning.FaceTurner`; no face is turned
@@ -201,6 +206,8 @@ def distil(
         cosine_temperature=recipe.cosine_temperature,
         hellinger_temperature=recipe.hellinger_temperature,
     )
+    if start is not None and Path(start).suffix == ".pt":
+        objective.load_state_dict(load_checkpoint(start)["objective"], strict=False)
     trained = train(
         network,
         objective,
