@@ -21,7 +21,7 @@ import numpy as np
 from sklearn.metrics.pairwise import additive_chi2_kernel
 
 from sfpose._scoring import chi2_matrix, chi2_pairs_at
-from sfpose.runtime.artifact import read_artifact
+from sfpose.runtime.artifact import SHIPPED, read_artifact
 from sfpose.runtime.session import OnnxModel
 
 
@@ -107,8 +107,10 @@ def embedding(results, sface):
     if sface:
         with open(sface, "rb") as file:
             network = file.read()
-    for name in ("default", "default-int8"):
+    for name in SHIPPED:
         artifact = read_artifact(name)
+        if artifact.manifest["kind"] != "descriptor":
+            continue
         size = artifact.network_input.size
         for threads in (1, 2):
             for batch in (1, 32):

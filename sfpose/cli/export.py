@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from sfpose.runtime.artifact import Artifact
 
 
+# With fewer, more values of other photos lie outside of the ranges and are cut off.
+_RANGE_IMAGES = 1000
+
+
 def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the subcommand."""
     parser = commands.add_parser(
@@ -34,7 +38,7 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "--images",
         metavar="PATH",
         help="folder or zip of loose crops of faces that int8 takes the range of activations "
-        "from; a few hundred are used",
+        "from; up to 1000, evenly spaced, are used",
     )
     parser.add_argument("--weights", default="default", help="shipped name or path of an artifact")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -100,8 +104,8 @@ def _write_int8(artifact: Artifact, options: argparse.Namespace) -> int:
         raise ValueError("int8 needs --images, a folder or zip of loose crops of faces")
     files = ImageFiles(options.images)
     names = files.images()
-    step = max(1, len(names) // 256)
-    small = quantize(artifact, LazyImages(files, names[::step][:256]), n_jobs=-1)
+    step = max(1, len(names) // _RANGE_IMAGES)
+    small = quantize(artifact, LazyImages(files, names[::step][:_RANGE_IMAGES]), n_jobs=-1)
     path = write_artifact(options.out, small.model, small.manifest, overwrite=options.overwrite)
     told = {"out": str(path), "bytes": len(small.model), "float32_bytes": len(artifact.model)}
     if options.json:
