@@ -51,6 +51,7 @@ from sfpose.training.recipes import (  # noqa: E402
     distil,
     shorter,
     start_network,
+    teacher_agreement,
 )
 from sfpose.training.settings import one_stage  # noqa: E402
 from sfpose.training.turning import FaceTurner  # noqa: E402
@@ -507,7 +508,7 @@ def test_recipes_run_from_start_to_artifact(tmp_path):
     recipe = DistillationRecipe(loop=loop, size=40)
     halved = shorter(DistillationRecipe(loop=LoopSettings(stages=(Stage(32, 64, 8),))), 0.5)
     assert halved.loop.total == 32
-    artifact = distil(faces, tmp_path / "distil.pt", recipe=recipe, progress=False)
+    artifact, _ = distil(faces, tmp_path / "distil.pt", recipe=recipe, progress=False)
     assert artifact.manifest["descriptor"] == {"size": 1000, "normalization": "l1"}
     landmarks = train_landmarks(
         faces,
@@ -518,6 +519,23 @@ def test_recipes_run_from_start_to_artifact(tmp_path):
     assert len(landmarks.model) < 500_000
 
 
+def test_agreement_with_the_teacher_is_over_the_right_photos():
+    class Constant(nn.Module):
+        def forward(self, images):
+            return torch.arange(1.0, 33.0).repeat(len(images), 1)
+
+    faces = _faces()
+    torch.manual_seed(0)
+    objective = DistillationObjective(torch.eye(8), 32)
+    found = teacher_agreement(Constant(), objective, faces, faces.landmarks, 32)
+    shares = np.arange(1.0, 33.0)
+    roots = np.sqrt(shares / shares.sum() + 1e-4)
+    answer = objective.linear.weight.detach().double().numpy() @ (roots / np.linalg.norm(roots))
+    cosines = teacher_targets(faces) @ (answer / np.linalg.norm(answer))
+    assert found["training"] == pytest.approx(cosines[2:20].mean(), abs=1e-5)
+    assert found["held_out"] == pytest.approx(cosines[20:].mean(), abs=1e-5)
+
+
 def test_a_run_goes_on_from_what_another_one_of_another_network_learned(tmp_path):
     loop = LoopSettings(stages=(Stage(32, 12, 6),), optimizer="muon", learning_rate=1e-3)
     recipe = DistillationRecipe(loop=loop, size=32)
@@ -526,7 +544,7 @@ def test_a_run_goes_on_from_what_another_one_of_another_network_learned(tmp_path
     learned = load_checkpoint(first)
     still = replace(loop, learning_rate=0.0)
     small = replace(recipe, network="squeezefaceposenet+dwc", loop=still)
-    artifact = distil(
+    artifact, _ = distil(
         _faces(), tmp_path / "second.pt", start=first, recipe=small, name="small", progress=False
     )
     assert artifact.manifest["network"] == "squeezefaceposenet+dwc"

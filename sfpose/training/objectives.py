@@ -117,10 +117,17 @@ class DistillationObjective(nn.Module):
                 self.mean.lerp_(descriptors.mean(0), 0.01)
         return descriptors / (self.mean + 1e-3 * self.mean.mean())
 
+    def _map(self, features: Tensor) -> Tensor:
+        return F.normalize(self.linear(features), dim=1)
+
+    def to_teacher(self, descriptors: Tensor) -> Tensor:
+        """Where the linear map puts descriptors among the teacher's embeddings, length 1."""
+        return self._map(hellinger_features(self.scaled(descriptors)))
+
     def forward(self, descriptors: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, float]]:
         """Loss and measurements of a batch; ``targets`` are rows of the bank (n,)."""
         features = hellinger_features(self.scaled(descriptors))
-        mapped = F.normalize(self.linear(features), dim=1)
+        mapped = self._map(features)
         similar = (mapped * self.bank[targets]).sum(1)
         draw = torch.randint(
             0,

@@ -19,7 +19,7 @@ from sfpose.networks.imagenet import fill_from_state, read_state
 from sfpose.runtime.artifact import Artifact, read_artifact
 from sfpose.training.augmentation import sample_images
 from sfpose.training.checkpoints import load_checkpoint
-from sfpose.training.distillation import TaughtFaceSource, normalise_images
+from sfpose.training.distillation import TaughtFaceSource, normalise_images, teacher_targets
 from sfpose.training.export import (
     fold_batch_norm,
     network_from_artifact,
@@ -34,12 +34,14 @@ from sfpose.training.turning import FaceTurner
 
 __all__ = [
     "DistillationRecipe",
+    "DistillationResult",
     "Start",
     "distil",
     "export_distilled",
     "find_own_landmarks",
     "shorter",
     "start_network",
+    "teacher_agreement",
 ]
 
 
@@ -83,6 +85,16 @@ class DistillationRecipe:
     cosine_temperature: float = 0.07
     hellinger_temperature: float = 0.02
     size: int = 64
+
+
+class DistillationResult(NamedTuple):
+    """The exported network, without a calibration, and how near it came to its teacher.
+
+    ``agreement`` is as :func:`teacher_agreement` gives it.
+    """
+
+    artifact: Artifact
+    agreement: dict[str, float]
 
 
 class Start(NamedTuple):
@@ -168,7 +180,7 @@ def distil(
     name: str = "distilled",
     stop_after_minutes: float | None = None,
     progress: bool = True,
-) -> Artifact:
+) -> DistillationResult:
     """Teach a network what a teacher's stored embeddings say of aligned faces.
 
     Parameters
@@ -193,8 +205,7 @@ def distil(
 
     Returns
     -------
-    Artifact
-        The exported network, without a calibration.
+    DistillationResult
     """
     recipe = recipe or DistillationRecipe()
     torch.manual_seed(recipe.loop.seed)
@@ -217,14 +228,17 @@ def distil(
         progress=progress,
         stop_after_minutes=stop_after_minutes,
     )
-    return export_distilled(trained, architecture, faces, landmarks, recipe.size, name=name)
+    points = faces.landmarks if landmarks is None else landmarks
+    agreement = teacher_agreement(trained, objective, faces, points, recipe.size)
+    artifact = export_distilled(trained, architecture, faces, points, recipe.size, name=name)
+    return DistillationResult(artifact, agreement)
 
 
 def export_distilled(
     network: nn.Module,
     architecture: str,
     faces: TaughtFaces,
-    landmarks: NDArray[np.float32] | None,
+    landmarks: NDArray[np.float32],
     size: int,
     *,
     name: str = "distilled",
@@ -234,7 +248,10 @@ def export_distilled(
     The scale is taken on up to 2,000 training faces, unaugmented, and folds into conv10.
     """
     network = fold_batch_norm(network.cpu())
-    scale_descriptor(network, 1 / _mean_descriptor(network, faces, landmarks, size))
+    rows = _some_rows(faces, held_out=False)
+    mean = _describe(network, faces, landmarks, rows, size).mean(0).numpy()
+    # A value that never fires has no scale of its own: it keeps the smallest one.
+    scale_descriptor(network, 1 / np.maximum(mean, 1e-3 * mean.mean()))
     manifest = to_manifest(
         name=name,
         kind="descriptor",
@@ -247,23 +264,62 @@ def export_distilled(
     return Artifact(to_onnx(network, size), manifest)
 
 
-def _mean_descriptor(
-    network: nn.Module, faces: TaughtFaces, landmarks: NDArray[np.float32] | None, size: int
-) -> NDArray[np.float32]:
-    points = faces.landmarks if landmarks is None else landmarks
-    rows = np.flatnonzero((faces.scores > 0) & ~faces.held_out)
-    rows = np.sort(np.random.default_rng(0).permutation(rows)[:2000])
-    total: Tensor | None = None
-    with torch.inference_mode():
-        for part in np.array_split(rows, max(1, len(rows) // 50)):
-            matrices = torch.from_numpy(similarity_to_canonical(points[part]).astype(np.float32))
-            crops = sample_images(torch.from_numpy(faces.photos[part]), matrices, size)
-            sums = network(normalise_images(crops)).sum(0)
-            total = sums if total is None else total + sums
-    assert total is not None
-    mean: NDArray[np.float32] = (total / len(rows)).numpy()
-    # A value that never fires has no scale of its own: it keeps the smallest one.
-    return np.maximum(mean, 1e-3 * mean.mean())
+def teacher_agreement(
+    network: nn.Module,
+    objective: DistillationObjective,
+    faces: TaughtFaces,
+    landmarks: NDArray[np.float32],
+    size: int,
+) -> dict[str, float]:
+    """Mean cosine of what the student's map gives to the teacher's embeddings, unaugmented.
+
+    Parameters
+    ----------
+    network : nn.Module
+    objective : DistillationObjective
+    faces : TaughtFaces
+    landmarks : float32 array of shape (n, 5, 2)
+    size : int
+        Side of the images.
+
+    Returns
+    -------
+    dict of str to float
+        ``"training"`` and ``"held_out"``, each over up to 2,000 faces. A first far above the
+        second says that the student knows its photos by heart; two alike, that it has
+        not finished learning.
+    """
+    targets = torch.from_numpy(teacher_targets(faces))
+    network, objective = network.cpu().eval(), objective.cpu().eval()
+    agreement = {}
+    for name, held_out in (("training", False), ("held_out", True)):
+        rows = _some_rows(faces, held_out=held_out)
+        with torch.inference_mode():
+            found = objective.to_teacher(_describe(network, faces, landmarks, rows, size))
+            agreement[name] = float((found * targets[rows]).sum(1).mean())
+    return agreement
+
+
+def _some_rows(faces: TaughtFaces, *, held_out: bool) -> NDArray[np.int64]:
+    rows = np.flatnonzero((faces.scores > 0) & (faces.held_out == held_out))
+    return np.sort(np.random.default_rng(0).permutation(rows)[:2000])
+
+
+@torch.inference_mode()
+def _describe(
+    network: nn.Module,
+    faces: TaughtFaces,
+    landmarks: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    size: int,
+) -> Tensor:
+    """Descriptors (n, d) of the aligned faces of some rows, unaugmented."""
+    found = []
+    for part in np.array_split(rows, max(1, len(rows) // 50)):
+        matrices = torch.from_numpy(similarity_to_canonical(landmarks[part]).astype(np.float32))
+        crops = sample_images(torch.from_numpy(faces.photos[part]), matrices, size)
+        found.append(network(normalise_images(crops)))
+    return torch.cat(found)
 
 
 def shorter(recipe: DistillationRecipe, factor: float) -> DistillationRecipe:
