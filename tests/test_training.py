@@ -13,6 +13,7 @@ pytest.importorskip("onnx", reason="training needs the [train] extra")
 from torch import nn  # noqa: E402
 
 from sfpose import FaceEmbedder  # noqa: E402
+from sfpose.cli import main  # noqa: E402
 from sfpose.networks import build_network  # noqa: E402
 from sfpose.pose import FACE_POINTS  # noqa: E402
 from sfpose.runtime.artifact import Artifact, read_artifact  # noqa: E402
@@ -53,7 +54,7 @@ from sfpose.training.recipes import (  # noqa: E402
     start_network,
     teacher_agreement,
 )
-from sfpose.training.settings import one_stage  # noqa: E402
+from sfpose.training.settings import falling_stages  # noqa: E402
 from sfpose.training.turning import FaceTurner  # noqa: E402
 
 
@@ -502,8 +503,8 @@ def test_landmarks_start_from_landmarks_alone(tmp_path):
 def test_recipes_run_from_start_to_artifact(tmp_path):
     faces = _faces()
     loop = LoopSettings(stages=(Stage(32, 12, 6),), optimizer="muon", learning_rate=1e-3)
-    loop = one_stage(loop, 40, 12, 2e-3)
-    assert loop.stages == (Stage(40, 12, 6, (1.0, 0.0)),)
+    loop = falling_stages(loop, [(32, 6), (40, 18)], 2e-3)
+    assert loop.stages == (Stage(32, 6, 6, (1.0, 0.75)), Stage(40, 18, 6, (0.75, 0.0)))
     assert loop.learning_rate == 2e-3
     recipe = DistillationRecipe(loop=loop, size=40)
     halved = shorter(DistillationRecipe(loop=LoopSettings(stages=(Stage(32, 64, 8),))), 0.5)
@@ -555,6 +556,17 @@ def test_a_run_goes_on_from_what_another_one_of_another_network_learned(tmp_path
     for name in ("fire3.squeeze.0.weight", "fire3.expand1x1.0.weight", "conv10.0.weight"):
         assert torch.equal(second["averaged"][name], learned["averaged"][name])
     assert second["averaged"]["fire3.expand3x3.0.weight"].shape == (64, 1, 3, 3)
+
+
+@pytest.mark.parametrize("what", ["distil", "landmarks"])
+def test_stages_of_ones_own_are_checked_before_anything_is_read(what, tmp_path, capsys):
+    command = ["train", what, "nowhere", "--out", str(tmp_path / "out"), "--stages"]
+    assert main([*command, "64:200"]) == 2
+    assert "--stages and --rate go together" in capsys.readouterr().err
+    for wrong in ("64", "64:0", "64:200:3", "a:b"):
+        with pytest.raises(SystemExit):
+            main([*command, wrong, "--rate", "0.001"])
+        assert "must be SIZE:IMAGES" in capsys.readouterr().err
 
 
 def test_stored_faces_are_read(shared_data, tmp_path, monkeypatch):

@@ -72,11 +72,16 @@ def _add_taught(
     parser.set_defaults(run=_run_landmarks if what == "landmarks" else _run_distil)
     _add_start(parser)
     parser.add_argument(
-        "--one-stage",
-        nargs=3,
-        metavar=("SIZE", "IMAGES", "RATE"),
-        help="instead of the recipe's stages, so many images of this size at a learning rate "
-        "that falls from RATE to zero; what goes on from shipped weights",
+        "--stages",
+        nargs="+",
+        type=_size_and_images,
+        metavar="SIZE:IMAGES",
+        help="instead of the recipe's stages, so many images of these sizes; needs --rate",
+    )
+    parser.add_argument(
+        "--rate",
+        type=float,
+        help="learning rate at the first image of --stages, from which it falls to zero",
     )
     parser.add_argument(
         "--face-surface",
@@ -205,14 +210,25 @@ def _checkpoint(options: argparse.Namespace) -> Path:
     return checkpoint
 
 
-def _stages(settings: LoopSettings, options: argparse.Namespace) -> LoopSettings:
-    """The settings, with ``--one-stage`` in the place of their stages if it is given."""
-    from sfpose.training.settings import one_stage
+def _size_and_images(text: str) -> tuple[int, int]:
+    try:
+        size, images = (int(part) for part in text.split(":"))
+    except ValueError:
+        size = images = 0
+    if size < 1 or images < 1:
+        raise argparse.ArgumentTypeError(f"must be SIZE:IMAGES, such as 64:200000; got {text!r}")
+    return size, images
 
-    if options.one_stage is None:
+
+def _stages(settings: LoopSettings, options: argparse.Namespace) -> LoopSettings:
+    """The settings, with ``--stages`` in the place of theirs if they are given."""
+    from sfpose.training.settings import falling_stages
+
+    if (options.stages is None) != (options.rate is None):
+        raise ValueError("--stages and --rate go together; got one of them")
+    if options.stages is None:
         return settings
-    size, images, rate = options.one_stage
-    return one_stage(settings, int(size), int(images), float(rate))
+    return falling_stages(settings, options.stages, options.rate)
 
 
 def _run_landmarks(options: argparse.Namespace) -> int:
@@ -222,6 +238,7 @@ def _run_landmarks(options: argparse.Namespace) -> int:
     from sfpose.training.faces import load_taught_faces
     from sfpose.training.landmarks import LANDMARK_LOOP, train_landmarks
 
+    settings = _stages(LANDMARK_LOOP, options)
     faces = load_taught_faces(options.data, options.cache)
     artifact = train_landmarks(
         faces,
@@ -229,7 +246,7 @@ def _run_landmarks(options: argparse.Namespace) -> int:
         start=options.start,
         face_surface=options.face_surface,
         only_score=options.only_score,
-        settings=_stages(LANDMARK_LOOP, options),
+        settings=settings,
         stop_after_minutes=options.minutes,
     )
     path = write_artifact(options.out, artifact.model, artifact.manifest, overwrite=True)
@@ -248,14 +265,14 @@ def _run_distil(options: argparse.Namespace) -> int:
     from sfpose.training.faces import load_taught_faces
     from sfpose.training.mixing import mix_faces, onnx_teacher
 
-    faces = load_taught_faces(options.data, options.cache)
-    if options.teacher is not None:
-        teacher = onnx_teacher(options.teacher)
-        faces = mix_faces(faces, teacher, options.mixed, options.cache)
     recipe = recipes.shorter(recipes.DistillationRecipe(), options.scale)
     loop = _stages(recipe.loop, options)
     # What is exported takes the size that was seen last.
     recipe = replace(recipe, network=options.network, loop=loop, size=loop.stages[-1].size)
+    faces = load_taught_faces(options.data, options.cache)
+    if options.teacher is not None:
+        teacher = onnx_teacher(options.teacher)
+        faces = mix_faces(faces, teacher, options.mixed, options.cache)
     landmarks = recipes.find_own_landmarks(faces, options.landmarks, options.cache)
     artifact, agreement = recipes.distil(
         faces,

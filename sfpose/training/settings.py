@@ -16,9 +16,9 @@ __all__ = [
     "BatchSource",
     "LoopSettings",
     "autocast",
+    "falling_stages",
     "find_device",
     "has_fast_bfloat16",
-    "one_stage",
     "seed_of_step",
 ]
 
@@ -82,10 +82,30 @@ class LoopSettings:
         return sum(stage.images for stage in self.stages)
 
 
-def one_stage(settings: LoopSettings, size: int, images: int, learning_rate: float) -> LoopSettings:
-    """The same settings with one stage, its rate falling to zero."""
-    stage = Stage(size, images, settings.stages[-1].batch_size, (1.0, 0.0))
-    return replace(settings, stages=(stage,), learning_rate=learning_rate)
+def falling_stages(
+    settings: LoopSettings, sizes: Sequence[tuple[int, int]], learning_rate: float
+) -> LoopSettings:
+    """The same settings with other stages, over all of which the rate falls to zero.
+
+    Parameters
+    ----------
+    settings : LoopSettings
+    sizes : sequence of (int, int)
+        Side of the images and number of them, a pair a stage.
+    learning_rate : float
+        At the first image.
+
+    Returns
+    -------
+    LoopSettings
+    """
+    total = sum(images for _, images in sizes)
+    left, stages = total, []
+    for size, images in sizes:
+        rates = (left / total, (left - images) / total)
+        stages.append(Stage(size, images, settings.stages[-1].batch_size, rates))
+        left -= images
+    return replace(settings, stages=tuple(stages), learning_rate=learning_rate)
 
 
 def seed_of_step(seed: int, first: int) -> int:
