@@ -74,6 +74,8 @@ class DistillationRecipe:
                 Stage(64, 36_000, 64, (0.37, 0.0)),
                 Stage(48, 350_000, 128, (0.67, 0.33)),
                 Stage(64, 105_000, 128, (0.33, 0.0)),
+                Stage(48, 580_000, 128, (0.67, 0.4)),
+                Stage(64, 220_000, 128, (0.4, 0.0)),
             ),
             optimizer="muon",
             learning_rate=3e-3,
