@@ -9,16 +9,17 @@ import sys
 import zipfile
 from pathlib import PurePosixPath
 
-LARGEST_WHEEL = 8_000_000
+LARGEST_WHEEL = 11_000_000
 LARGEST_FILE = 6_000_000
 ENDINGS = {".py", ".onnx", ".json", ".md", ".typed"}
 NEEDED = {
     "sfpose/__init__.py",
     "sfpose/py.typed",
-    "sfpose/weights/default/model.onnx",
-    "sfpose/weights/default/manifest.json",
-    "sfpose/weights/default/card.md",
-    "sfpose/weights/landmarks/model.onnx",
+    *(
+        f"sfpose/weights/{name}/{file}"
+        for name in ("default", "default-int8", "small", "small-int8", "landmarks")
+        for file in ("model.onnx", "manifest.json", "card.md")
+    ),
 }
 
 
