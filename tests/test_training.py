@@ -409,6 +409,14 @@ def test_a_network_takes_from_weights_of_another_architecture_what_both_have():
         )
 
 
+def test_a_start_of_which_nothing_fits_is_refused(tmp_path):
+    _train(tmp_path / "other.pt")
+    with pytest.raises(ValueError, match="must have layers of SqueezeFacePoseNet; none fits"):
+        start_network(tmp_path / "other.pt")
+    with pytest.raises(ValueError, match="must have layers of ResNet50; none fits"):
+        start_network("default", "resnet50")
+
+
 def test_landmark_targets_are_where_the_crop_shows_the_landmarks():
     """Draw each landmark as a coloured dot and find it again in the augmented crop."""
     faces = _faces()

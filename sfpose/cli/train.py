@@ -70,7 +70,6 @@ def _add_taught(
     _add_shared(parser)
     parser.add_argument("--cache", type=Path, default=Path(".cache/sfpose"))
     parser.set_defaults(run=_run_landmarks if what == "landmarks" else _run_distil)
-    _add_start(parser)
     parser.add_argument(
         "--stages",
         nargs="+",
@@ -92,11 +91,16 @@ def _add_taught(
     )
     if what == "landmarks":
         parser.add_argument(
+            "--start",
+            help="landmarks to go on from: a shipped name or an artifact; random weights if none",
+        )
+        parser.add_argument(
             "--only-score",
             action="store_true",
             help="teach nothing but the face score; landmarks stay those of --start",
         )
         return
+    _add_start(parser)
     _add_network(parser)
     parser.add_argument("--landmarks", default="landmarks", help="landmark artifact to align by")
     parser.add_argument(

@@ -137,6 +137,11 @@ def start_network(
     -------
     Start
         ``new_layers`` names the parameters that the start did not fill.
+
+    Raises
+    ------
+    ValueError
+        If the start is of another architecture and none of its layers fits.
     """
     name = network or "squeezefaceposenet"
     if start is None:
@@ -168,6 +173,8 @@ def _take_common_layers(network: nn.Module, state: Mapping[str, Tensor]) -> list
                 value.data.copy_(state[name])
         else:
             left += list(learned)
+    if len(left) == len(list(network.parameters())):
+        raise ValueError(f"start must have layers of {type(network).__name__}; none fits")
     return left
 
 
