@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,7 @@ __all__ = [
     "network_from_artifact",
     "scale_descriptor",
     "stored_parameters",
+    "take_common_layers",
     "to_manifest",
     "to_onnx",
 ]
@@ -202,6 +203,32 @@ def stored_parameters(artifact: Artifact) -> dict[str, Tensor]:
         tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy())
         for tensor in model.graph.initializer
     }
+
+
+def take_common_layers(network: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """Copy the layers that a state has under the same names and shapes.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Changed in place.
+    state : mapping of str to Tensor
+        A layer is taken whole or not at all.
+
+    Returns
+    -------
+    list of str
+        Parameters of the network that were left as they were.
+    """
+    own = network.state_dict()
+    unlike = {
+        name.rpartition(".")[0]
+        for name, value in own.items()
+        if name not in state or state[name].shape != value.shape
+    }
+    fitting = {name: state[name] for name in own if name.rpartition(".")[0] not in unlike}
+    network.load_state_dict(fitting, strict=False)
+    return [name for name, _ in network.named_parameters() if name not in fitting]
 
 
 def network_from_artifact(artifact: Artifact, *, dropout: float = 0.0) -> nn.Module:

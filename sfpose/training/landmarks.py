@@ -25,7 +25,12 @@ from sfpose.training.augmentation import (
     points_in_crop,
     sample_images,
 )
-from sfpose.training.export import stored_parameters, to_manifest, to_onnx
+from sfpose.training.export import (
+    stored_parameters,
+    take_common_layers,
+    to_manifest,
+    to_onnx,
+)
 from sfpose.training.faces import TaughtFaces, pass_order
 from sfpose.training.loop import LoopSettings, Stage, train
 from sfpose.training.non_faces import turn_into_non_faces
@@ -223,12 +228,9 @@ def _start_network(start: str | Path | None) -> FaceLandmarkNet:
         return FaceLandmarkNet()
     # Without batch normalisation, which was folded away.
     network = FaceLandmarkNet(batch_norm=False)
-    state = network.state_dict()
-    stored = stored_parameters(read_artifact(start))
-    fitting = {k: v for k, v in stored.items() if k in state and v.shape == state[k].shape}
-    if not fitting:
+    left = take_common_layers(network, stored_parameters(read_artifact(start)))
+    if len(left) == len(list(network.parameters())):
         raise ValueError(f"start must be a landmark network; no layer of {str(start)!r} fits")
-    network.load_state_dict(fitting, strict=False)
     return network
 
 

@@ -230,7 +230,7 @@ def train_paper(
     reports: list[StageReport] = []
     with torch.random.fork_rng(devices=[]), workers_for(recipe.workers) as workers:
         torch.manual_seed(recipe.seed)
-        network, name, new_layers = start_network(
+        network, name, new_layers, _ = start_network(
             start, recipe.network, dropout=recipe.dropout, input_size=recipe.size
         )
         check_non_negative(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ from sfpose.training.export import (
     fold_batch_norm,
     network_from_artifact,
     scale_descriptor,
+    take_common_layers,
     to_manifest,
     to_onnx,
 )
@@ -100,11 +102,15 @@ class DistillationResult(NamedTuple):
 
 
 class Start(NamedTuple):
-    """A network to train on, the name of its architecture, and what in it is new."""
+    """A network to train on, the name of its architecture, and what in it is new.
+
+    ``objective`` is the state of the objective that a checkpoint holds beside its network.
+    """
 
     network: nn.Module
     name: str
     new_layers: list[str]
+    objective: Mapping[str, Tensor] = MappingProxyType({})
 
 
 def start_network(
@@ -144,38 +150,27 @@ def start_network(
         If the start is of another architecture and none of its layers fits.
     """
     name = network or "squeezefaceposenet"
-    if start is None:
-        return Start(build_network(name, dropout=dropout, input_size=input_size), name, [])
-    if Path(start).suffix in (".safetensors", ".pth"):
+    suffix = None if start is None else Path(start).suffix
+    if start is None or suffix in (".safetensors", ".pth"):
         built = build_network(name, dropout=dropout, input_size=input_size)
-        _, left = fill_from_state(built, read_state(start))
+        left = [] if start is None else fill_from_state(built, read_state(start))[1]
         return Start(built, name, left)
-    if Path(start).suffix == ".pt":
-        built = build_network(name, dropout=dropout, input_size=input_size)
-        return Start(built, name, _take_common_layers(built, load_checkpoint(start)["averaged"]))
-    artifact = read_artifact(start)
-    own = str(artifact.manifest["network"])
-    whole = network_from_artifact(artifact, dropout=dropout)
-    if network in (None, own):
-        return Start(whole, own, [])
+    objective: Mapping[str, Tensor] = {}
+    if suffix == ".pt":
+        checkpoint = load_checkpoint(start)
+        state, objective = checkpoint["averaged"], checkpoint["objective"]
+    else:
+        artifact = read_artifact(start)
+        own = str(artifact.manifest["network"])
+        whole = network_from_artifact(artifact, dropout=dropout)
+        if network in (None, own):
+            return Start(whole, own, [])
+        state = whole.state_dict()
     built = build_network(name, dropout=dropout, input_size=input_size)
-    return Start(built, name, _take_common_layers(built, whole.state_dict()))
-
-
-def _take_common_layers(network: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
-    """Copy the layers that a state has under the same name and shapes; names the others."""
-    left = []
-    for layer, module in network.named_modules():
-        learned = dict(module.named_parameters(prefix=layer, recurse=False))
-        mine = {**learned, **dict(module.named_buffers(prefix=layer, recurse=False))}
-        if all(name in state and state[name].shape == mine[name].shape for name in mine):
-            for name, value in mine.items():
-                value.data.copy_(state[name])
-        else:
-            left += list(learned)
-    if len(left) == len(list(network.parameters())):
-        raise ValueError(f"start must have layers of {type(network).__name__}; none fits")
-    return left
+    left = take_common_layers(built, state)
+    if len(left) == len(list(built.parameters())):
+        raise ValueError(f"start must have layers of {type(built).__name__}; none fits")
+    return Start(built, name, left, objective)
 
 
 def distil(
@@ -220,16 +215,15 @@ def distil(
     torch.manual_seed(recipe.loop.seed)
     turner = None if face_surface is None else FaceTurner(face_surface)
     source = TaughtFaceSource(faces, landmarks, turner=turner)
-    network, architecture, _ = start_network(start, recipe.network)
+    begin = start_network(start, recipe.network)
     objective = DistillationObjective(
         source.bank,
         cosine_temperature=recipe.cosine_temperature,
         hellinger_temperature=recipe.hellinger_temperature,
     )
-    if start is not None and Path(start).suffix == ".pt":
-        objective.load_state_dict(load_checkpoint(start)["objective"], strict=False)
+    objective.load_state_dict(begin.objective, strict=False)
     trained = train(
-        network,
+        begin.network,
         objective,
         source,
         recipe.loop,
@@ -239,7 +233,7 @@ def distil(
     )
     points = faces.landmarks if landmarks is None else landmarks
     agreement = teacher_agreement(trained, objective, faces, points, recipe.size)
-    artifact = export_distilled(trained, architecture, faces, points, recipe.size, name=name)
+    artifact = export_distilled(trained, begin.name, faces, points, recipe.size, name=name)
     return DistillationResult(artifact, agreement)
 
 
