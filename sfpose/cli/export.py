@@ -38,7 +38,7 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "--images",
         metavar="PATH",
         help="folder or zip of loose crops of faces that int8 takes the range of activations "
-        "from; up to 1000, evenly spaced, are used",
+        "from; up to 1000 are used",
     )
     parser.add_argument("--weights", default="default", help="shipped name or path of an artifact")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -56,6 +56,7 @@ DISTANCE: Manifest = MappingProxyType(
 _MODEL, _MANIFEST = "model.onnx", "manifest.json"
 _LARGEST = {_MODEL: LARGEST_NETWORK, _MANIFEST: 2**20}
 _MOST_ENTRIES = 1000
+_UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, OverflowError, RuntimeError)
 _LARGEST_INPUT = 1024
 
 
@@ -200,9 +201,7 @@ class _Files:
             ):
                 while piece := entry.read(2**20):
                     yield piece
-        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError) as error:
-            raise self._damaged(error) from error
-        except (zlib.error, UnicodeDecodeError, OverflowError) as error:
+        except (*_UNREADABLE, UnicodeDecodeError) as error:
             raise self._damaged(error) from error
 
     def _entry(self, archive: zipfile.ZipFile, name: str, most: int) -> zipfile.ZipInfo:

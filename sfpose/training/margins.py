@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ __all__ = [
 LOSSES = ("softmax", "arcface", "cosface")
 
 
-class _CosineObjective(nn.Module):
+class _CosineObjective(nn.Module, ABC):
     """Cross-entropy of scaled cosines, the true class's lowered by a margin in training.
 
     Batch normalisation and dropout on the descriptor as under softmax; then cosines
@@ -45,9 +46,9 @@ class _CosineObjective(nn.Module):
         self.margin = margin
         self.scale = scale
 
+    @abstractmethod
     def with_margin(self, cosines: Tensor) -> Tensor:
         """The true classes' cosines (n,), lowered by the margin."""
-        raise NotImplementedError
 
     def forward(self, descriptors: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, float]]:
         """Loss and measurements of a batch; ``targets`` are class numbers (n,)."""
