@@ -63,6 +63,14 @@ def test_imagenet_state_fills_every_layer_with_its_own_tensor(squeezenet):
         ),
         ("squeezefaceposenet+residual", set()),
         ("squeezefaceposenet+preactivation", set()),
+        (
+            "squeezefaceposenet+deeper",
+            {
+                f"deeper.{n}.{layer}"
+                for n in range(4)
+                for layer in ("squeeze", "expand1x1", "expand3x3")
+            },
+        ),
     ],
 )
 def test_a_variant_takes_the_layers_that_it_shares_and_names_the_others(

@@ -20,6 +20,8 @@ COUNTS = {
     "squeezefaceposenet+dwc+gdc": 864_056,
     "squeezefaceposenet+residual": 1_235_496,
     "squeezefaceposenet+preactivation": 1_235_496,
+    # Four modules of 512 to 128, 128 to 256 (1x1) and 128 to 256 (3x3), with biases.
+    "squeezefaceposenet+deeper": 1_235_496 + 4 * (512 * 128 + 128 + 128 * 256 * 10 + 2 * 256),
 }
 # Table 2: squeeze and expand widths of fire2 to fire9.
 WIDTHS = [(16, 64), (16, 64), (32, 128), (32, 128), (48, 192), (48, 192), (64, 256), (64, 256)]
@@ -164,10 +166,45 @@ def test_the_sums_of_preactivation_are_not_rectified():
     assert seen["squeezefaceposenet+preactivation"] < 0
 
 
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_a_deeper_network_begins_as_the_network_that_it_deepens(batch_norm):
+    torch.manual_seed(0)
+    plain = build_network("squeezefaceposenet", batch_norm=batch_norm).eval()
+    deeper = build_network("squeezefaceposenet+deeper", batch_norm=batch_norm).eval()
+    left = deeper.load_state_dict(plain.state_dict(), strict=False)
+    assert left.unexpected_keys == []
+    assert {key.split(".")[0] for key in left.missing_keys} == {"deeper"}
+    images = torch.randn(2, 3, 48, 48)
+    with torch.inference_mode():
+        assert torch.equal(deeper(images), plain(images))
+
+
+def test_added_modules_join_what_comes_before_them():
+    torch.manual_seed(0)
+    network = build_network("squeezefaceposenet+deeper").eval()
+    maps = {}
+    network.fire9.register_forward_hook(lambda module, inputs, output: maps.update(before=output))
+    network.conv10.register_forward_hook(lambda module, inputs, _: maps.update(after=inputs[0]))
+    with torch.no_grad():
+        for name, parameter in network.deeper.named_parameters():
+            if "expand" in name:
+                parameter.normal_(std=0.05)
+        network(torch.randn(2, 3, 40, 40))
+        expected = maps["before"].double()
+        for number in range(4):
+            module = network.deeper[number]
+            expected = _by_hand(expected, module, 1, residual=True, preactivation=True)
+    torch.testing.assert_close(maps["after"].double(), expected.relu(), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", COUNTS)
 def test_every_parameter_of_a_variant_learns(name):
     torch.manual_seed(0)
     network = build_network(name, batch_norm=True, dropout=0.5, input_size=32).train()
+    for key, parameter in network.named_parameters():
+        if key.startswith("deeper") and not parameter.any() and parameter.ndim == 1:
+            # Modules that add nothing yet pass nothing back to what is below them.
+            torch.nn.init.ones_(parameter)
     network(torch.randn(4, 3, 32, 32)).square().sum().backward()
     silent = [key for key, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     assert silent == []

@@ -9,9 +9,11 @@ from PIL import Image
 
 onnx = pytest.importorskip("onnx", reason="quantisation needs the [train] extra")
 
-from sfpose import FaceEmbedder  # noqa: E402
+from sfpose import FaceAligner, FaceEmbedder  # noqa: E402
 from sfpose.cli import main  # noqa: E402
+from sfpose.preprocessing import as_network_input  # noqa: E402
 from sfpose.runtime.artifact import Artifact, read_artifact, write_artifact  # noqa: E402
+from sfpose.runtime.session import OnnxModel  # noqa: E402
 from sfpose.training.quantization import quantize  # noqa: E402
 
 
@@ -46,6 +48,27 @@ def test_descriptors_of_other_photos_hardly_change(small, faces, tmp_path):
     assert np.quantile(same, 0.1) > 0.95
     kinds = {node.op_type for node in onnx.load_from_string(small.model).graph.node}
     assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_training_can_go_on_from_eight_bits(small, faces):
+    torch = pytest.importorskip("torch", reason="training needs the [train] extra")
+    from sfpose.training.export import network_from_artifact, stored_parameters
+
+    whole = stored_parameters(read_artifact("default"))
+    network = network_from_artifact(small).eval()
+    for name, kept in network.named_parameters():
+        if name.endswith("weight"):
+            largest = whole[name].abs().amax((1, 2, 3), keepdim=True)
+            rounding = (kept.detach() - whole[name]).abs() / (largest / 127)
+            assert float(rounding.max()) < 0.51, name
+    settings = small.network_input
+    crops = FaceAligner(size=settings.size, min_face_score=0).transform(faces[48:])
+    images = as_network_input(list(crops), settings.mean, settings.std)
+    with torch.inference_mode():
+        found = network(torch.from_numpy(images)).numpy()
+    eight = OnnxModel(small.model).run(images)
+    assert np.median([np.corrcoef(a, b)[0, 1] for a, b in zip(found, eight, strict=True)]) > 0.99
 
 
 def test_what_was_calibrated_for_float32_is_not_kept(small):

@@ -1,4 +1,4 @@
-"""``sfpose export --target onnx|ort|int8``: for other runtimes, or of eight bits."""
+"""``sfpose export --target onnx|ort|int8|mirrored``: for other runtimes, or another artifact."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         help="write the network alone, for phones, browsers and other runtimes",
         description="Write the network of an artifact as a file of its own: onnx for any ONNX "
         "runtime, ort for onnxruntime's builds for phones. Prints how to feed it. int8 writes an "
-        "artifact of eight-bit weights and activations instead, without thresholds: run "
-        "'sfpose calibrate' on it (needs sfpose[train]).",
+        "artifact of eight-bit weights and activations instead, mirrored one whose descriptors "
+        "are the mean of an image and its mirror image, at twice the time; both without "
+        "thresholds: run 'sfpose calibrate' on them (needs sfpose[train]).",
     )
-    parser.add_argument("--target", choices=("onnx", "ort", "int8"), default="onnx")
+    parser.add_argument("--target", choices=("onnx", "ort", "int8", "mirrored"), default="onnx")
     parser.add_argument(
-        "--out", type=Path, required=True, help="file, or for int8 folder, to write"
+        "--out", type=Path, required=True, help="file, or for an artifact folder, to write"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace it")
     parser.add_argument(
@@ -53,8 +54,8 @@ def run(options: argparse.Namespace) -> int:
     if out.exists() and not options.overwrite:
         raise FileExistsError(f"{str(out)!r} must not exist, or --overwrite be given")
     artifact = read_artifact(options.weights)
-    if options.target == "int8":
-        return _write_int8(artifact, options)
+    if options.target in ("int8", "mirrored"):
+        return _write_artifact(artifact, options)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         part = Path(folder) / out.name
@@ -95,9 +96,22 @@ def _write_ort(model: bytes, path: Path) -> None:
     onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def _write_int8(artifact: Artifact, options: argparse.Namespace) -> int:
-    from sfpose.protocols import ImageFiles, LazyImages
+def _write_artifact(artifact: Artifact, options: argparse.Namespace) -> int:
     from sfpose.runtime.artifact import write_artifact
+    from sfpose.training.mirroring import mirrored
+
+    made = mirrored(artifact) if options.target == "mirrored" else _of_eight_bits(artifact, options)
+    path = write_artifact(options.out, made.model, made.manifest, overwrite=options.overwrite)
+    told = {"out": str(path), "bytes": len(made.model), "bytes_before": len(artifact.model)}
+    if options.json:
+        print(json.dumps(told))
+    else:
+        print(f"wrote {path}: {len(made.model):,} bytes, {len(artifact.model):,} before")
+    return 0
+
+
+def _of_eight_bits(artifact: Artifact, options: argparse.Namespace) -> Artifact:
+    from sfpose.protocols import ImageFiles, LazyImages
     from sfpose.training.quantization import quantize
 
     if options.images is None:
@@ -105,11 +119,4 @@ def _write_int8(artifact: Artifact, options: argparse.Namespace) -> int:
     files = ImageFiles(options.images)
     names = files.images()
     step = max(1, len(names) // _RANGE_IMAGES)
-    small = quantize(artifact, LazyImages(files, names[::step][:_RANGE_IMAGES]), n_jobs=-1)
-    path = write_artifact(options.out, small.model, small.manifest, overwrite=options.overwrite)
-    told = {"out": str(path), "bytes": len(small.model), "float32_bytes": len(artifact.model)}
-    if options.json:
-        print(json.dumps(told))
-    else:
-        print(f"wrote {path}: {len(small.model):,} bytes, of {len(artifact.model):,} in float32")
-    return 0
+    return quantize(artifact, LazyImages(files, names[::step][:_RANGE_IMAGES]), n_jobs=-1)

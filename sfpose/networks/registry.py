@@ -119,6 +119,7 @@ _SPECS = (
     _variant("+dwc+gdc", 0.86, 3.1, 36.9, dwc=True, gdc=True),
     _variant("+residual", None, None, None, residual=True),
     _variant("+preactivation", None, None, None, residual=True, preactivation=True),
+    _variant("+deeper", None, None, None, deeper=True),
     NetworkSpec("resnet50", ResNet50, 224, 2048, True, False, 25.6, 146, 160, 1000),
     NetworkSpec("senet50", SENet50, 224, 2048, True, False, 28.1, 155, 210, 1000),
     NetworkSpec("lightcnn29", LightCNN29, 128, 256, False, True, 12.6),

@@ -109,6 +109,11 @@ class SqueezeFacePoseNet(nn.Module):
         ``residual`` are not rectified on the way; conv1 sees the image as it is, conv10
         is followed by a ReLU too. Without ``residual`` the network computes the same as
         the plain one, because ReLU commutes with max-pooling.
+    deeper : bool, default=False
+        Four residual fire modules of 128 squeeze and 256 expand filters each after fire9, where
+        the map is smallest: 2.3 times the parameters for a third more of the arithmetic.
+        They start by adding nothing, so that weights of the same network without them
+        give the same values with them, and can be gone on from.
 
     References
     ----------
@@ -141,6 +146,7 @@ class SqueezeFacePoseNet(nn.Module):
         dwc: bool = False,
         residual: bool = False,
         preactivation: bool = False,
+        deeper: bool = False,
     ) -> None:
         super().__init__()
 
@@ -178,6 +184,13 @@ class SqueezeFacePoseNet(nn.Module):
         self.fire8 = fire(384, 64, 256)
         self.maxpool8 = pool()
         self.fire9 = fire(512, 64, 256)
+        self.deeper: nn.Sequential | None = None
+        if deeper:
+            added = [
+                Fire(512, 128, 256, batch_norm=batch_norm, residual=True, preactivation=True)
+                for _ in range(4)
+            ]
+            self.deeper = nn.Sequential(*added, nn.ReLU(inplace=True))
         self.dropout9 = nn.Dropout(dropout)
         self.conv10 = convolution(
             512, 1000, batch_norm=batch_norm, activation=nn.ReLU(inplace=True)
@@ -205,6 +218,11 @@ class SqueezeFacePoseNet(nn.Module):
                     nn.init.zeros_(module.bias)
         if self.gdc is not None:
             nn.init.constant_(self.gdc.get_parameter("0.weight"), 1 / side**2)
+        if self.deeper is not None:
+            for module in self.deeper.modules():
+                if isinstance(module, Fire):
+                    for filters in (module.expand1x1, module.expand3x3):
+                        nn.init.zeros_(filters[-1].get_parameter("weight"))
 
     def forward(self, images: Tensor) -> Tensor:
         """Descriptors (n, 1000), all >= 0, of normalised images (n, 3, h, w)."""
@@ -216,5 +234,7 @@ class SqueezeFacePoseNet(nn.Module):
         x = self.fire9(x)
         if self.preactivation:
             x = F.relu(x)
+        if self.deeper is not None:
+            x = self.deeper(x)
         x = self.conv10(self.dropout9(x))
         return x.mean((2, 3)) if self.gdc is None else self.gdc(x).flatten(1)

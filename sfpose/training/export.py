@@ -22,6 +22,7 @@ from sfpose.networks.registry import (
 )
 from sfpose.runtime.artifact import DISTANCE, Artifact, Json
 from sfpose.runtime.session import OnnxModel
+from sfpose.training.quantization import CHANNEL_SCALE
 
 if TYPE_CHECKING:
     import onnx
@@ -194,15 +195,25 @@ def to_manifest(
 
 
 def stored_parameters(artifact: Artifact) -> dict[str, Tensor]:
-    """Parameters of an artifact's network by their torch names."""
+    """Parameters of an artifact's network by their torch names.
+
+    Those of eight bits come as the float32 values that they stand for.
+    """
     import onnx
     from onnx import numpy_helper
 
     model = onnx.load_from_string(artifact.model)
-    return {
+    stored = {
         tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy())
         for tensor in model.graph.initializer
     }
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in stored:
+            values, scale, zero = (stored[name] for name in node.input)
+            shape = (-1,) + (1,) * (values.ndim - 1)
+            name = node.input[0].removesuffix("_quantized")
+            stored[name] = (values.int() - zero.int().view(shape)) * scale.view(shape)
+    return stored
 
 
 def take_common_layers(network: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
@@ -234,6 +245,8 @@ def take_common_layers(network: nn.Module, state: Mapping[str, Tensor]) -> list[
 def network_from_artifact(artifact: Artifact, *, dropout: float = 0.0) -> nn.Module:
     """Build the torch network of an artifact with its weights, to train on.
 
+    Of an artifact of eight bits it is the float32 network whose weights those are.
+
     Raises
     ------
     ValueError
@@ -257,4 +270,6 @@ def network_from_artifact(artifact: Artifact, *, dropout: float = 0.0) -> nn.Mod
             )
         state[name] = stored[name]
     network.load_state_dict(state)
+    if CHANNEL_SCALE in stored:
+        scale_descriptor(network, stored[CHANNEL_SCALE])
     return network

@@ -19,8 +19,10 @@ from sfpose.runtime.session import OnnxModel
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["quantize"]
+__all__ = ["CHANNEL_SCALE", "quantize"]
 
+CHANNEL_SCALE = "channel_scale"
+"""Initialiser by which a quantised network multiplies what it has pooled."""
 _BATCH = 16
 
 
@@ -99,7 +101,7 @@ def quantize(
             target,
             _Feeds(network.graph.input[0].name, iter(batches)),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=["Conv", "Relu", "MaxPool", "Concat"],
+            op_types_to_quantize=["Conv", "Relu", "MaxPool", "Concat", "Add"],
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
@@ -172,5 +174,5 @@ def _even_out_last_layer(network: onnx.ModelProto, batches: list[NDArray[np.floa
         tensors[name].CopyFrom(numpy_helper.from_array(values / highest.reshape(shape), name))
     final = mean.output[0]
     mean.output[0] = "pooled"
-    network.graph.initializer.append(numpy_helper.from_array(highest, "channel_scale"))
-    network.graph.node.append(helper.make_node("Mul", ["pooled", "channel_scale"], [final]))
+    network.graph.initializer.append(numpy_helper.from_array(highest, CHANNEL_SCALE))
+    network.graph.node.append(helper.make_node("Mul", ["pooled", CHANNEL_SCALE], [final]))

@@ -1,0 +1,82 @@
+"""Networks that look at an image and its mirror image, at twice the time."""
+
+from __future__ import annotations
+
+from sfpose.runtime.artifact import Artifact
+
+__all__ = ["mirrored"]
+
+
+def mirrored(artifact: Artifact, *, name: str | None = None) -> Artifact:
+    """Make a descriptor network answer with the mean of an image and its mirror image.
+
+    Both pass through the same network as one batch inside of the ONNX file, so that whatever
+    runs it gets the mean. An image and its mirror image have the same descriptor then.
+
+    Parameters
+    ----------
+    artifact : Artifact
+        Descriptor network, float32 or of eight bits.
+    name : str, optional
+        Of the result; that of ``artifact`` with ``-mirrored`` if not given.
+
+    Returns
+    -------
+    Artifact
+        Without a calibration: thresholds have to be calibrated again.
+
+    Raises
+    ------
+    ValueError
+        If the network does this already, or is no descriptor network.
+
+    Examples
+    --------
+    >>> from sfpose.runtime.artifact import read_artifact
+    >>> from sfpose.training.mirroring import mirrored
+    >>> mirrored(read_artifact("default-int8")).manifest["mirrored"]
+    True
+    """
+    import numpy as np
+    import onnx
+    from onnx import helper, numpy_helper
+
+    if artifact.manifest.get("kind") != "descriptor":
+        raise ValueError(
+            f"a descriptor network can be mirrored; got kind {artifact.manifest.get('kind')!r}"
+        )
+    if artifact.manifest.get("mirrored"):
+        raise ValueError("a network can be mirrored once; this one is already")
+    model = onnx.load_from_string(artifact.model)
+    graph = model.graph
+    images, descriptors = graph.input[0].name, graph.output[0].name
+    for node in graph.node:
+        node.input[:] = ["mirror.both" if given == images else given for given in node.input]
+        node.output[:] = ["mirror.each" if got == descriptors else got for got in node.output]
+    before = [
+        helper.make_node("Slice", [images, *(f"mirror.{at}" for at in _SLICE)], ["mirror.image"]),
+        helper.make_node("Concat", [images, "mirror.image"], ["mirror.both"], axis=0),
+    ]
+    after = [
+        helper.make_node("Reshape", ["mirror.each", "mirror.shape"], ["mirror.two"]),
+        helper.make_node("ReduceMean", ["mirror.two"], [descriptors], axes=[0], keepdims=0),
+    ]
+    constants = {**_SLICE, "shape": [2, -1, artifact.descriptor_size]}
+    graph.initializer.extend(
+        numpy_helper.from_array(np.array(values, np.int64), f"mirror.{at}")
+        for at, values in constants.items()
+    )
+    nodes = [*before, *graph.node, *after]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    onnx.checker.check_model(model)
+    manifest = {
+        key: value for key, value in artifact.manifest.items() if key not in ("calibration", "files")
+    }
+    manifest["name"] = f"{artifact.manifest['name']}-mirrored" if name is None else name
+    manifest["mirrored"] = True
+    return Artifact(model.SerializeToString(), manifest)
+
+
+# The columns of (n, 3, h, w) from the last one to the first.
+_SLICE = {"starts": [-1], "ends": [-(2**31)], "axes": [3], "steps": [-1]}

@@ -1,0 +1,60 @@
+"""Mirrored networks give the mean of what the network says of an image and its mirror image."""
+
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnx", reason="exporting needs the [train] extra")
+
+from sfpose import FaceEmbedder  # noqa: E402
+from sfpose.cli import main  # noqa: E402
+from sfpose.runtime.artifact import read_artifact, write_artifact  # noqa: E402
+from sfpose.runtime.session import OnnxModel  # noqa: E402
+from sfpose.training.mirroring import mirrored  # noqa: E402
+
+
+@pytest.mark.parametrize("weights", ["default", "default-int8"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_answer_is_the_mean_of_both(weights, count):
+    whole = read_artifact(weights)
+    images = np.random.default_rng(count).normal(size=(count, 3, 64, 64)).astype(np.float32)
+    flipped = np.ascontiguousarray(images[..., ::-1])
+    once, again = (OnnxModel(whole.model).run(rows).astype(np.float64) for rows in (images, flipped))
+    model = OnnxModel(mirrored(whole).model)
+    got = model.run(images)
+    assert got.shape == (count, 1000)
+    np.testing.assert_allclose(got, (once + again) / 2, rtol=1e-4, atol=1e-4 * once.max())
+    np.testing.assert_allclose(model.run(flipped), got, rtol=1e-5, atol=1e-6 * once.max())
+    # Two different halves: the network alone does not give this.
+    assert np.abs(once - again).max() > 0.01 * once.max()
+
+
+def test_a_mirrored_artifact_embeds_and_can_be_trained_on(tmp_path, portrait):
+    torch = pytest.importorskip("torch", reason="training needs the [train] extra")
+    from sfpose.training.export import network_from_artifact
+
+    whole = read_artifact("default")
+    made = mirrored(whole)
+    assert made.manifest["name"] == "default-mirrored"
+    assert "calibration" not in made.manifest
+    path = write_artifact(tmp_path / "mirrored", made.model, made.manifest)
+    rows = FaceEmbedder(path).transform([portrait, portrait[:, ::-1]])
+    np.testing.assert_allclose(rows.sum(1), 1, rtol=1e-5)
+    mine, theirs = (network_from_artifact(a).state_dict() for a in (read_artifact(path), whole))
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+
+
+def test_what_cannot_be_mirrored_is_refused():
+    with pytest.raises(ValueError, match="got kind 'landmarks'"):
+        mirrored(read_artifact("landmarks"))
+    with pytest.raises(ValueError, match="can be mirrored once"):
+        mirrored(mirrored(read_artifact("default-int8")))
+
+
+def test_the_command_writes_a_mirrored_artifact(tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ["export", "--target", "mirrored", "--weights", "default-int8", "--out", str(out)]
+    assert main([*arguments, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["bytes"] == len(read_artifact(out).model) > told["bytes_before"]
