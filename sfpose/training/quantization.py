@@ -46,7 +46,7 @@ def quantize(
     Static quantisation: the range of each activation is taken from images, weights have a
     scale for each output channel, activations are unsigned, which is what processors without
     special instructions are fast at. The first convolution, which sees the pixels, and the
-    pooled descriptor stay float32: the first costs most accuracy and little time.
+    pooled values with what follows stay float32: the first costs most accuracy and little time.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def quantize(
     batches = list(_inputs(artifact, images, n_jobs))
     network = onnx.load_from_string(artifact.model)
     first = next(node for node in network.graph.node if node.op_type == "Conv")
-    _even_out_last_layer(network, batches)
+    after_pooling = _even_out_last_layer(network, batches)
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
         onnx.save(network, source)
@@ -106,7 +106,7 @@ def quantize(
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
-            nodes_to_exclude=[first.name],
+            nodes_to_exclude=[first.name, *after_pooling],
         )
         model = target.read_bytes()
     manifest = {key: value for key, value in artifact.manifest.items() if key != "calibration"}
@@ -137,12 +137,15 @@ def _inputs(
         yield as_network_input(list(crops), settings.mean, settings.std)
 
 
-def _even_out_last_layer(network: onnx.ModelProto, batches: list[NDArray[np.float32]]) -> None:
+def _even_out_last_layer(
+    network: onnx.ModelProto, batches: list[NDArray[np.float32]]
+) -> list[str]:
     """Bring the channels of the last convolution to one range, and scale after pooling.
 
     Channels that fire rarely have large values where they do, since export brings all means
     to one: a single scale for all of them would leave nothing of the others. Convolution,
-    ReLU and mean let a positive factor through, so the network says the same.
+    ReLU and mean let a positive factor through, so the network says the same. Gives the names
+    of the nodes that come after pooling.
     """
     import onnx
     from onnx import helper, numpy_helper
@@ -150,12 +153,12 @@ def _even_out_last_layer(network: onnx.ModelProto, batches: list[NDArray[np.floa
     nodes = list(network.graph.node)
     convolution = next(node for node in reversed(nodes) if node.op_type == "Conv")
     place = nodes.index(convolution)
-    if [node.op_type for node in nodes[place + 1 :]] != ["Relu", "ReduceMean"]:
+    if [node.op_type for node in nodes[place + 1 : place + 3]] != ["Relu", "ReduceMean"]:
         raise ValueError(
-            "a network to be quantised must end in Conv, Relu and ReduceMean; it ends in "
-            f"{[node.op_type for node in nodes[place:]]}"
+            "a network to be quantised must end in Conv, Relu and ReduceMean, or go on from there; "
+            f"it goes on with {[node.op_type for node in nodes[place + 1 :]]}"
         )
-    relu, mean = nodes[place + 1 :]
+    relu, mean = nodes[place + 1 : place + 3]
     probe = onnx.ModelProto()
     probe.CopyFrom(network)
     probe.graph.output[0].name = relu.output[0]
@@ -172,7 +175,9 @@ def _even_out_last_layer(network: onnx.ModelProto, batches: list[NDArray[np.floa
         values = numpy_helper.to_array(tensors[name])
         shape = (-1,) + (1,) * (values.ndim - 1)
         tensors[name].CopyFrom(numpy_helper.from_array(values / highest.reshape(shape), name))
-    final = mean.output[0]
+    pooled = mean.output[0]
     mean.output[0] = "pooled"
     network.graph.initializer.append(numpy_helper.from_array(highest, CHANNEL_SCALE))
-    network.graph.node.append(helper.make_node("Mul", ["pooled", CHANNEL_SCALE], [final]))
+    scaled = helper.make_node("Mul", ["pooled", CHANNEL_SCALE], [pooled])
+    network.graph.node.insert(place + 3, scaled)
+    return [node.name for node in nodes[place + 3 :]]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sfpose.alignment import FaceAligner
 from sfpose.geometry import similarity_to_canonical
-from sfpose.networks import build_network
+from sfpose.networks import NETWORKS, build_network
 from sfpose.networks.imagenet import fill_from_state, read_state
 from sfpose.runtime.artifact import Artifact, read_artifact
 from sfpose.training.augmentation import sample_images
@@ -31,6 +31,7 @@ from sfpose.training.export import (
 )
 from sfpose.training.faces import TaughtFaces
 from sfpose.training.loop import LoopSettings, Stage, train
+from sfpose.training.maps import is_mapped, join_map, split_map
 from sfpose.training.objectives import DistillationObjective
 from sfpose.training.turning import FaceTurner
 
@@ -216,14 +217,15 @@ def distil(
     turner = None if face_surface is None else FaceTurner(face_surface)
     source = TaughtFaceSource(faces, landmarks, turner=turner)
     begin = start_network(start, recipe.network)
+    network, known = split_map(begin.network, begin.name)
     objective = DistillationObjective(
         source.bank,
         cosine_temperature=recipe.cosine_temperature,
         hellinger_temperature=recipe.hellinger_temperature,
     )
-    objective.load_state_dict(begin.objective, strict=False)
+    objective.load_state_dict({**known, **begin.objective}, strict=False)
     trained = train(
-        begin.network,
+        network,
         objective,
         source,
         recipe.loop,
@@ -233,12 +235,15 @@ def distil(
     )
     points = faces.landmarks if landmarks is None else landmarks
     agreement = teacher_agreement(trained, objective, faces, points, recipe.size)
-    artifact = export_distilled(trained, begin.name, faces, points, recipe.size, name=name)
+    artifact = export_distilled(
+        trained, objective, begin.name, faces, points, recipe.size, name=name
+    )
     return DistillationResult(artifact, agreement)
 
 
 def export_distilled(
     network: nn.Module,
+    objective: DistillationObjective,
     architecture: str,
     faces: TaughtFaces,
     landmarks: NDArray[np.float32],
@@ -248,13 +253,17 @@ def export_distilled(
 ) -> Artifact:
     """Export a distilled network, its values scaled to the same mean over many faces.
 
-    The scale is taken on up to 2,000 training faces, unaugmented, and folds into conv10.
+    The scale is taken on up to 2,000 training faces, unaugmented, and folds into conv10. Where
+    the objective's map follows (an architecture ``+map``) it is the one that the map learned with.
     """
     network = fold_batch_norm(network.cpu())
-    rows = _some_rows(faces, held_out=False)
-    mean = _describe(network, faces, landmarks, rows, size).mean(0).numpy()
-    # A value that never fires has no scale of its own: it keeps the smallest one.
-    scale_descriptor(network, 1 / np.maximum(mean, 1e-3 * mean.mean()))
+    if is_mapped(architecture):
+        network = join_map(network, objective.cpu(), architecture)
+    else:
+        rows = _some_rows(faces, held_out=False)
+        mean = _describe(network, faces, landmarks, rows, size).mean(0).numpy()
+        # A value that never fires has no scale of its own: it keeps the smallest one.
+        scale_descriptor(network, 1 / np.maximum(mean, 1e-3 * mean.mean()))
     manifest = to_manifest(
         name=name,
         kind="descriptor",
@@ -262,7 +271,7 @@ def export_distilled(
         size=size,
         license="BSD-3-Clause",
         alignment="five-landmarks",
-        descriptor={"size": 1000, "normalization": "l1"},
+        descriptor={"size": NETWORKS[architecture].descriptor_size, "normalization": "l1"},
     )
     return Artifact(to_onnx(network, size), manifest)
 

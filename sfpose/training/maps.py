@@ -1,0 +1,68 @@
+"""A network's own values while it is taught, and the objective's linear map when it ships."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sfpose.networks import build_network
+from sfpose.training.export import scale_descriptor, take_common_layers
+from sfpose.training.objectives import DistillationObjective
+
+__all__ = ["is_mapped", "join_map", "split_map"]
+
+_SUFFIX = "+map"
+
+
+def is_mapped(network: str) -> bool:
+    """Whether an architecture ends in a linear map of its values."""
+    return network.endswith(_SUFFIX)
+
+
+def split_map(network: nn.Module, name: str) -> tuple[nn.Module, dict[str, Tensor]]:
+    """Take a mapped network apart into what is taught and the map.
+
+    Parameters
+    ----------
+    network : nn.Module
+    name : str
+        Its architecture.
+
+    Returns
+    -------
+    network : nn.Module
+        That of the same layers without the map; the one that was given if it has none.
+    objective : dict of str to Tensor
+        State of a :class:`DistillationObjective` that begins with the map; empty if there
+        is none.
+    """
+    if not is_mapped(name):
+        return network, {}
+    state = network.state_dict()
+    plain = build_network(name.removesuffix(_SUFFIX))
+    take_common_layers(plain, state)
+    return plain, {"linear.weight": state["map.weight"], "mean": torch.ones(1000)}
+
+
+def join_map(network: nn.Module, objective: DistillationObjective, name: str) -> nn.Module:
+    """Put the objective's map behind the network that was taught with it.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Without batch normalisation.
+    objective : DistillationObjective
+    name : str
+        Architecture of the result.
+
+    Returns
+    -------
+    nn.Module
+        In evaluation mode. What it maps is what the objective saw: the objective's scale is
+        folded into the last layer.
+    """
+    joined = build_network(name, batch_norm=False)
+    take_common_layers(joined, {**network.state_dict(), "map.weight": objective.linear.weight})
+    mean = objective.mean.cpu()
+    scale_descriptor(joined, 1 / (mean + 1e-3 * mean.mean()))
+    return joined.eval()
