@@ -9,7 +9,7 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from torch import nn  # noqa: E402
 
-from sfpose.networks import Fire, SqueezeFacePoseNet, build_network  # noqa: E402
+from sfpose.networks import NETWORKS, Fire, SqueezeFacePoseNet, build_network  # noqa: E402
 from sfpose.networks.layers import interleave_channels  # noqa: E402
 
 # Table 1 and the arithmetic behind it.
@@ -22,6 +22,7 @@ COUNTS = {
     "squeezefaceposenet+preactivation": 1_235_496,
     # Four modules of 512 to 128, 128 to 256 (1x1) and 128 to 256 (3x3), with biases.
     "squeezefaceposenet+deeper": 1_235_496 + 4 * (512 * 128 + 128 + 128 * 256 * 10 + 2 * 256),
+    "squeezefaceposenet+deeper+map": 2_810_920 + 128 * 1000,
 }
 # Table 2: squeeze and expand widths of fire2 to fire9.
 WIDTHS = [(16, 64), (16, 64), (32, 128), (32, 128), (48, 192), (48, 192), (64, 256), (64, 256)]
@@ -195,6 +196,26 @@ def test_added_modules_join_what_comes_before_them():
             module = network.deeper[number]
             expected = _by_hand(expected, module, 1, residual=True, preactivation=True)
     torch.testing.assert_close(maps["after"].double(), expected.relu(), rtol=1e-4, atol=1e-4)
+
+
+def test_a_mapped_network_splits_the_signs_of_what_it_maps():
+    torch.manual_seed(0)
+    network = build_network("squeezefaceposenet+deeper+map").eval()
+    plain = build_network("squeezefaceposenet+deeper").eval()
+    plain.load_state_dict({k: v for k, v in network.state_dict().items() if k != "map.weight"})
+    images = torch.randn(3, 3, 40, 40)
+    with torch.inference_mode():
+        got, values = network(images).double(), plain(images).double()
+    shares = values / values.sum(1, keepdim=True)
+    mapped = (shares + 1e-4).sqrt() @ network.map.weight.detach().double().T
+    mapped /= mapped.norm(dim=1, keepdim=True)
+    halves = [(1 + 4 * mapped).clamp(min=0), (1 - 4 * mapped).clamp(min=0)]
+    assert got.shape == (3, NETWORKS["squeezefaceposenet+deeper+map"].descriptor_size)
+    torch.testing.assert_close(got, torch.cat(halves, 1), rtol=1e-4, atol=1e-4)
+    with torch.inference_mode():
+        for parameter in (network.conv10[0].weight, network.conv10[0].bias):
+            parameter.zero_()
+        assert not network(images).any(), "where nothing fires, nothing is described"
 
 
 @pytest.mark.parametrize("name", COUNTS)

@@ -124,15 +124,20 @@ def to_onnx(network: nn.Module, size: int) -> bytes:
             dynamic_axes={"images": {0: "batch"}, "outputs": {0: "batch"}},
         )
         model = onnx.load(path)
-    _name_every_parameter(model)
+    _name_every_parameter(model, dict(folded.named_parameters()))
     onnx.checker.check_model(model)
     data = model.SerializeToString()
     check_parity(folded, data, size)
     return data
 
 
-def _name_every_parameter(model: onnx.ModelProto) -> None:
-    """Undo the exporter's merging of equal tensors, so that the way back finds each one."""
+def _name_every_parameter(model: onnx.ModelProto, parameters: Mapping[str, Tensor]) -> None:
+    """Undo the exporter's merging of equal tensors, so that the way back finds each one.
+
+    Nor does it keep the name of a matrix that it transposes.
+    """
+    from onnx import helper, numpy_helper
+
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in list(model.graph.node):
         if node.op_type == "Identity" and node.input[0] in stored:
@@ -140,6 +145,13 @@ def _name_every_parameter(model: onnx.ModelProto) -> None:
             tensor.CopyFrom(stored[node.input[0]])
             tensor.name = node.output[0]
             model.graph.node.remove(node)
+        elif node.op_type == "MatMul" and node.input[1] in stored:
+            tensor = stored[node.input[1]]
+            turned = torch.from_numpy(numpy_helper.to_array(tensor).T.copy())
+            name = next(key for key, value in parameters.items() if torch.equal(value, turned))
+            tensor.CopyFrom(numpy_helper.from_array(turned.numpy(), name))
+            node.op_type, node.input[1] = "Gemm", name
+            node.attribute.append(helper.make_attribute("transB", 1))
 
 
 def check_parity(network: nn.Module, model: bytes, size: int) -> float:

@@ -19,7 +19,9 @@ def is_mapped(network: str) -> bool:
     return network.endswith(_SUFFIX)
 
 
-def split_map(network: nn.Module, name: str) -> tuple[nn.Module, dict[str, Tensor]]:
+def split_map(
+    network: nn.Module, name: str, teacher_size: int
+) -> tuple[nn.Module, dict[str, Tensor]]:
     """Take a mapped network apart into what is taught and the map.
 
     Parameters
@@ -27,6 +29,8 @@ def split_map(network: nn.Module, name: str) -> tuple[nn.Module, dict[str, Tenso
     network : nn.Module
     name : str
         Its architecture.
+    teacher_size : int
+        Values of the teacher's embeddings, which the map must give.
 
     Returns
     -------
@@ -35,10 +39,20 @@ def split_map(network: nn.Module, name: str) -> tuple[nn.Module, dict[str, Tenso
     objective : dict of str to Tensor
         State of a :class:`DistillationObjective` that begins with the map; empty if there
         is none.
+
+    Raises
+    ------
+    ValueError
+        If the map gives another number of values.
     """
     if not is_mapped(name):
         return network, {}
     state = network.state_dict()
+    if len(state["map.weight"]) != teacher_size:
+        raise ValueError(
+            f"the teacher's embeddings must have {len(state['map.weight'])} values, which the map "
+            f"of {name!r} gives; got {teacher_size}"
+        )
     plain = build_network(name.removesuffix(_SUFFIX))
     take_common_layers(plain, state)
     return plain, {"linear.weight": state["map.weight"], "mean": torch.ones(1000)}

@@ -217,7 +217,7 @@ def distil(
     turner = None if face_surface is None else FaceTurner(face_surface)
     source = TaughtFaceSource(faces, landmarks, turner=turner)
     begin = start_network(start, recipe.network)
-    network, known = split_map(begin.network, begin.name)
+    network, known = split_map(begin.network, begin.name, source.bank.shape[1])
     objective = DistillationObjective(
         source.bank,
         cosine_temperature=recipe.cosine_temperature,

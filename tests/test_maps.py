@@ -1,0 +1,76 @@
+"""The map that distillation learns beside a network, and that a mapped network ships with."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="training needs the [train] extra")
+
+from sfpose.networks import build_network  # noqa: E402
+from sfpose.runtime.artifact import read_artifact  # noqa: E402
+from sfpose.training.faces import TaughtFaces  # noqa: E402
+from sfpose.training.loop import LoopSettings, Stage  # noqa: E402
+from sfpose.training.maps import join_map, split_map  # noqa: E402
+from sfpose.training.objectives import DistillationObjective  # noqa: E402
+from sfpose.training.recipes import DistillationRecipe, distil, start_network  # noqa: E402
+
+NAME = "squeezefaceposenet+deeper+map"
+
+
+def _faces(values):
+    rng = np.random.default_rng(0)
+    points = np.array([[26, 26], [54, 26], [40, 42], [29, 57], [51, 57]], np.float32)
+    count = 12
+    return TaughtFaces(
+        photos=rng.integers(0, 256, (count, 80, 80, 3), dtype=np.uint8),
+        landmarks=np.tile(points, (count, 1, 1)),
+        scores=np.ones(count, np.float32),
+        embeddings=rng.normal(size=(count, values)).astype(np.float32),
+        mirror_embeddings=rng.normal(size=(count, values)).astype(np.float32),
+        held_out=np.arange(count) >= 10,
+    )
+
+
+def test_what_is_joined_answers_as_the_objective_does_and_comes_apart_again():
+    torch.manual_seed(0)
+    network = build_network("squeezefaceposenet+deeper").eval()
+    objective = DistillationObjective(torch.eye(128)[:5]).eval()
+    objective.mean.uniform_(0.5, 2)
+    joined = join_map(network, objective, NAME)
+    images = torch.rand(3, 3, 40, 40)
+    with torch.inference_mode():
+        expected = objective.to_teacher(network(images))
+        halves = joined(images).double().split(128, 1)
+        # Where neither half is cut off, their difference is the value that was mapped.
+        kept = (halves[0] > 0) & (halves[1] > 0)
+        assert float(kept.float().mean()) > 0.9
+        found = (halves[0] - halves[1]) / 8
+        torch.testing.assert_close(found[kept], expected.double()[kept], rtol=1e-3, atol=1e-4)
+        again, state = split_map(joined, NAME, 128)
+        other = DistillationObjective(torch.eye(128)[:5]).eval()
+        other.load_state_dict(state, strict=False)
+        torch.testing.assert_close(
+            other.to_teacher(again.eval()(images)), expected, rtol=1e-3, atol=1e-4
+        )
+    assert split_map(network, "squeezefaceposenet+deeper", 8) == (network, {})
+
+
+def test_a_run_goes_on_from_what_ships_and_ends_in_the_same_form(tmp_path):
+    loop = LoopSettings(stages=(Stage(32, 6, 6),), optimizer="muon", learning_rate=0.0)
+    recipe = DistillationRecipe(loop=loop, size=64)
+    artifact, _ = distil(
+        _faces(128), tmp_path / "run.pt", start="plus-int8", recipe=recipe, progress=False
+    )
+    assert artifact.manifest["network"] == NAME
+    assert artifact.manifest["descriptor"] == {"size": 256, "normalization": "l1"}
+    state = torch.load(tmp_path / "run.pt", weights_only=True)
+    known = start_network("plus-int8").network.state_dict()
+    assert torch.equal(state["objective"]["linear.weight"], known["map.weight"])
+    assert torch.equal(state["averaged"]["fire2.squeeze.0.weight"], known["fire2.squeeze.0.weight"])
+    assert read_artifact("plus-int8").manifest["network"] == NAME
+
+
+def test_a_teacher_of_another_width_is_refused_before_training(tmp_path):
+    recipe = DistillationRecipe(network=NAME)
+    with pytest.raises(ValueError, match="embeddings must have 128 values.*got 8"):
+        distil(_faces(8), tmp_path / "run.pt", recipe=recipe, progress=False)
+    assert not (tmp_path / "run.pt").exists()
