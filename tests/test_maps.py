@@ -71,6 +71,6 @@ def test_a_run_goes_on_from_what_ships_and_ends_in_the_same_form(tmp_path):
 
 def test_a_teacher_of_another_width_is_refused_before_training(tmp_path):
     recipe = DistillationRecipe(network=NAME)
-    with pytest.raises(ValueError, match="embeddings must have 128 values.*got 8"):
+    with pytest.raises(ValueError, match=r"embeddings must have 128 values.*got 8"):
         distil(_faces(8), tmp_path / "run.pt", recipe=recipe, progress=False)
     assert not (tmp_path / "run.pt").exists()

@@ -7,11 +7,11 @@ import pytest
 
 pytest.importorskip("onnx", reason="exporting needs the [train] extra")
 
-from sfpose import FaceEmbedder  # noqa: E402
-from sfpose.cli import main  # noqa: E402
-from sfpose.runtime.artifact import read_artifact, write_artifact  # noqa: E402
-from sfpose.runtime.session import OnnxModel  # noqa: E402
-from sfpose.training.mirroring import mirrored  # noqa: E402
+from sfpose import FaceEmbedder
+from sfpose.cli import main
+from sfpose.runtime.artifact import read_artifact, write_artifact
+from sfpose.runtime.session import OnnxModel
+from sfpose.training.mirroring import mirrored
 
 
 @pytest.mark.parametrize("weights", ["default", "default-int8"])
@@ -20,7 +20,8 @@ def test_the_answer_is_the_mean_of_both(weights, count):
     whole = read_artifact(weights)
     images = np.random.default_rng(count).normal(size=(count, 3, 64, 64)).astype(np.float32)
     flipped = np.ascontiguousarray(images[..., ::-1])
-    once, again = (OnnxModel(whole.model).run(rows).astype(np.float64) for rows in (images, flipped))
+    alone = OnnxModel(whole.model)
+    once, again = (alone.run(rows).astype(np.float64) for rows in (images, flipped))
     model = OnnxModel(mirrored(whole).model)
     got = model.run(images)
     assert got.shape == (count, 1000)

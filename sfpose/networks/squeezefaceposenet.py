@@ -78,7 +78,7 @@ class Fire(nn.Module):
 
 
 class SqueezeFacePoseNet(nn.Module):
-    """The network of the paper: 1000 values >= 0 of a 113x113 image.
+    """The network of the paper: 1000 values >= 0 of a normalised 113x113 image.
 
     The classifier that training puts on top is not part of it. Unless ``gdc`` is true,
     the network ends in a global average and any input of at least 31x31 pixels is
@@ -233,7 +233,7 @@ class SqueezeFacePoseNet(nn.Module):
                         nn.init.zeros_(filters[-1].get_parameter("weight"))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Descriptors (n, 1000), or (n, 256) if mapped, all >= 0, of normalised images (n, 3, h, w)."""
+        """Descriptors (n, 1000), mapped ones (n, 256), all >= 0, of images (n, 3, h, w)."""
         if self.gdc is not None:
             check_image_size(images, self.input_size)
         x = self.maxpool1(self.conv1(images))

@@ -71,7 +71,9 @@ def mirrored(artifact: Artifact, *, name: str | None = None) -> Artifact:
     graph.node.extend(nodes)
     onnx.checker.check_model(model)
     manifest = {
-        key: value for key, value in artifact.manifest.items() if key not in ("calibration", "files")
+        key: value
+        for key, value in artifact.manifest.items()
+        if key not in ("calibration", "files")
     }
     manifest["name"] = f"{artifact.manifest['name']}-mirrored" if name is None else name
     manifest["mirrored"] = True

@@ -137,9 +137,7 @@ def _inputs(
         yield as_network_input(list(crops), settings.mean, settings.std)
 
 
-def _even_out_last_layer(
-    network: onnx.ModelProto, batches: list[NDArray[np.float32]]
-) -> list[str]:
+def _even_out_last_layer(network: onnx.ModelProto, batches: list[NDArray[np.float32]]) -> list[str]:
     """Bring the channels of the last convolution to one range, and scale after pooling.
 
     Channels that fire rarely have large values where they do, since export brings all means
