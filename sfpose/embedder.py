@@ -240,9 +240,9 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         -------
         float32 array of shape (n, d)
             Non-negative descriptors of 1000 values, or 256 with ``"plus-int8"``; rows sum
-            to 1 if the weights say so (the shipped ones do). The row of an image without a face (see
-            ``min_face_score``), or in which the network finds nothing at all, is NaN: a
-            failure to acquire, which scoring refuses.
+            to 1 if the weights say so (the shipped ones do). The row of an image without a
+            face (see ``min_face_score``), or in which the network finds nothing at all, is
+            NaN: a failure to acquire, which scoring refuses.
 
         Raises
         ------
