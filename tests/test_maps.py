@@ -52,6 +52,8 @@ def test_what_is_joined_answers_as_the_objective_does_and_comes_apart_again():
             other.to_teacher(again.eval()(images)), expected, rtol=1e-3, atol=1e-4
         )
     assert split_map(network, "squeezefaceposenet+deeper", 8) == (network, {})
+    with pytest.raises(ValueError, match=r"nothing for \['deeper\.0\.squeeze"):
+        join_map(build_network("squeezefaceposenet"), objective, NAME)
 
 
 def test_a_run_goes_on_from_what_ships_and_ends_in_the_same_form(tmp_path):

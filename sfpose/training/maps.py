@@ -74,9 +74,17 @@ def join_map(network: nn.Module, objective: DistillationObjective, name: str) ->
     nn.Module
         In evaluation mode. What it maps is what the objective saw: the objective's scale is
         folded into the last layer.
+
+    Raises
+    ------
+    ValueError
+        If the network or the map is of another form.
     """
     joined = build_network(name, batch_norm=False)
-    take_common_layers(joined, {**network.state_dict(), "map.weight": objective.linear.weight})
+    state = {**network.state_dict(), "map.weight": objective.linear.weight}
+    left = take_common_layers(joined, state)
+    if left:
+        raise ValueError(f"the parts of {name!r} must fit it; there is nothing for {left}")
     mean = objective.mean.cpu()
     scale_descriptor(joined, 1 / (mean + 1e-3 * mean.mean()))
     return joined.eval()
