@@ -17,6 +17,8 @@ __all__ = [
     "depthwise_convolution",
     "interleave_channels",
     "map_side",
+    "roots_of_shares",
+    "shares_of_sum",
 ]
 
 
@@ -270,6 +272,16 @@ def interleave_channels(parts: Sequence[Tensor]) -> Tensor:
 def map_side(size: int, halvings: int) -> int:
     """Side of the map after layers of stride 2 that pad."""
     return -(-size // 2**halvings)
+
+
+def shares_of_sum(values: Tensor) -> Tensor:
+    """Each value's share in the sum of its row (n, d); zeros where all are zero."""
+    return values / (values.sum(1, keepdim=True) + 1e-8)
+
+
+def roots_of_shares(shares: Tensor) -> Tensor:
+    """Square roots of shares (n, d); a small constant keeps the slope finite at zero."""
+    return torch.sqrt(shares + 1e-4)
 
 
 def check_image_size(images: Tensor, size: int) -> None:

@@ -6,7 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfpose.networks.layers import check_image_size, convolution
+from sfpose.networks.layers import (
+    check_image_size,
+    convolution,
+    roots_of_shares,
+    shares_of_sum,
+)
 
 __all__ = ["Fire", "SqueezeFacePoseNet"]
 
@@ -191,13 +196,11 @@ class SqueezeFacePoseNet(nn.Module):
         self.fire8 = fire(384, 64, 256)
         self.maxpool8 = pool()
         self.fire9 = fire(512, 64, 256)
-        self.deeper: nn.Sequential | None = None
-        if deeper:
-            added = [
-                Fire(512, 128, 256, batch_norm=batch_norm, residual=True, preactivation=True)
-                for _ in range(4)
-            ]
-            self.deeper = nn.Sequential(*added, nn.ReLU(inplace=True))
+        added = [
+            Fire(512, 128, 256, batch_norm=batch_norm, residual=True, preactivation=True)
+            for _ in range(4 if deeper else 0)
+        ]
+        self.deeper = nn.Sequential(*added, nn.ReLU(inplace=True)) if deeper else None
         self.dropout9 = nn.Dropout(dropout)
         self.conv10 = convolution(
             512, 1000, batch_norm=batch_norm, activation=nn.ReLU(inplace=True)
@@ -226,11 +229,9 @@ class SqueezeFacePoseNet(nn.Module):
                     nn.init.zeros_(module.bias)
         if self.gdc is not None:
             nn.init.constant_(self.gdc.get_parameter("0.weight"), 1 / side**2)
-        if self.deeper is not None:
-            for module in self.deeper.modules():
-                if isinstance(module, Fire):
-                    for filters in (module.expand1x1, module.expand3x3):
-                        nn.init.zeros_(filters[-1].get_parameter("weight"))
+        for module in added:
+            nn.init.zeros_(module.expand1x1[-1].get_parameter("weight"))
+            nn.init.zeros_(module.expand3x3[-1].get_parameter("weight"))
 
     def forward(self, images: Tensor) -> Tensor:
         """Descriptors (n, 1000), mapped ones (n, 256), all >= 0, of images (n, 3, h, w)."""
@@ -250,7 +251,7 @@ class SqueezeFacePoseNet(nn.Module):
 
 
 def _split_signs(linear: nn.Linear, values: Tensor) -> Tensor:
-    shares = values / (values.sum(1, keepdim=True) + 1e-8)
-    mapped = linear(torch.sqrt(shares + 1e-4))
+    shares = shares_of_sum(values)
+    mapped = linear(roots_of_shares(shares))
     mapped = 4 * mapped / torch.sqrt((mapped * mapped).sum(1, keepdim=True) + 1e-12)
     return F.relu(1 + torch.cat([mapped, -mapped], 1)) * shares.sum(1, keepdim=True)

@@ -22,13 +22,14 @@ from sfpose.networks.registry import (
 )
 from sfpose.runtime.artifact import DISTANCE, Artifact, Json
 from sfpose.runtime.session import OnnxModel
-from sfpose.training.quantization import CHANNEL_SCALE
 
 if TYPE_CHECKING:
     import onnx
 
 __all__ = [
+    "CHANNEL_SCALE",
     "OPSET",
+    "changed_manifest",
     "check_parity",
     "fold_batch_norm",
     "network_from_artifact",
@@ -39,6 +40,8 @@ __all__ = [
     "to_onnx",
 ]
 
+CHANNEL_SCALE = "channel_scale"
+"""Initialiser by which a quantised network multiplies what it has pooled."""
 OPSET = 17
 PARITY = 1e-4
 """Largest difference of ONNX and torch, relative to the largest value."""
@@ -204,6 +207,20 @@ def to_manifest(
         manifest["distance"] = dict(DISTANCE)
     manifest.update(more)
     return manifest
+
+
+def changed_manifest(
+    artifact: Artifact, suffix: str, name: str | None, **changes: Json
+) -> dict[str, Json]:
+    """Manifest of a network made from an artifact's, with ``changes``.
+
+    It is named after the artifact's with ``suffix`` unless ``name`` is given. Thresholds were
+    calibrated for other distances, so it has none.
+    """
+    left = ("calibration", "files")
+    kept = {key: value for key, value in artifact.manifest.items() if key not in left}
+    new = f"{kept['name']}-{suffix}" if name is None else name
+    return {**kept, "name": new, **changes}
 
 
 def stored_parameters(artifact: Artifact) -> dict[str, Tensor]:

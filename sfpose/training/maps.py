@@ -48,14 +48,16 @@ def split_map(
     if not is_mapped(name):
         return network, {}
     state = network.state_dict()
-    if len(state["map.weight"]) != teacher_size:
+    weight = state.pop("map.weight")
+    mapped, own = weight.shape
+    if mapped != teacher_size:
         raise ValueError(
-            f"the teacher's embeddings must have {len(state['map.weight'])} values, which the map "
-            f"of {name!r} gives; got {teacher_size}"
+            f"the teacher's embeddings must have {mapped} values, which the map of {name!r} gives; "
+            f"got {teacher_size}"
         )
     plain = build_network(name.removesuffix(_SUFFIX))
-    take_common_layers(plain, state)
-    return plain, {"linear.weight": state["map.weight"], "mean": torch.ones(1000)}
+    plain.load_state_dict(state)
+    return plain, {"linear.weight": weight, "mean": torch.ones(own)}
 
 
 def join_map(network: nn.Module, objective: DistillationObjective, name: str) -> nn.Module:
@@ -85,6 +87,5 @@ def join_map(network: nn.Module, objective: DistillationObjective, name: str) ->
     left = take_common_layers(joined, state)
     if left:
         raise ValueError(f"the parts of {name!r} must fit it; there is nothing for {left}")
-    mean = objective.mean.cpu()
-    scale_descriptor(joined, 1 / (mean + 1e-3 * mean.mean()))
+    scale_descriptor(joined, 1 / objective.divisors.cpu())
     return joined.eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sfpose.runtime.artifact import Artifact
+from sfpose.training.export import changed_manifest
 
 __all__ = ["mirrored"]
 
@@ -70,13 +71,7 @@ def mirrored(artifact: Artifact, *, name: str | None = None) -> Artifact:
     del graph.node[:]
     graph.node.extend(nodes)
     onnx.checker.check_model(model)
-    manifest = {
-        key: value
-        for key, value in artifact.manifest.items()
-        if key not in ("calibration", "files")
-    }
-    manifest["name"] = f"{artifact.manifest['name']}-mirrored" if name is None else name
-    manifest["mirrored"] = True
+    manifest = changed_manifest(artifact, "mirrored", name, mirrored=True)
     return Artifact(model.SerializeToString(), manifest)
 
 

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sfpose.networks.layers import roots_of_shares, shares_of_sum
+
 __all__ = ["DistillationObjective", "SoftmaxObjective", "hellinger_features"]
 
 
@@ -41,10 +43,9 @@ def hellinger_features(descriptors: Tensor) -> Tensor:
 
     The squared Euclidean distance of two such rows lies within a factor of two of
     the chi-square distance of the L1-normalised descriptors, and has a gradient
-    everywhere: the small constant keeps the root's slope finite at zero.
+    everywhere.
     """
-    shares = descriptors / (descriptors.sum(1, keepdim=True) + 1e-8)
-    return F.normalize(torch.sqrt(shares + 1e-4), dim=1)
+    return F.normalize(roots_of_shares(shares_of_sum(descriptors)), dim=1)
 
 
 def _pick_own(features: Tensor, choices: Tensor, rows: Tensor, temperature: float) -> Tensor:
@@ -110,12 +111,17 @@ class DistillationObjective(nn.Module):
         self.hellinger_bank = hellinger_bank
         self.cosine_weight = cosine_weight
 
+    @property
+    def divisors(self) -> Tensor:
+        """What each value (d,) is divided by: its running mean, and a little where it is rare."""
+        return self.mean + 1e-3 * self.mean.mean()
+
     def scaled(self, descriptors: Tensor) -> Tensor:
-        """Descriptors divided by each value's running mean, which export folds in."""
+        """Descriptors over :attr:`divisors`, which learn from them in training."""
         if self.training:
             with torch.no_grad():
                 self.mean.lerp_(descriptors.mean(0), 0.01)
-        return descriptors / (self.mean + 1e-3 * self.mean.mean())
+        return descriptors / self.divisors
 
     def _map(self, features: Tensor) -> Tensor:
         return F.normalize(self.linear(features), dim=1)

@@ -13,16 +13,15 @@ from numpy.typing import NDArray
 from sfpose._embedding import crop_kind
 from sfpose.alignment import FaceAligner
 from sfpose.preprocessing import as_network_input, iterate_images, loose_crop
-from sfpose.runtime.artifact import Artifact
+from sfpose.runtime.artifact import Artifact, Json
 from sfpose.runtime.session import OnnxModel
+from sfpose.training.export import CHANNEL_SCALE, changed_manifest
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["CHANNEL_SCALE", "quantize"]
+__all__ = ["quantize"]
 
-CHANNEL_SCALE = "channel_scale"
-"""Initialiser by which a quantised network multiplies what it has pooled."""
 _BATCH = 16
 
 
@@ -109,16 +108,13 @@ def quantize(
             nodes_to_exclude=[first.name, *after_pooling],
         )
         model = target.read_bytes()
-    manifest = {key: value for key, value in artifact.manifest.items() if key != "calibration"}
-    manifest["name"] = f"{artifact.manifest['name']}-int8" if name is None else name
-    manifest["quantization"] = {
+    told: dict[str, Json] = {
         "format": "QDQ",
         "weights": "int8, a scale a channel",
         "activations": "uint8",
         "images": len(images),
     }
-    manifest.pop("files", None)
-    return Artifact(model, manifest)
+    return Artifact(model, changed_manifest(artifact, "int8", name, quantization=told))
 
 
 def _inputs(
