@@ -69,6 +69,8 @@ def test_a_run_goes_on_from_what_ships_and_ends_in_the_same_form(tmp_path):
     assert torch.equal(state["objective"]["linear.weight"], known["map.weight"])
     assert torch.equal(state["averaged"]["fire2.squeeze.0.weight"], known["fire2.squeeze.0.weight"])
     assert read_artifact("plus-int8").manifest["network"] == NAME
+    # What does not ship is not taught: the 1000 values' own contrast is left out.
+    assert "hellinger_loss" not in (tmp_path / "run.jsonl").read_text(encoding="utf-8")
 
 
 def test_a_teacher_of_another_width_is_refused_before_training(tmp_path):

@@ -388,6 +388,28 @@ def test_a_whole_bank_is_contrasted_and_a_target_drawn_again_is_no_wrong_answer(
     assert measured["cosine_loss"] == pytest.approx(float(expected), abs=0.1)
 
 
+def test_without_the_second_contrast_only_the_map_is_taught():
+    torch.manual_seed(0)
+    bank = nn.functional.normalize(torch.randn(50, 16), dim=1)
+    kinds = {"cosine_bank": 40, "hellinger_bank": 40}
+    both = DistillationObjective(bank, 64, **kinds).eval()
+    one = DistillationObjective(bank, 64, **kinds, cosine_weight=3.0, hellinger_weight=0.0).eval()
+    one.load_state_dict(both.state_dict())
+    descriptors, targets = torch.rand(8, 64), torch.arange(8)
+    torch.manual_seed(1)
+    loss, measured = both(descriptors, targets)
+    torch.manual_seed(1)
+    alone, found = one(descriptors, targets)
+    assert sorted(found) == ["cosine", "cosine_loss", "loss"]
+    assert found["cosine_loss"] == measured["cosine_loss"]
+    assert alone.item() == pytest.approx(found["cosine_loss"] + 3 * (1 - found["cosine"]), abs=1e-5)
+    added = measured["cosine_loss"] + 1 - measured["cosine"] + measured["hellinger_loss"]
+    assert loss.item() == pytest.approx(added, abs=1e-5)
+    alone.backward()
+    assert one.code.weight.grad is None
+    assert bool(one.linear.weight.grad.any())
+
+
 def test_a_network_takes_from_weights_of_another_architecture_what_both_have():
     start = start_network("default", "squeezefaceposenet+dwc")
     whole = start_network("default").network.state_dict()

@@ -21,7 +21,7 @@ from sfpose.training.augmentation import (
 from sfpose.training.faces import TaughtFaces, pass_order
 from sfpose.training.turning import FaceTurner
 
-__all__ = ["TaughtFaceSource", "normalise_images", "teacher_targets"]
+__all__ = ["TaughtFaceSource", "both_looks", "normalise_images", "teacher_targets"]
 
 
 _JITTER = GeometryJitter(turn=6, shift=0.025, log_scale=0.06, log_stretch=0.04)
@@ -42,13 +42,19 @@ def teacher_targets(faces: TaughtFaces) -> NDArray[np.float32]:
     float32 array of shape (n, d)
         Centred on the mean of all faces, rows of length 1.
     """
+    both = both_looks(faces.embeddings, faces.mirror_embeddings)
+    return _unit(both - both[faces.scores > 0].mean(0)).astype(np.float32)
 
-    def unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-8)
 
-    both = unit(faces.embeddings) + unit(faces.mirror_embeddings)
-    found = faces.scores > 0
-    return unit(both - both[found].mean(0)).astype(np.float32)
+def both_looks(
+    embeddings: NDArray[np.float32], mirror_embeddings: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Sum of a teacher's embeddings (n, d) of images and of their mirrors, each of length 1."""
+    return _unit(embeddings) + _unit(mirror_embeddings)
+
+
+def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-8)
 
 
 class TaughtFaceSource:

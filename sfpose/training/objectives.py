@@ -68,7 +68,8 @@ class DistillationObjective(nn.Module):
     twice: through a linear map of its Hellinger features under the cosine, and
     under the Hellinger affinity itself against a learned non-negative code of the
     teacher's embedding. The second shapes the distance in which descriptors are
-    compared; the first carries more of the teacher early on.
+    compared; the first carries more of the teacher early on. Where the map ships with the
+    network (``+map``), the second only holds the values back: give it no weight.
 
     Parameters
     ----------
@@ -78,6 +79,10 @@ class DistillationObjective(nn.Module):
     cosine_temperature, hellinger_temperature : float
     cosine_bank, hellinger_bank : int, default=16384 and 4096
         Rows drawn from the bank at each step for the first and second contrast.
+    cosine_weight : float, default=1.0
+        Of one minus the cosine to the own teacher embedding, beside the first contrast.
+    hellinger_weight : float, default=1.0
+        Of the second contrast; it is left out at 0.
 
     References
     ----------
@@ -98,6 +103,7 @@ class DistillationObjective(nn.Module):
         cosine_bank: int = 16384,
         hellinger_bank: int = 4096,
         cosine_weight: float = 1.0,
+        hellinger_weight: float = 1.0,
     ) -> None:
         super().__init__()
         self.register_buffer("bank", bank, persistent=False)
@@ -110,6 +116,7 @@ class DistillationObjective(nn.Module):
         self.cosine_bank = cosine_bank
         self.hellinger_bank = hellinger_bank
         self.cosine_weight = cosine_weight
+        self.hellinger_weight = hellinger_weight
 
     @property
     def divisors(self) -> Tensor:
@@ -148,14 +155,15 @@ class DistillationObjective(nn.Module):
             rows,
             self.cosine_temperature,
         )
-        known = self.bank[rows[: len(targets) + self.hellinger_bank]]
-        codes = hellinger_features(F.softplus(self.code(known)))
-        hellinger_loss = _pick_own(features, codes, rows, self.hellinger_temperature)
-
-        loss = cosine_loss + hellinger_loss + self.cosine_weight * (1 - similar.mean())
-        return loss, {
-            "loss": float(loss.detach()),
+        loss = cosine_loss + self.cosine_weight * (1 - similar.mean())
+        measured = {
             "cosine": float(similar.detach().mean()),
             "cosine_loss": float(cosine_loss.detach()),
-            "hellinger_loss": float(hellinger_loss.detach()),
         }
+        if self.hellinger_weight:
+            known = self.bank[rows[: len(targets) + self.hellinger_bank]]
+            codes = hellinger_features(F.softplus(self.code(known)))
+            hellinger_loss = _pick_own(features, codes, rows, self.hellinger_temperature)
+            loss = loss + self.hellinger_weight * hellinger_loss
+            measured["hellinger_loss"] = float(hellinger_loss.detach())
+        return loss, {"loss": float(loss.detach()), **measured}

@@ -48,6 +48,10 @@ __all__ = [
 ]
 
 
+# Nothing is asked of the distance between values that do not ship themselves.
+_MAP_SHIPS = {"cosine_weight": 3.0, "hellinger_weight": 0.0}
+
+
 @dataclass(frozen=True)
 class DistillationRecipe:
     """A run of :func:`distil`; the defaults are those of the shipped weights.
@@ -60,7 +64,8 @@ class DistillationRecipe:
         Small images first: the network ends in a global average, so that most of
         what there is to learn can be learnt at a quarter of the cost.
     cosine_temperature, hellinger_temperature : float
-        See :class:`DistillationObjective`.
+        See :class:`DistillationObjective`. Where the objective's map ships with the network
+        (``+map``), its second contrast is left out and its cosine counts three times.
     size : int
         Side of the images that the exported network takes.
     """
@@ -222,6 +227,7 @@ def distil(
         source.bank,
         cosine_temperature=recipe.cosine_temperature,
         hellinger_temperature=recipe.hellinger_temperature,
+        **(_MAP_SHIPS if is_mapped(begin.name) else {}),
     )
     objective.load_state_dict({**known, **begin.objective}, strict=False)
     trained = train(

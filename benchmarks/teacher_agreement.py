@@ -1,0 +1,94 @@
+"""How near a mapped network comes to its teacher, on photos like those it learned from and others.
+
+    python benchmarks/teacher_agreement.py DATA --teacher sface.onnx [--weights plus-int8]
+
+DATA is the folder of the training data (see docs/training.md), with cfp_dev.zip (people 001 to
+100) and kdef_pose.zip. Each row is the mean cosine between what the network's map gives and the
+teacher's embedding (mean of image and mirror image, less the teacher's mean over FairFace) of the
+same photo, aligned by the landmark network. Photos without a face are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from sfpose import FaceAligner, FaceEmbedder
+from sfpose.protocols import CFP, PoseFolder
+from sfpose.training.distillation import both_looks
+from sfpose.training.faces import load_taught_faces
+from sfpose.training.mixing import onnx_teacher
+
+
+def of_length_one(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def mapped_values(descriptors: np.ndarray) -> np.ndarray:
+    """The signed values (n, 128) whose two halves a mapped descriptor (n, 256) holds, length 1.
+
+    Exact but for values that one half cannot show and for the mean of an image and its mirror.
+    """
+    half = descriptors.shape[1] // 2
+    return of_length_one(descriptors[:, :half] - descriptors[:, half:])
+
+
+def photos_by_kind(
+    data: Path, cache: Path, count: int
+) -> Iterator[tuple[str, Sequence[np.ndarray], np.ndarray]]:
+    """Name, photos and up to ``count`` rows of them, drawn at random, of each kind."""
+    rng = np.random.default_rng(0)
+
+    def some(chosen: np.ndarray) -> np.ndarray:
+        return np.sort(rng.permutation(np.flatnonzero(chosen))[:count])
+
+    faces = load_taught_faces(data, cache)
+    held_out = np.flatnonzero(faces.held_out)
+    with open(data / "fairface_label_val.csv", newline="") as file:
+        races = {row["file"]: row["race"] for row in csv.DictReader(file)}
+    with np.load(data / "fairface_teacher.npz") as stored:
+        race = np.array([races[str(stored["files"][row])] for row in held_out])
+    photos = faces.photos[held_out]
+    yield "FairFace, held out", photos, some(np.ones(len(race), bool))
+    for name in np.unique(race):
+        yield f"FairFace, held out, {name}", photos, some(race == name)
+    folders = {
+        "CFP 001-100": CFP(data / "cfp_dev.zip", people=range(1, 101)),
+        "KDEF": PoseFolder(data / "kdef_pose.zip"),
+    }
+    for name, folder in folders.items():
+        for pose in np.unique(folder.poses):
+            yield f"{name}, {pose}", folder.images, some(folder.poses == pose)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--teacher", type=Path, required=True, metavar="ONNX")
+    parser.add_argument("--weights", default="plus-int8", help="of a network +map")
+    parser.add_argument("--cache", type=Path, default=Path(".cache/sfpose"))
+    parser.add_argument("--count", type=int, default=400, help="photos of each kind")
+    options = parser.parse_args()
+    embedder = FaceEmbedder(weights=options.weights, n_jobs=2)
+    aligner = FaceAligner(size=112, min_face_score=0, n_jobs=2)
+    teacher = onnx_teacher(options.teacher)
+    faces = load_taught_faces(options.data, options.cache)
+    known = faces.scores > 0
+    centre = both_looks(faces.embeddings[known], faces.mirror_embeddings[known]).mean(0)
+    print("photos                                faces  cosine")
+    for name, photos, rows in photos_by_kind(options.data, options.cache, options.count):
+        images = [photos[row] for row in rows]
+        descriptors = embedder.transform(images)
+        found = np.isfinite(descriptors).all(1)
+        crops = aligner.transform([images[place] for place in np.flatnonzero(found)])
+        looks = both_looks(teacher(crops), teacher(np.ascontiguousarray(crops[:, :, ::-1])))
+        cosine = (mapped_values(descriptors[found]) * of_length_one(looks - centre)).sum(1)
+        print(f"{name:36s}  {found.sum():5d}  {cosine.mean():.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
