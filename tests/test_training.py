@@ -533,9 +533,11 @@ def test_landmarks_start_from_landmarks_alone(tmp_path):
 def test_recipes_run_from_start_to_artifact(tmp_path):
     faces = _faces()
     loop = LoopSettings(stages=(Stage(32, 12, 6),), optimizer="muon", learning_rate=1e-3)
-    loop = falling_stages(loop, [(32, 6), (40, 18)], 2e-3)
+    loop = falling_stages(loop, [(32, 6), (40, 18)], [2e-3])
     assert loop.stages == (Stage(32, 6, 6, (1.0, 0.75)), Stage(40, 18, 6, (0.75, 0.0)))
     assert loop.learning_rate == 2e-3
+    held = falling_stages(loop, [(32, 6), (40, 18)], [2e-3, 1e-3])
+    assert held.stages == (Stage(32, 6, 6, (1.0, 0.5)), Stage(40, 18, 6, (0.5, 0.0)))
     recipe = DistillationRecipe(loop=loop, size=40)
     halved = shorter(DistillationRecipe(loop=LoopSettings(stages=(Stage(32, 64, 8),))), 0.5)
     assert halved.loop.total == 32
@@ -597,6 +599,24 @@ def test_stages_of_ones_own_are_checked_before_anything_is_read(what, tmp_path, 
         with pytest.raises(SystemExit):
             main([*command, wrong, "--rate", "0.001"])
         assert "must be SIZE:IMAGES" in capsys.readouterr().err
+    for wrong in (["1", "1", "1"], ["0"], ["1", "-1"]):
+        assert main([*command, "48:200", "64:200", "--rate", *wrong]) == 2
+        assert "rates must be" in capsys.readouterr().err
+
+
+def test_a_seed_of_ones_own_goes_into_the_run(tmp_path, monkeypatch):
+    seeds = []
+
+    def distil(*_, recipe, **__):
+        seeds.append(recipe.loop.seed)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("sfpose.training.faces.load_taught_faces", lambda *_: _faces())
+    monkeypatch.setattr("sfpose.training.recipes.find_own_landmarks", lambda *_: None)
+    monkeypatch.setattr("sfpose.training.recipes.distil", distil)
+    for given in ([], ["--seed", "7"]):
+        assert main(["train", "distil", "data", "--out", str(tmp_path / "out"), *given]) == 2
+    assert seeds == [DistillationRecipe().loop.seed, 7]
 
 
 def test_stored_faces_are_read(shared_data, tmp_path, monkeypatch):

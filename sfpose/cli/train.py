@@ -79,9 +79,11 @@ def _add_taught(
     )
     parser.add_argument(
         "--rate",
+        nargs="+",
         type=float,
-        help="learning rate at the first image of --stages, from which it falls to zero",
+        help="learning rate at the first image of --stages, or of each, falling to zero in the end",
     )
+    parser.add_argument("--seed", type=int, help="(default: the recipe's)")
     parser.add_argument(
         "--face-surface",
         type=Path,
@@ -225,11 +227,13 @@ def _size_and_images(text: str) -> tuple[int, int]:
 
 
 def _stages(settings: LoopSettings, options: argparse.Namespace) -> LoopSettings:
-    """The settings, with ``--stages`` in the place of theirs if they are given."""
+    """The settings, with ``--stages`` and ``--seed`` in the place of theirs if they are given."""
     from sfpose.training.settings import falling_stages
 
     if (options.stages is None) != (options.rate is None):
         raise ValueError("--stages and --rate go together; got one of them")
+    if options.seed is not None:
+        settings = replace(settings, seed=options.seed)
     if options.stages is None:
         return settings
     return falling_stages(settings, options.stages, options.rate)

@@ -48,10 +48,6 @@ __all__ = [
 ]
 
 
-# Nothing is asked of the distance between values that do not ship themselves.
-_MAP_SHIPS = {"cosine_weight": 3.0, "hellinger_weight": 0.0}
-
-
 @dataclass(frozen=True)
 class DistillationRecipe:
     """A run of :func:`distil`; the defaults are those of the shipped weights.
@@ -223,11 +219,14 @@ def distil(
     source = TaughtFaceSource(faces, landmarks, turner=turner)
     begin = start_network(start, recipe.network)
     network, known = split_map(begin.network, begin.name, source.bank.shape[1])
+    # Nothing is asked of the distance between values that do not ship themselves.
+    cosine_weight, hellinger_weight = (3.0, 0.0) if is_mapped(begin.name) else (1.0, 1.0)
     objective = DistillationObjective(
         source.bank,
         cosine_temperature=recipe.cosine_temperature,
         hellinger_temperature=recipe.hellinger_temperature,
-        **(_MAP_SHIPS if is_mapped(begin.name) else {}),
+        cosine_weight=cosine_weight,
+        hellinger_weight=hellinger_weight,
     )
     objective.load_state_dict({**known, **begin.objective}, strict=False)
     trained = train(

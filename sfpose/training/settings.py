@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
@@ -83,29 +84,46 @@ class LoopSettings:
 
 
 def falling_stages(
-    settings: LoopSettings, sizes: Sequence[tuple[int, int]], learning_rate: float
+    settings: LoopSettings, sizes: Sequence[tuple[int, int]], rates: Sequence[float]
 ) -> LoopSettings:
-    """The same settings with other stages, over all of which the rate falls to zero.
+    """The same settings with other stages, over which the rate falls to zero.
 
     Parameters
     ----------
     settings : LoopSettings
     sizes : sequence of (int, int)
         Side of the images and number of them, a pair a stage.
-    learning_rate : float
-        At the first image.
+    rates : sequence of float
+        One, at the first image, from which it falls in one line; or one at the first image of
+        each stage, from each of which it falls to the next.
 
     Returns
     -------
     LoopSettings
+
+    Raises
+    ------
+    ValueError
+        If a rate is not above 0, or there are several and not as many as stages.
     """
-    total = sum(images for _, images in sizes)
-    left, stages = total, []
-    for size, images in sizes:
-        rates = (left / total, (left - images) / total)
-        stages.append(Stage(size, images, settings.stages[-1].batch_size, rates))
-        left -= images
-    return replace(settings, stages=tuple(stages), learning_rate=learning_rate)
+    if len(rates) not in (1, len(sizes)):
+        raise ValueError(f"rates must be one, or one a stage ({len(sizes)}); got {len(rates)}")
+    if not all(rate > 0 for rate in rates):
+        raise ValueError(f"rates must be above 0; got {list(rates)}")
+    if len(rates) == 1:
+        left = total = sum(images for _, images in sizes)
+        factors = [1.0]
+        for _, images in sizes:
+            left -= images
+            factors.append(left / total)
+    else:
+        factors = [rate / rates[0] for rate in (*rates, 0.0)]
+    batch = settings.stages[-1].batch_size
+    stages = tuple(
+        Stage(size, images, batch, between)
+        for (size, images), between in zip(sizes, pairwise(factors), strict=True)
+    )
+    return replace(settings, stages=stages, learning_rate=rates[0])
 
 
 def seed_of_step(seed: int, first: int) -> int:
