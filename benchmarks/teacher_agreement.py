@@ -19,8 +19,10 @@ import numpy as np
 
 from sfpose import FaceAligner, FaceEmbedder
 from sfpose.protocols import CFP, PoseFolder
+from sfpose.runtime.artifact import read_artifact
 from sfpose.training.distillation import both_looks
 from sfpose.training.faces import load_taught_faces
+from sfpose.training.maps import is_mapped
 from sfpose.training.mixing import onnx_teacher
 
 
@@ -73,6 +75,9 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path(".cache/sfpose"))
     parser.add_argument("--count", type=int, default=400, help="photos of each kind")
     options = parser.parse_args()
+    network = str(read_artifact(options.weights).manifest["network"])
+    if not is_mapped(network):
+        parser.error(f"--weights must be of a network +map; got {network!r}")
     embedder = FaceEmbedder(weights=options.weights, n_jobs=2)
     aligner = FaceAligner(size=112, min_face_score=0, n_jobs=2)
     teacher = onnx_teacher(options.teacher)
