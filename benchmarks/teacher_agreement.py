@@ -16,31 +16,28 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from sklearn.metrics.pairwise import paired_cosine_distances
 
 from sfpose import FaceAligner, FaceEmbedder
 from sfpose.protocols import CFP, PoseFolder
 from sfpose.runtime.artifact import read_artifact
 from sfpose.training.distillation import both_looks
-from sfpose.training.faces import load_taught_faces
+from sfpose.training.faces import TaughtFaces, load_taught_faces
 from sfpose.training.maps import is_mapped
 from sfpose.training.mixing import onnx_teacher
 
 
-def of_length_one(rows: np.ndarray) -> np.ndarray:
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
 def mapped_values(descriptors: np.ndarray) -> np.ndarray:
-    """The signed values (n, 128) whose two halves a mapped descriptor (n, 256) holds, length 1.
+    """The signed values (n, 128), but for a factor, whose two halves descriptors (n, 256) hold.
 
     Exact but for values that one half cannot show and for the mean of an image and its mirror.
     """
     half = descriptors.shape[1] // 2
-    return of_length_one(descriptors[:, :half] - descriptors[:, half:])
+    return descriptors[:, :half] - descriptors[:, half:]
 
 
 def photos_by_kind(
-    data: Path, cache: Path, count: int
+    data: Path, faces: TaughtFaces, count: int
 ) -> Iterator[tuple[str, Sequence[np.ndarray], np.ndarray]]:
     """Name, photos and up to ``count`` rows of them, drawn at random, of each kind."""
     rng = np.random.default_rng(0)
@@ -48,16 +45,15 @@ def photos_by_kind(
     def some(chosen: np.ndarray) -> np.ndarray:
         return np.sort(rng.permutation(np.flatnonzero(chosen))[:count])
 
-    faces = load_taught_faces(data, cache)
-    held_out = np.flatnonzero(faces.held_out)
     with open(data / "fairface_label_val.csv", newline="") as file:
         races = {row["file"]: row["race"] for row in csv.DictReader(file)}
     with np.load(data / "fairface_teacher.npz") as stored:
-        race = np.array([races[str(stored["files"][row])] for row in held_out])
-    photos = faces.photos[held_out]
-    yield "FairFace, held out", photos, some(np.ones(len(race), bool))
-    for name in np.unique(race):
-        yield f"FairFace, held out, {name}", photos, some(race == name)
+        names = stored["files"][faces.held_out]
+    race = np.full(len(faces.held_out), "", dtype=object)
+    race[faces.held_out] = [races[str(name)] for name in names]
+    yield "FairFace, held out", faces.photos, some(faces.held_out)
+    for name in np.unique(race[faces.held_out]):
+        yield f"FairFace, held out, {name}", faces.photos, some(faces.held_out & (race == name))
     folders = {
         "CFP 001-100": CFP(data / "cfp_dev.zip", people=range(1, 101)),
         "KDEF": PoseFolder(data / "kdef_pose.zip"),
@@ -85,14 +81,14 @@ def main() -> None:
     known = faces.scores > 0
     centre = both_looks(faces.embeddings[known], faces.mirror_embeddings[known]).mean(0)
     print("photos                                faces  cosine")
-    for name, photos, rows in photos_by_kind(options.data, options.cache, options.count):
+    for name, photos, rows in photos_by_kind(options.data, faces, options.count):
         images = [photos[row] for row in rows]
         descriptors = embedder.transform(images)
         found = np.isfinite(descriptors).all(1)
         crops = aligner.transform([images[place] for place in np.flatnonzero(found)])
         looks = both_looks(teacher(crops), teacher(np.ascontiguousarray(crops[:, :, ::-1])))
-        cosine = (mapped_values(descriptors[found]) * of_length_one(looks - centre)).sum(1)
-        print(f"{name:36s}  {found.sum():5d}  {cosine.mean():.3f}", flush=True)
+        far = paired_cosine_distances(mapped_values(descriptors[found]), looks - centre)
+        print(f"{name:36s}  {found.sum():5d}  {1 - far.mean():.3f}", flush=True)
 
 
 if __name__ == "__main__":
