@@ -108,8 +108,9 @@ def main() -> None:
                 changed = [change(images[int(row)], rng) for row in tqdm(used, name, disable=None)]
                 seen[id(images)] = {}
                 for way, embedder in embedders.items():
-                    rows = np.full((len(images), 1000), np.nan, np.float32)
-                    rows[used] = embedder.transform(changed)
+                    found = embedder.transform(changed)
+                    rows = np.full((len(images), found.shape[1]), np.nan, np.float32)
+                    rows[used] = found
                     seen[id(images)][way] = rows
                 lost += int(np.isnan(seen[id(images)]["aligned"][used]).any(axis=1).sum())
             results[name][column] = {}

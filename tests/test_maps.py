@@ -13,7 +13,7 @@ from sfpose.training.maps import join_map, split_map  # noqa: E402
 from sfpose.training.objectives import DistillationObjective  # noqa: E402
 from sfpose.training.recipes import DistillationRecipe, distil, start_network  # noqa: E402
 
-NAME = "squeezefaceposenet+deeper+map"
+NAME = "squeezefaceposenet+deeper7+map"
 
 
 def _faces(values):
@@ -32,7 +32,7 @@ def _faces(values):
 
 def test_what_is_joined_answers_as_the_objective_does_and_comes_apart_again():
     torch.manual_seed(0)
-    network = build_network("squeezefaceposenet+deeper").eval()
+    network = build_network("squeezefaceposenet+deeper7").eval()
     objective = DistillationObjective(torch.eye(128)[:5]).eval()
     objective.mean.uniform_(0.5, 2)
     joined = join_map(network, objective, NAME)
@@ -51,7 +51,7 @@ def test_what_is_joined_answers_as_the_objective_does_and_comes_apart_again():
         torch.testing.assert_close(
             other.to_teacher(again.eval()(images)), expected, rtol=1e-3, atol=1e-4
         )
-    assert split_map(network, "squeezefaceposenet+deeper", 8) == (network, {})
+    assert split_map(network, "squeezefaceposenet+deeper7", 8) == (network, {})
     with pytest.raises(ValueError, match=r"nothing for \['deeper\.0\.squeeze"):
         join_map(build_network("squeezefaceposenet"), objective, NAME)
 

@@ -20,9 +20,11 @@ COUNTS = {
     "squeezefaceposenet+dwc+gdc": 864_056,
     "squeezefaceposenet+residual": 1_235_496,
     "squeezefaceposenet+preactivation": 1_235_496,
-    # Four modules of 512 to 128, 128 to 256 (1x1) and 128 to 256 (3x3), with biases.
+    # Four or seven modules of 512 to 128, 128 to 256 (1x1) and 128 to 256 (3x3), with biases.
     "squeezefaceposenet+deeper": 1_235_496 + 4 * (512 * 128 + 128 + 128 * 256 * 10 + 2 * 256),
     "squeezefaceposenet+deeper+map": 2_810_920 + 128 * 1000,
+    "squeezefaceposenet+deeper7": 1_235_496 + 7 * (512 * 128 + 128 + 128 * 256 * 10 + 2 * 256),
+    "squeezefaceposenet+deeper7+map": 3_992_488 + 128 * 1000,
 }
 # Table 2: squeeze and expand widths of fire2 to fire9.
 WIDTHS = [(16, 64), (16, 64), (32, 128), (32, 128), (48, 192), (48, 192), (64, 256), (64, 256)]
@@ -168,10 +170,14 @@ def test_the_sums_of_preactivation_are_not_rectified():
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
-def test_a_deeper_network_begins_as_the_network_that_it_deepens(batch_norm):
+@pytest.mark.parametrize(("of", "name"), [("", "+deeper"), ("+deeper", "+deeper7")])
+def test_a_deeper_network_begins_as_the_network_that_it_deepens(of, name, batch_norm):
     torch.manual_seed(0)
-    plain = build_network("squeezefaceposenet", batch_norm=batch_norm).eval()
-    deeper = build_network("squeezefaceposenet+deeper", batch_norm=batch_norm).eval()
+    plain = build_network(f"squeezefaceposenet{of}", batch_norm=batch_norm).eval()
+    for parameter in plain.parameters():
+        if parameter.ndim == 4:
+            torch.nn.init.kaiming_normal_(parameter)
+    deeper = build_network(f"squeezefaceposenet{name}", batch_norm=batch_norm).eval()
     left = deeper.load_state_dict(plain.state_dict(), strict=False)
     assert left.unexpected_keys == []
     assert {key.split(".")[0] for key in left.missing_keys} == {"deeper"}
@@ -180,9 +186,10 @@ def test_a_deeper_network_begins_as_the_network_that_it_deepens(batch_norm):
         assert torch.equal(deeper(images), plain(images))
 
 
-def test_added_modules_join_what_comes_before_them():
+@pytest.mark.parametrize(("name", "count"), [("+deeper", 4), ("+deeper7", 7)])
+def test_added_modules_join_what_comes_before_them(name, count):
     torch.manual_seed(0)
-    network = build_network("squeezefaceposenet+deeper").eval()
+    network = build_network(f"squeezefaceposenet{name}").eval()
     maps = {}
     network.fire9.register_forward_hook(lambda module, inputs, output: maps.update(before=output))
     network.conv10.register_forward_hook(lambda module, inputs, _: maps.update(after=inputs[0]))
@@ -192,7 +199,7 @@ def test_added_modules_join_what_comes_before_them():
                 parameter.normal_(std=0.05)
         network(torch.randn(2, 3, 40, 40))
         expected = maps["before"].double()
-        for number in range(4):
+        for number in range(count):
             module = network.deeper[number]
             expected = _by_hand(expected, module, 1, residual=True, preactivation=True)
     torch.testing.assert_close(maps["after"].double(), expected.relu(), rtol=1e-4, atol=1e-4)

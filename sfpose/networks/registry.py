@@ -83,7 +83,7 @@ class NetworkSpec:
     published_megabytes: float | None = None
     published_milliseconds: float | None = None
     published_classes: int = 0
-    options: Mapping[str, bool] = field(default_factory=dict)
+    options: Mapping[str, bool | int] = field(default_factory=dict)
 
     @property
     def distance(self) -> str:
@@ -96,7 +96,7 @@ def _variant(
     parameters: float | None,
     megabytes: float | None,
     milliseconds: float | None,
-    **options: bool,
+    **options: bool | int,
 ) -> NetworkSpec:
     return NetworkSpec(
         name="squeezefaceposenet" + suffix,
@@ -104,7 +104,7 @@ def _variant(
         input_size=113,
         descriptor_size=256 if options.get("mapped") else 1000,
         non_negative=True,
-        fixed_size=options.get("gdc", False),
+        fixed_size=bool(options.get("gdc", False)),
         published_parameters=parameters,
         published_megabytes=megabytes,
         published_milliseconds=milliseconds,
@@ -119,8 +119,10 @@ _SPECS = (
     _variant("+dwc+gdc", 0.86, 3.1, 36.9, dwc=True, gdc=True),
     _variant("+residual", None, None, None, residual=True),
     _variant("+preactivation", None, None, None, residual=True, preactivation=True),
-    _variant("+deeper", None, None, None, deeper=True),
-    _variant("+deeper+map", None, None, None, deeper=True, mapped=True),
+    _variant("+deeper", None, None, None, deeper=4),
+    _variant("+deeper+map", None, None, None, deeper=4, mapped=True),
+    _variant("+deeper7", None, None, None, deeper=7),
+    _variant("+deeper7+map", None, None, None, deeper=7, mapped=True),
     NetworkSpec("resnet50", ResNet50, 224, 2048, True, False, 25.6, 146, 160, 1000),
     NetworkSpec("senet50", SENet50, 224, 2048, True, False, 28.1, 155, 210, 1000),
     NetworkSpec("lightcnn29", LightCNN29, 128, 256, False, True, 12.6),
@@ -183,7 +185,7 @@ def build_network(
     1000
     """
     spec = _spec(name)
-    options: dict[str, bool] = dict(spec.options)
+    options = dict(spec.options)
     if batch_norm is not None:
         options["batch_norm"] = batch_norm
     return spec.architecture(

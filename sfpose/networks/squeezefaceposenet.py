@@ -114,9 +114,10 @@ class SqueezeFacePoseNet(nn.Module):
         ``residual`` are not rectified on the way; conv1 sees the image as it is, conv10
         is followed by a ReLU too. Without ``residual`` the network computes the same as
         the plain one, because ReLU commutes with max-pooling.
-    deeper : bool, default=False
-        Four residual fire modules of 128 squeeze and 256 expand filters each after fire9, where
-        the map is smallest: 2.3 times the parameters for a third more of the arithmetic.
+    deeper : int, default=0
+        This many residual fire modules of 128 squeeze and 256 expand filters each after fire9,
+        where the map is smallest: four bring 2.3 times the parameters for two fifths more of
+        the arithmetic, seven 3.2 times for two thirds.
         They start by adding nothing, so that weights of the same network without them
         give the same values with them, and can be gone on from.
     mapped : bool, default=False
@@ -157,7 +158,7 @@ class SqueezeFacePoseNet(nn.Module):
         dwc: bool = False,
         residual: bool = False,
         preactivation: bool = False,
-        deeper: bool = False,
+        deeper: int = 0,
         mapped: bool = False,
     ) -> None:
         super().__init__()
@@ -198,7 +199,7 @@ class SqueezeFacePoseNet(nn.Module):
         self.fire9 = fire(512, 64, 256)
         added = [
             Fire(512, 128, 256, batch_norm=batch_norm, residual=True, preactivation=True)
-            for _ in range(4 if deeper else 0)
+            for _ in range(deeper)
         ]
         self.deeper = nn.Sequential(*added, nn.ReLU(inplace=True)) if deeper else None
         self.dropout9 = nn.Dropout(dropout)

@@ -1,0 +1,126 @@
+"""What small, blurred, dark or compressed photos cost.
+
+    python benchmarks/photo_quality.py CFP [--people 101-250] [--weights plus-int8] [--json FILE]
+
+Every photo of CFP is changed in the same way before it is aligned and embedded. Each row is the
+EER in percent of frontal-profile and of frontal-frontal pairs, photos in which no face is seen
+left out, and how many these are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from sfpose import FaceEmbedder
+from sfpose._scoring import chi2_pairs_at
+from sfpose.metrics import equal_error_rate
+from sfpose.protocols import CFP
+
+Change = Callable[[Image.Image, np.random.Generator], Image.Image]
+
+
+def compressed(quality: int) -> Change:
+    def change(photo: Image.Image, rng: np.random.Generator) -> Image.Image:
+        file = io.BytesIO()
+        photo.save(file, "JPEG", quality=quality)
+        return Image.open(file).convert("RGB")
+
+    return change
+
+
+def drawn_through(side: int) -> Change:
+    """Reduced to ``side`` pixels on the shorter side: a face that is far away."""
+
+    def change(photo: Image.Image, rng: np.random.Generator) -> Image.Image:
+        scale = side / min(photo.size)
+        small = [max(1, round(length * scale)) for length in photo.size]
+        return photo.resize((small[0], small[1]), Image.Resampling.BOX)
+
+    return change
+
+
+def blurred(share: float) -> Change:
+    """A Gaussian of ``share`` of the shorter side."""
+    return lambda photo, rng: photo.filter(ImageFilter.GaussianBlur(share * min(photo.size)))
+
+
+def by_value(curve: Callable[[np.ndarray, np.random.Generator], np.ndarray]) -> Change:
+    """A curve of values 0 to 1."""
+
+    def change(photo: Image.Image, rng: np.random.Generator) -> Image.Image:
+        values = curve(np.asarray(photo) / 255, rng)
+        return Image.fromarray(np.clip(255 * values, 0, 255).round().astype(np.uint8))
+
+    return change
+
+
+def unevenly_lit(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Light from one side: a fifth of it is left on the other."""
+    light = np.linspace(0.2, 1, values.shape[1])[:: rng.choice([-1, 1])]
+    return values * light[None, :, None]
+
+
+CHANGES: dict[str, Change] = {
+    "as it is": lambda photo, rng: photo,
+    "grey": lambda photo, rng: photo.convert("L").convert("RGB"),
+    "dark: a quarter of the light": by_value(lambda values, rng: values / 4),
+    "too bright: gain 1.8": by_value(lambda values, rng: 1.8 * values),
+    "lit from one side": by_value(unevenly_lit),
+    "contrast 0.5": by_value(lambda values, rng: 0.5 + (values - 0.5) / 2),
+    "noise of 0.08": by_value(lambda values, rng: values + rng.normal(0, 0.08, values.shape)),
+    "JPEG, quality 50": compressed(50),
+    "JPEG, quality 20": compressed(20),
+    "blurred by 1 % of its side": blurred(0.01),
+    "blurred by 2 %": blurred(0.02),
+    "64 pixels wide": drawn_through(64),
+    "48 pixels": drawn_through(48),
+    "32 pixels": drawn_through(32),
+}
+
+
+def error_rates(cfp: CFP, rows: np.ndarray) -> dict[str, float]:
+    """EER in percent by kind of pair, rows of NaN left out."""
+    known = ~np.isnan(rows).any(axis=1)
+    filled = np.where(known[:, None], rows, np.float32(1))
+    rates = {}
+    for probed in ("profile", "frontal"):
+        trials = cfp.trials("frontal", probed)
+        kept = known[trials.first] & known[trials.second]
+        distances = chi2_pairs_at(filled, trials.first[kept], trials.second[kept])
+        rates[f"frontal-{probed}"] = 100 * equal_error_rate(distances, trials.is_genuine[kept])
+    return rates
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("cfp", type=Path)
+    parser.add_argument("--people", default="101-250", metavar="FIRST-LAST")
+    parser.add_argument("--weights", default="plus-int8")
+    parser.add_argument("--json", metavar="FILE")
+    options = parser.parse_args()
+    first, last = map(int, options.people.split("-"))
+    cfp = CFP(options.cfp, people=range(first, last + 1))
+    embedder = FaceEmbedder(options.weights, n_jobs=2)
+    photos = [Image.fromarray(photo) for photo in cfp.images]
+    results = {}
+    print("photo | frontal-profile | frontal-frontal | refused")
+    for name, change in CHANGES.items():
+        rng = np.random.default_rng(0)
+        rows = embedder.transform([np.asarray(change(photo, rng)) for photo in photos])
+        refused = int(np.isnan(rows).any(axis=1).sum())
+        results[name] = {**error_rates(cfp, rows), "refused": refused}
+        rates = [f"{results[name][f'frontal-{pose}']:.2f}" for pose in ("profile", "frontal")]
+        print(" | ".join([name, *rates, str(refused)]), flush=True)
+    if options.json:
+        Path(options.json).write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
