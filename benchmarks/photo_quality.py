@@ -20,8 +20,9 @@ from PIL import Image, ImageFilter
 
 from sfpose import FaceEmbedder
 from sfpose._scoring import chi2_pairs_at
+from sfpose.cli.evaluate import people_range
 from sfpose.metrics import equal_error_rate
-from sfpose.protocols import CFP
+from sfpose.protocols import CFP, all_pairs
 
 Change = Callable[[Image.Image, np.random.Generator], Image.Image]
 
@@ -35,13 +36,12 @@ def compressed(quality: int) -> Change:
     return change
 
 
-def drawn_through(side: int) -> Change:
-    """Reduced to ``side`` pixels on the shorter side: a face that is far away."""
+def reduced_to(side: int) -> Change:
+    """``side`` pixels on the shorter side: a face that is far away."""
 
     def change(photo: Image.Image, rng: np.random.Generator) -> Image.Image:
-        scale = side / min(photo.size)
-        small = [max(1, round(length * scale)) for length in photo.size]
-        return photo.resize((small[0], small[1]), Image.Resampling.BOX)
+        width, height = (round(length * side / min(photo.size)) for length in photo.size)
+        return photo.resize((width, height), Image.Resampling.BOX)
 
     return change
 
@@ -79,34 +79,34 @@ CHANGES: dict[str, Change] = {
     "JPEG, quality 20": compressed(20),
     "blurred by 1 % of its side": blurred(0.01),
     "blurred by 2 %": blurred(0.02),
-    "64 pixels wide": drawn_through(64),
-    "48 pixels": drawn_through(48),
-    "32 pixels": drawn_through(32),
+    "64 pixels wide": reduced_to(64),
+    "48 pixels": reduced_to(48),
+    "32 pixels": reduced_to(32),
 }
 
 
-def error_rates(cfp: CFP, rows: np.ndarray) -> dict[str, float]:
-    """EER in percent by kind of pair, rows of NaN left out."""
-    known = ~np.isnan(rows).any(axis=1)
-    filled = np.where(known[:, None], rows, np.float32(1))
-    rates = {}
-    for probed in ("profile", "frontal"):
-        trials = cfp.trials("frontal", probed)
-        kept = known[trials.first] & known[trials.second]
-        distances = chi2_pairs_at(filled, trials.first[kept], trials.second[kept])
-        rates[f"frontal-{probed}"] = 100 * equal_error_rate(distances, trials.is_genuine[kept])
-    return rates
+def error_rates(rows: np.ndarray, subjects: np.ndarray, poses: np.ndarray) -> dict[str, float]:
+    """EER in percent by kind of pair."""
+    frontal, profile = (np.flatnonzero(poses == pose) for pose in ("frontal", "profile"))
+    pairs = {
+        "frontal-profile": all_pairs(subjects, frontal, profile),
+        "frontal-frontal": all_pairs(subjects, frontal),
+    }
+    return {
+        name: 100
+        * equal_error_rate(chi2_pairs_at(rows, trials.first, trials.second), trials.is_genuine)
+        for name, trials in pairs.items()
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cfp", type=Path)
-    parser.add_argument("--people", default="101-250", metavar="FIRST-LAST")
+    parser.add_argument("--people", type=people_range, default=range(101, 251))
     parser.add_argument("--weights", default="plus-int8")
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
-    first, last = map(int, options.people.split("-"))
-    cfp = CFP(options.cfp, people=range(first, last + 1))
+    cfp = CFP(options.cfp, people=options.people)
     embedder = FaceEmbedder(options.weights, n_jobs=2)
     photos = [Image.fromarray(photo) for photo in cfp.images]
     results = {}
@@ -114,10 +114,12 @@ def main() -> None:
     for name, change in CHANGES.items():
         rng = np.random.default_rng(0)
         rows = embedder.transform([np.asarray(change(photo, rng)) for photo in photos])
-        refused = int(np.isnan(rows).any(axis=1).sum())
-        results[name] = {**error_rates(cfp, rows), "refused": refused}
-        rates = [f"{results[name][f'frontal-{pose}']:.2f}" for pose in ("profile", "frontal")]
-        print(" | ".join([name, *rates, str(refused)]), flush=True)
+        kept = ~np.isnan(rows).any(axis=1)
+        rates = error_rates(rows[kept], cfp.subjects[kept], cfp.poses[kept])
+        refused = int(np.sum(~kept))
+        results[name] = {**rates, "refused": refused}
+        told = [f"{rate:.2f}" for rate in rates.values()]
+        print(" | ".join([name, *told, str(refused)]), flush=True)
     if options.json:
         Path(options.json).write_text(json.dumps(results, indent=1))
 

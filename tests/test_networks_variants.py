@@ -12,6 +12,8 @@ from torch import nn  # noqa: E402
 from sfpose.networks import NETWORKS, Fire, SqueezeFacePoseNet, build_network  # noqa: E402
 from sfpose.networks.layers import interleave_channels  # noqa: E402
 
+# What +deeper adds: 512 to 128, 128 to 256 (1x1) and 128 to 256 (3x3), with biases.
+ADDED_MODULE = 512 * 128 + 128 + 128 * 256 * 10 + 2 * 256
 # Table 1 and the arithmetic behind it.
 COUNTS = {
     "squeezefaceposenet": 1_235_496,
@@ -20,10 +22,9 @@ COUNTS = {
     "squeezefaceposenet+dwc+gdc": 864_056,
     "squeezefaceposenet+residual": 1_235_496,
     "squeezefaceposenet+preactivation": 1_235_496,
-    # Four or seven modules of 512 to 128, 128 to 256 (1x1) and 128 to 256 (3x3), with biases.
-    "squeezefaceposenet+deeper": 1_235_496 + 4 * (512 * 128 + 128 + 128 * 256 * 10 + 2 * 256),
+    "squeezefaceposenet+deeper": 1_235_496 + 4 * ADDED_MODULE,
     "squeezefaceposenet+deeper+map": 2_810_920 + 128 * 1000,
-    "squeezefaceposenet+deeper7": 1_235_496 + 7 * (512 * 128 + 128 + 128 * 256 * 10 + 2 * 256),
+    "squeezefaceposenet+deeper7": 1_235_496 + 7 * ADDED_MODULE,
     "squeezefaceposenet+deeper7+map": 3_992_488 + 128 * 1000,
 }
 # Table 2: squeeze and expand widths of fire2 to fire9.
@@ -174,6 +175,7 @@ def test_the_sums_of_preactivation_are_not_rectified():
 def test_a_deeper_network_begins_as_the_network_that_it_deepens(of, name, batch_norm):
     torch.manual_seed(0)
     plain = build_network(f"squeezefaceposenet{of}", batch_norm=batch_norm).eval()
+    # Modules of its own must add something, or three more could not be told from them.
     for parameter in plain.parameters():
         if parameter.ndim == 4:
             torch.nn.init.kaiming_normal_(parameter)
