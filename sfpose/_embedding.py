@@ -158,11 +158,13 @@ class Aligner:
 
     def landmarks_in(
         self, image: NDArray[np.uint8], boxes: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        """Landmarks (n, 5, 2) of the faces in boxes (n, 4) of one image."""
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Landmarks (n, 5, 2) and scores (n,) of the faces in boxes (n, 4) of one image."""
         squares = squares_around(boxes, BOX_SCALE)
         parts = np.split(squares, range(self._batch_size, len(squares), self._batch_size))
-        return np.concatenate([self._finder.find([image] * len(part), part)[0] for part in parts])
+        found = [self._finder.find([image] * len(part), part) for part in parts]
+        landmarks, scores = zip(*found, strict=True)
+        return np.concatenate(landmarks), np.concatenate(scores)
 
     def crops(
         self, images: Images, size: int, margin: float = 1.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from joblib import effective_n_jobs
@@ -28,9 +28,16 @@ __all__ = ["AlignedFaces", "FaceAligner", "Policy"]
 Policy: TypeAlias = Literal["error", "skip", "largest", "centre", "all"]
 
 _POLICIES = ("error", "skip", "largest", "centre", "all")
-_Found: TypeAlias = (
-    "tuple[list[NDArray[np.uint8]], NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]"
-)
+
+
+class _Found(NamedTuple):
+    """Faces of a group of photos: the photo that each is in, and where."""
+
+    photos: list[NDArray[np.uint8]]
+    landmarks: NDArray[np.float64]
+    boxes: NDArray[np.float64]
+    index: NDArray[np.int64]
+    scores: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,9 @@ class AlignedFaces:
         Left, top, right, bottom in the photo, as the detector gave them.
     index : int64 array of shape (n,)
         Number of the photo that each face was found in.
+    scores : float64 array of shape (n,)
+        Face score by the landmark network, 0 to 1, as :meth:`FaceAligner.find_landmarks`
+        gives it; NaN where a detector gave the landmarks.
 
     Examples
     --------
@@ -57,12 +67,15 @@ class AlignedFaces:
     >>> faces = aligner.align([np.full((200, 160, 3), 128, np.uint8)])
     >>> faces.images.shape, faces.landmarks.shape, faces.pose().yaw.shape
     ((1, 113, 113, 3), (1, 5, 2), (1,))
+    >>> faces.scores < 0.5
+    array([ True])
     """
 
     images: NDArray[np.uint8]
     landmarks: NDArray[np.float64]
     boxes: NDArray[np.float64]
     index: NDArray[np.int64]
+    scores: NDArray[np.float64]
 
     def pose(self) -> HeadPose:
         """Yaw, pitch and roll of each head, by :func:`sfpose.pose.head_pose`."""
@@ -228,22 +241,24 @@ class FaceAligner(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             ``policy="error"``, a photo does not show exactly one face or a crop none.
         """
         widen = widen_matrix(self.margin)
-        images = [np.zeros((0, self.size, self.size, 3), np.uint8)]
-        landmarks, boxes, index = [np.zeros((0, 5, 2))], [np.zeros((0, 4))], [np.zeros(0, int)]
-        for photos, points, corners, numbers in self._faces(X):
-            matrices = similarity_to_canonical(points) @ widen
-            images += [
+        crops = [np.zeros((0, self.size, self.size, 3), np.uint8)]
+        none = np.zeros(0)
+        groups = [_Found([], none.reshape(0, 5, 2), none.reshape(0, 4), none.astype(int), none)]
+        for found in self._faces(X):
+            matrices = similarity_to_canonical(found.landmarks) @ widen
+            crops += [
                 aligned_crop(photo, matrix, self.size)[None]
-                for photo, matrix in zip(photos, matrices, strict=True)
+                for photo, matrix in zip(found.photos, matrices, strict=True)
             ]
-            landmarks.append(points)
-            boxes.append(corners)
-            index.append(numbers)
+            # Not the photos: they may be many.
+            groups.append(found._replace(photos=[]))
+        _, landmarks, boxes, index, scores = zip(*groups, strict=True)
         return AlignedFaces(
-            np.concatenate(images),
+            np.concatenate(crops),
             np.concatenate(landmarks),
             np.concatenate(boxes),
             np.concatenate(index).astype(np.int64),
+            np.concatenate(scores),
         )
 
     def transform(self, X: Images) -> NDArray[np.uint8]:
@@ -268,7 +283,7 @@ class FaceAligner(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return self.align(X).images
 
     def _faces(self, X: Images) -> Iterator[_Found]:
-        """Faces in groups: the photo, landmarks, box and photo's number of each."""
+        """Faces in groups."""
         if self.policy not in _POLICIES:
             raise ValueError(f"policy must be one of {_POLICIES}; got {self.policy!r}")
         count_images(X)
@@ -292,7 +307,7 @@ class FaceAligner(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 )
             shown = [batch[row] for row in rows]
             boxes = np.array([[0, 0, image.shape[1], image.shape[0]] for image in shown], float)
-            yield shown, points[rows], boxes.reshape(-1, 4), first + rows
+            yield _Found(shown, points[rows], boxes.reshape(-1, 4), first + rows, scores[rows])
             first += len(batch)
 
     def _detected(self, detector: Detector, X: Images) -> Iterator[_Found]:
@@ -305,10 +320,11 @@ class FaceAligner(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             if not len(rows):
                 continue
             if landmarks is None:
-                points = self._aligner().landmarks_in(photo, boxes[rows])
+                points, scores = self._aligner().landmarks_in(photo, boxes[rows])
             else:
-                points = landmarks[rows]
-            yield [photo] * len(rows), points, boxes[rows], np.full(len(rows), number)
+                points, scores = landmarks[rows], np.full(len(rows), np.nan)
+            index = np.full(len(rows), number)
+            yield _Found([photo] * len(rows), points, boxes[rows], index, scores)
 
     def _chosen(
         self, boxes: NDArray[np.float64], shape: tuple[int, ...], number: int

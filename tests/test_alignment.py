@@ -73,6 +73,7 @@ def test_a_crop_shows_one_face_or_none(portrait, nothing, policy):
     assert faces.index.tolist() == [1, 2]
     assert faces.boxes.tolist() == [[0, 0, 160, 160]] * 2
     np.testing.assert_array_equal(faces.images[:1], FaceAligner().transform([portrait]))
+    np.testing.assert_array_equal(faces.scores, FaceAligner().find_landmarks([portrait] * 2)[1])
     assert FaceAligner(policy=policy).transform([nothing]).shape == (0, 113, 113, 3)
 
 
@@ -87,6 +88,7 @@ def test_landmarks_of_a_detector_are_taken_as_they_are():
     box = [(30, 40, 120, 130)]
     faces = FaceAligner(detector=lambda p: (box, points[None]), size=90).align([photo])
     np.testing.assert_allclose(faces.landmarks[0], points)
+    assert np.isnan(faces.scores).tolist() == [True]
     np.testing.assert_allclose(faces.images[0].astype(int), photo[40:130, 30:120], atol=1)
 
 
@@ -98,6 +100,7 @@ def test_boxes_alone_are_completed_by_the_landmark_network(portrait):
     faces = _aligner("error", [(225, 320, 335, 440)]).align([scene])
     error = np.linalg.norm(faces.landmarks[0] - expected[0] - [200, 300], axis=1).mean()
     assert error < 0.1 * np.linalg.norm(expected[0, 0] - expected[0, 1])
+    assert faces.scores[0] > 0.9 > _aligner("error", [(20, 20, 180, 180)]).align([scene]).scores[0]
 
 
 @pytest.mark.parametrize(

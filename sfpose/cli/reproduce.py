@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from sfpose.cli.evaluate import CountedEmbedding, people_range, say_left_out
-from sfpose.cli.photos import add_progress_option
+from sfpose.cli.photos import add_progress_option, in_steps
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
-    from sfpose.embedder import FaceEmbedder
+    from sfpose.alignment import AlignedFaces
     from sfpose.protocols import PoseFolder
 
 _Printed: TypeAlias = "tuple[str, dict[str, object]]"
@@ -35,7 +35,7 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "protocol on a folder or zip of subject/pose/image with the poses frontal, "
         "three_quarter and profile (such as VGGFace2-Pose), beside the paper's rows. networks "
         "lists all of ours, table1 times those of the paper; both need no data but sfpose[train]. "
-        "studies are those that the paper leaves to later.",
+        "studies, on aligned faces, are those that the paper leaves to later.",
     )
     parser.add_argument("part", choices=_PARTS)
     parser.add_argument("--data", help="folder or zip file; not for networks and table1")
@@ -92,11 +92,11 @@ def _networks(options: argparse.Namespace) -> str:
     return json.dumps(rows) if options.json else network_table(rows)
 
 
-def _embedding(options: argparse.Namespace) -> tuple[FaceEmbedder, CountedEmbedding]:
+def _embedding(options: argparse.Namespace) -> CountedEmbedding:
     from sfpose.embedder import FaceEmbedder
 
     embedder = FaceEmbedder(options.weights, n_jobs=options.n_jobs)
-    return embedder, CountedEmbedding(embedder, progress=options.progress)
+    return CountedEmbedding(embedder, progress=options.progress)
 
 
 def _title(folder: PoseFolder, options: argparse.Namespace) -> str:
@@ -113,7 +113,7 @@ def _pose_table(folder: PoseFolder, options: argparse.Namespace) -> _Printed:
     from sfpose.reproduction import TABLE_4, TABLE_5, pose_table, table_cells
 
     published = TABLE_4 if options.part == "table4" else TABLE_5
-    _, embed = _embedding(options)
+    embed = _embedding(options)
     cells = table_cells(folder, embed, draws=options.draws)
     title = f"{_title(folder, options)}; the paper's rows are of VGGFace2-Pose"
     told: dict[str, object] = {
@@ -133,7 +133,7 @@ def _figures(folder: PoseFolder, options: argparse.Namespace) -> _Printed:
     from sfpose.evaluation import pose_columns
     from sfpose.reproduction import det_figure
 
-    _, embed = _embedding(options)
+    embed = _embedding(options)
     columns = list(pose_columns(folder, embed))
     systems = {f"sfpose {options.weights}": columns}
     path = det_figure(systems, options.out, _title(folder, options))
@@ -142,37 +142,43 @@ def _figures(folder: PoseFolder, options: argparse.Namespace) -> _Printed:
 
 def _studies(folder: PoseFolder, options: argparse.Namespace) -> _Printed:
     """Every study of section 6 on one data set, by name."""
+    from dataclasses import replace
+
     import numpy as np
 
     from sfpose.alignment import FaceAligner
     from sfpose.embedder import FaceEmbedder
     from sfpose.evaluation import format_table
-    from sfpose.pose import head_pose
     from sfpose.runtime.artifact import read_artifact
     from sfpose.studies import PoseStudies, keep_ocular_region
 
-    embedder, embed = _embedding(options)
-    whole = embed(folder.images)
     size = read_artifact(options.weights).network_input.size
-    aligner = FaceAligner(size=size, min_face_score=0, n_jobs=embedder.n_jobs)
-    crops = aligner.transform(folder.images)
-    landmarks, scores = aligner.find_landmarks(folder.images)
-    aligned = FaceEmbedder(options.weights, align="done", n_jobs=embedder.n_jobs)
-    ocular = aligned.transform(keep_ocular_region(crops))
+    aligner = FaceAligner(size=size, policy="skip", n_jobs=options.n_jobs)
+
+    def align(start: int, part: Sequence[NDArray[np.uint8]]) -> AlignedFaces:
+        faces = aligner.align(part)
+        return replace(faces, index=start + faces.index)
+
+    parts = in_steps(folder.images, 128, align, progress=options.progress)
+    crops = np.concatenate([faces.images for faces in parts])
+    embedder = FaceEmbedder(options.weights, align="done", n_jobs=options.n_jobs)
+    whole, ocular = embedder.transform(crops), embedder.transform(keep_ocular_region(crops))
     found = np.asarray(~(np.isnan(whole) | np.isnan(ocular)).any(axis=1))
+    index = np.concatenate([faces.index for faces in parts])[found]
 
     def of(rows: NDArray[np.float32]) -> PoseStudies:
-        poses = folder.poses[found]
-        return PoseStudies(rows[found], folder.subjects[found], poses, draws=options.draws)
+        return PoseStudies(
+            rows[found], folder.subjects[index], folder.poses[index], draws=options.draws
+        )
 
     full = of(whole)
     # Differences of neighbours: blur leaves little of them.
     grey = crops[found].mean(axis=3)
     sharpness = np.abs(np.diff(grey, axis=1)).mean((1, 2)) + np.abs(np.diff(grey)).mean((1, 2))
     measures = {
-        "absolute yaw": np.abs(head_pose(landmarks[found]).yaw),
+        "absolute yaw": np.concatenate([np.abs(faces.pose().yaw) for faces in parts])[found],
         "sharpness": -sharpness,
-        "face score": -scores[found],
+        "face score": -np.concatenate([faces.scores for faces in parts])[found],
     }
     first = "frontal" if "frontal" in full.poses else full.poses[0]
     numbers = [
@@ -186,14 +192,14 @@ def _studies(folder: PoseFolder, options: argparse.Namespace) -> _Printed:
         "whole face": full.same_pose(),
         "ocular region alone": of(ocular).same_pose(),
     }
-    lost = int(np.sum(~found))
-    lines = [f"{found.size} images, {lost} of them not acquired and left out"]
+    lost = len(folder.images) - len(index)
+    lines = [f"{len(folder.images)} images, {lost} of them not acquired and left out"]
     if full.left_out:
         lines.append(f"{full.left_out} people without two images of each pose were left out")
     lines += [f"{study}\n{format_table(rows)}\n" for study, rows in studies.items()]
     told: dict[str, object] = {
         "weights": str(options.weights),
-        "images": found.size,
+        "images": len(folder.images),
         "not_acquired": lost,
         "people_left_out": full.left_out,
         "studies": {study: [row.to_dict() for row in rows] for study, rows in studies.items()},
