@@ -31,12 +31,12 @@ _POLICIES = ("error", "skip", "largest", "centre", "all")
 
 
 class _Found(NamedTuple):
-    """Faces of a group of photos: the photo that each is in, and where."""
+    """Faces of a group of photos: the photo that each is in and its number, and where in it."""
 
     photos: list[NDArray[np.uint8]]
     landmarks: NDArray[np.float64]
     boxes: NDArray[np.float64]
-    index: NDArray[np.int64]
+    numbers: NDArray[np.int64]
     scores: NDArray[np.float64]
 
 
@@ -252,12 +252,12 @@ class FaceAligner(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             ]
             # Not the photos: they may be many.
             groups.append(found._replace(photos=[]))
-        _, landmarks, boxes, index, scores = zip(*groups, strict=True)
+        _, landmarks, boxes, numbers, scores = zip(*groups, strict=True)
         return AlignedFaces(
             np.concatenate(crops),
             np.concatenate(landmarks),
             np.concatenate(boxes),
-            np.concatenate(index).astype(np.int64),
+            np.concatenate(numbers).astype(np.int64),
             np.concatenate(scores),
         )
 
@@ -323,8 +323,8 @@ class FaceAligner(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 points, scores = self._aligner().landmarks_in(photo, boxes[rows])
             else:
                 points, scores = landmarks[rows], np.full(len(rows), np.nan)
-            index = np.full(len(rows), number)
-            yield _Found([photo] * len(rows), points, boxes[rows], index, scores)
+            numbers = np.full(len(rows), number)
+            yield _Found([photo] * len(rows), points, boxes[rows], numbers, scores)
 
     def _chosen(
         self, boxes: NDArray[np.float64], shape: tuple[int, ...], number: int
