@@ -13,11 +13,11 @@ from sfpose.cli.photos import add_progress_option, in_steps
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
     from collections.abc import Callable, Sequence
+    from typing import Any
 
     import numpy as np
     from numpy.typing import NDArray
 
-    from sfpose.alignment import AlignedFaces
     from sfpose.protocols import PoseFolder
 
 _Printed: TypeAlias = "tuple[str, dict[str, object]]"
@@ -142,8 +142,6 @@ def _figures(folder: PoseFolder, options: argparse.Namespace) -> _Printed:
 
 def _studies(folder: PoseFolder, options: argparse.Namespace) -> _Printed:
     """Every study of section 6 on one data set, by name."""
-    from dataclasses import replace
-
     import numpy as np
 
     from sfpose.alignment import FaceAligner
@@ -155,30 +153,28 @@ def _studies(folder: PoseFolder, options: argparse.Namespace) -> _Printed:
     size = read_artifact(options.weights).network_input.size
     aligner = FaceAligner(size=size, policy="skip", n_jobs=options.n_jobs)
 
-    def align(start: int, part: Sequence[NDArray[np.uint8]]) -> AlignedFaces:
+    def align(start: int, part: Sequence[NDArray[np.uint8]]) -> tuple[NDArray[Any], ...]:
         faces = aligner.align(part)
-        return replace(faces, index=start + faces.index)
+        return faces.images, start + faces.index, faces.pose().yaw, faces.scores
 
     parts = in_steps(folder.images, 128, align, progress=options.progress)
-    crops = np.concatenate([faces.images for faces in parts])
+    crops, index, yaw, scores = (np.concatenate(column) for column in zip(*parts, strict=True))
     embedder = FaceEmbedder(options.weights, align="done", n_jobs=options.n_jobs)
     whole, ocular = embedder.transform(crops), embedder.transform(keep_ocular_region(crops))
     found = np.asarray(~(np.isnan(whole) | np.isnan(ocular)).any(axis=1))
-    index = np.concatenate([faces.index for faces in parts])[found]
 
     def of(rows: NDArray[np.float32]) -> PoseStudies:
-        return PoseStudies(
-            rows[found], folder.subjects[index], folder.poses[index], draws=options.draws
-        )
+        subjects, poses = folder.subjects[index[found]], folder.poses[index[found]]
+        return PoseStudies(rows[found], subjects, poses, draws=options.draws)
 
     full = of(whole)
     # Differences of neighbours: blur leaves little of them.
     grey = crops[found].mean(axis=3)
     sharpness = np.abs(np.diff(grey, axis=1)).mean((1, 2)) + np.abs(np.diff(grey)).mean((1, 2))
     measures = {
-        "absolute yaw": np.concatenate([np.abs(faces.pose().yaw) for faces in parts])[found],
+        "absolute yaw": np.abs(yaw[found]),
         "sharpness": -sharpness,
-        "face score": -np.concatenate([faces.scores for faces in parts])[found],
+        "face score": -scores[found],
     }
     first = "frontal" if "frontal" in full.poses else full.poses[0]
     numbers = [
@@ -192,7 +188,7 @@ def _studies(folder: PoseFolder, options: argparse.Namespace) -> _Printed:
         "whole face": full.same_pose(),
         "ocular region alone": of(ocular).same_pose(),
     }
-    lost = len(folder.images) - len(index)
+    lost = len(folder.images) - int(found.sum())
     lines = [f"{len(folder.images)} images, {lost} of them not acquired and left out"]
     if full.left_out:
         lines.append(f"{full.left_out} people without two images of each pose were left out")
