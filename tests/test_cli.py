@@ -12,6 +12,8 @@ from PIL import Image
 
 from sfpose import FaceEmbedder, TemplateGallery, TemplateVerifier
 from sfpose.cli import _COMMANDS, main
+from sfpose.cli.photos import in_steps
+from sfpose.preprocessing import iterate_images
 from sfpose.runtime.artifact import read_artifact, read_manifest
 
 
@@ -206,6 +208,19 @@ def test_benchmark_gives_plausible_figures(capsys):
     assert main(["benchmark", "--repeats", "0"]) == 2
     assert main(["benchmark", "--repeats", "1"]) == 0
     assert "pairs a second" in capsys.readouterr().out
+
+
+def test_steps_name_the_image_that_is_refused():
+    images = [np.zeros((4, 4, 3), np.uint8)] * 3 + [np.zeros((4, 4))]
+    names = ["a.png", "b.png", "c.png", "d.png"]
+
+    def shapes(start, part):
+        return start, [image.shape for image in iterate_images(part)]
+
+    done = in_steps(images[:3], names, 2, shapes, progress=False)
+    assert done == [(0, [(4, 4, 3)] * 2), (2, [(4, 4, 3)])]
+    with pytest.raises(ValueError, match=r"^d\.png: images must be uint8"):
+        in_steps(images, names, 2, shapes, progress=False)
 
 
 def test_a_damaged_photo_is_named_whatever_batch_it_is_in(people, tmp_path, capsys):

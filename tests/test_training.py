@@ -26,7 +26,11 @@ from sfpose.training.augmentation import (  # noqa: E402
     sample_images,
 )
 from sfpose.training.checkpoints import load_checkpoint  # noqa: E402
-from sfpose.training.distillation import TaughtFaceSource, teacher_targets  # noqa: E402
+from sfpose.training.distillation import (  # noqa: E402
+    TaughtFaceSource,
+    normalise_images,
+    teacher_targets,
+)
 from sfpose.training.export import (  # noqa: E402
     check_parity,
     fold_batch_norm,
@@ -360,6 +364,53 @@ def test_held_out_and_unfound_faces_are_never_trained_on():
     np.testing.assert_allclose(teacher_targets(faces)[source.rows], source.bank.numpy())
 
 
+class _BlackTurner:
+    """Stands for a FaceTurner: counts the faces that it is given and draws them black."""
+
+    def __init__(self):
+        self.given = 0
+
+    def turn(self, photos, cameras):
+        assert len(photos) == len(cameras)
+        self.given += len(photos)
+        return self
+
+    def seen_through(self, matrices, size):
+        return torch.zeros(len(matrices), 3, size, size)
+
+
+def test_as_many_faces_are_turned_as_asked_for():
+    for share, least, most in ((0.0, 0, 0), (0.5, 50, 94), (1.0, 144, 144)):
+        turner = _BlackTurner()
+        source = TaughtFaceSource(_faces(), turner=turner, turned_share=share)
+        for first in range(0, 144, 18):
+            source.batch(0, first, 18, 32)
+        assert least <= turner.given <= most
+
+
+def test_light_is_changed_as_strongly_as_asked_for():
+    faces = _faces()
+    faces.photos[:] = 100
+    for strength, changed in ((0.0, False), (1.0, True)):
+        images, _ = TaughtFaceSource(faces, light=strength).batch(0, 0, 12, 32)
+        brightest = images.amax((2, 3))
+        unchanged = normalise_images(torch.full((12, 3, 1, 1), 100 / 255))[:, :, 0, 0]
+        assert torch.allclose(brightest, unchanged, atol=1e-4) != changed
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"light": -0.1}, "light must be at least 0; got -0.1"),
+        ({"turned_share": 1.5}, "turned_share must be between 0 and 1; got 1.5"),
+        ({"turned_share": float("nan")}, "turned_share must be between 0 and 1; got nan"),
+    ],
+)
+def test_shares_and_strengths_are_checked(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        TaughtFaceSource(_faces(), **wrong)
+
+
 def test_distillation_recognises_its_own_targets_among_many():
     torch.manual_seed(0)
     bank = nn.functional.normalize(torch.randn(500, 16), dim=1)
@@ -604,19 +655,20 @@ def test_stages_of_ones_own_are_checked_before_anything_is_read(what, tmp_path, 
         assert "rates must be" in capsys.readouterr().err
 
 
-def test_a_seed_of_ones_own_goes_into_the_run(tmp_path, monkeypatch):
-    seeds = []
+def test_settings_of_ones_own_go_into_the_run(tmp_path, monkeypatch):
+    settings = []
 
     def distil(*_, recipe, **__):
-        seeds.append(recipe.loop.seed)
+        settings.append((recipe.loop.seed, recipe.turned_share, recipe.light))
         raise ValueError("enough")
 
     monkeypatch.setattr("sfpose.training.faces.load_taught_faces", lambda *_: _faces())
     monkeypatch.setattr("sfpose.training.recipes.find_own_landmarks", lambda *_: None)
     monkeypatch.setattr("sfpose.training.recipes.distil", distil)
-    for given in ([], ["--seed", "7"]):
+    for given in ([], ["--seed", "7", "--turned", "0.1", "--light", "0.5"]):
         assert main(["train", "distil", "data", "--out", str(tmp_path / "out"), *given]) == 2
-    assert seeds == [DistillationRecipe().loop.seed, 7]
+    recipe = DistillationRecipe()
+    assert settings == [(recipe.loop.seed, recipe.turned_share, recipe.light), (7, 0.1, 0.5)]
 
 
 def test_stored_faces_are_read(shared_data, tmp_path, monkeypatch):

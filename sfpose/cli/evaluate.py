@@ -77,7 +77,7 @@ def embed_with_progress(
     def embed(_: int, part: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         return embedder.transform(part)
 
-    parts = in_steps(images, 4 * embedder.batch_size, embed, progress=progress)
+    parts = in_steps(images, images.names, 4 * embedder.batch_size, embed, progress=progress)
     return np.concatenate(parts)
 
 

@@ -127,21 +127,31 @@ def photos_by_person(folder: str) -> tuple[list[Path], list[str]]:
 
 def in_steps(
     images: Sequence[_Image],
+    names: Sequence[str | Path],
     step: int,
     work: Callable[[int, Sequence[_Image]], _Result],
     *,
+    label: str = "embedding",
     progress: bool = True,
 ) -> list[_Result]:
-    """Results of ``work(start, part)`` over parts, with a bar that shows on a terminal only."""
+    """Results of ``work(start, part)`` over parts, with a bar that shows on a terminal only.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        As ``work`` raises them, with the image's name where they tell its number in the part.
+    """
     from tqdm import tqdm
 
-    starts = tqdm(
-        range(0, len(images), step),
-        desc="embedding",
-        unit="batch",
-        disable=None if progress else True,
-    )
-    return [work(start, images[start : start + step]) for start in starts]
+    done = []
+    for start in tqdm(
+        range(0, len(images), step), desc=label, unit="batch", disable=None if progress else True
+    ):
+        try:
+            done.append(work(start, images[start : start + step]))
+        except (ValueError, FileNotFoundError) as error:
+            raise type(error)(_named(str(error), names[start:])) from error
+    return done
 
 
 def _aligner(options: argparse.Namespace) -> FaceAligner | None:
@@ -186,28 +196,25 @@ def embed_photos(photos: Sequence[Path], options: argparse.Namespace) -> Faces:
     )
 
     def embed(start: int, part: Sequence[Path]) -> Faces:
-        try:
-            if aligner is None:
-                rows = embedder.transform(part)
-                return Faces(rows, start + np.arange(len(part)))
-            faces = aligner.align(part)
-        except (ValueError, FileNotFoundError) as error:
-            raise type(error)(_named(str(error), start, photos)) from error
+        if aligner is None:
+            rows = embedder.transform(part)
+            return Faces(rows, start + np.arange(len(part)))
+        faces = aligner.align(part)
         if not len(faces.index):
             return Faces(np.zeros((0, embedder.n_features_out), np.float32), faces.index)
         return Faces(embedder.transform(faces.images), start + faces.index)
 
-    done = in_steps(photos, 4 * options.batch_size, embed, progress=options.progress)
+    done = in_steps(photos, photos, 4 * options.batch_size, embed, progress=options.progress)
     return Faces(
         np.concatenate([faces.descriptors for faces in done]),
         np.concatenate([faces.index for faces in done]),
     )
 
 
-def _named(message: str, start: int, photos: Sequence[Path]) -> str:
-    """The message about ``image N`` of a part, with the photo's name instead."""
+def _named(message: str, names: Sequence[str | Path]) -> str:
+    """The message about ``image N`` with the image's name instead."""
     head, _, rest = message.partition(": ")
     number = head.removeprefix("image ")
     if not head.startswith("image ") or not number.isdigit():
         return message
-    return f"{photos[start + int(number)]}: {rest}"
+    return f"{names[int(number)]}: {rest}"

@@ -157,7 +157,8 @@ def _studies(folder: PoseFolder, options: argparse.Namespace) -> _Printed:
         faces = aligner.align(part)
         return faces.images, start + faces.index, faces.pose().yaw, faces.scores
 
-    parts = in_steps(folder.images, 128, align, progress=options.progress)
+    images = folder.images
+    parts = in_steps(images, images.names, 128, align, label="aligning", progress=options.progress)
     crops, index, yaw, scores = (np.concatenate(column) for column in zip(*parts, strict=True))
     embedder = FaceEmbedder(options.weights, align="done", n_jobs=options.n_jobs)
     whole, ocular = embedder.transform(crops), embedder.transform(keep_ocular_region(crops))
@@ -188,14 +189,14 @@ def _studies(folder: PoseFolder, options: argparse.Namespace) -> _Printed:
         "whole face": full.same_pose(),
         "ocular region alone": of(ocular).same_pose(),
     }
-    lost = len(folder.images) - int(found.sum())
-    lines = [f"{len(folder.images)} images, {lost} of them not acquired and left out"]
+    lost = len(images) - int(found.sum())
+    lines = [f"{len(images)} images, {lost} of them not acquired and left out"]
     if full.left_out:
         lines.append(f"{full.left_out} people without two images of each pose were left out")
     lines += [f"{study}\n{format_table(rows)}\n" for study, rows in studies.items()]
     told: dict[str, object] = {
         "weights": str(options.weights),
-        "images": len(folder.images),
+        "images": len(images),
         "not_acquired": lost,
         "people_left_out": full.left_out,
         "studies": {study: [row.to_dict() for row in rows] for study, rows in studies.items()},

@@ -77,6 +77,11 @@ class TaughtFaceSource:
         so that the student learns of profiles what the teacher does not know.
     turned_share : float, default=0.3
         Share of the faces within 30 degrees of frontal that are turned.
+
+    Raises
+    ------
+    ValueError
+        If ``light`` is below 0, or ``turned_share`` not between 0 and 1.
     """
 
     def __init__(
@@ -90,6 +95,10 @@ class TaughtFaceSource:
         turner: FaceTurner | None = None,
         turned_share: float = 0.3,
     ) -> None:
+        if not light >= 0:
+            raise ValueError(f"light must be at least 0; got {light}")
+        if not 0 <= turned_share <= 1:
+            raise ValueError(f"turned_share must be between 0 and 1; got {turned_share}")
         usable = (faces.scores >= smallest_score) & ~faces.held_out
         self.rows = np.flatnonzero(usable)
         self.bank = torch.from_numpy(teacher_targets(faces)[self.rows])

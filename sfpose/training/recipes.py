@@ -64,6 +64,9 @@ class DistillationRecipe:
         (``+map``), its second contrast is left out and its cosine counts three times.
     size : int
         Side of the images that the exported network takes.
+    turned_share, light : float
+        How many frontal faces are turned to the side, and how strongly the light is changed; see
+        :class:`~sfpose.training.distillation.TaughtFaceSource`.
     """
 
     network: str | None = None
@@ -91,6 +94,8 @@ class DistillationRecipe:
     cosine_temperature: float = 0.07
     hellinger_temperature: float = 0.02
     size: int = 64
+    turned_share: float = 0.3
+    light: float = 1.0
 
 
 class DistillationResult(NamedTuple):
@@ -216,7 +221,13 @@ def distil(
     recipe = recipe or DistillationRecipe()
     torch.manual_seed(recipe.loop.seed)
     turner = None if face_surface is None else FaceTurner(face_surface)
-    source = TaughtFaceSource(faces, landmarks, turner=turner)
+    source = TaughtFaceSource(
+        faces,
+        landmarks,
+        light=recipe.light,
+        turner=turner,
+        turned_share=recipe.turned_share,
+    )
     begin = start_network(start, recipe.network)
     network, known = split_map(begin.network, begin.name, source.bank.shape[1])
     # Nothing is asked of the distance between values that do not ship themselves.

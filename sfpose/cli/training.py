@@ -1,0 +1,42 @@
+"""What the subcommands of ``sfpose train`` have in common."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+RESUME = "A run that was stopped goes on from its checkpoint when it is called again."
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Where a run is kept, what it writes, and how long it may take."""
+    parser.add_argument("--out", type=Path, required=True, help="artifact folder to write")
+    parser.add_argument("--checkpoint", type=Path, help="(default: runs/WHAT.pt)")
+    parser.add_argument("--minutes", type=float, help="stop after this time, finished or not")
+    parser.add_argument("--threads", type=int, help="torch threads (default: torch's choice)")
+
+
+def add_start(parser: argparse.ArgumentParser) -> None:
+    """What a run starts from, and of which architecture it is."""
+    parser.add_argument(
+        "--start",
+        help="what to start from: a shipped name, an artifact, a SqueezeNet v1.1 state "
+        "(.safetensors or .pth), or another run's checkpoint (.pt); random weights if not given",
+    )
+    parser.add_argument(
+        "--network",
+        help="architecture, such as squeezefaceposenet+dwc (default: that of --start, or "
+        "squeezefaceposenet); from weights of another one it takes the layers that fit",
+    )
+
+
+def checkpoint_of(options: argparse.Namespace) -> Path:
+    """Where to keep the run; sets the number of threads on the way into torch."""
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError('training needs torch: pip install "sfpose[train]"') from error
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    checkpoint: Path = options.checkpoint or Path("runs") / f"{options.what}.pt"
+    return checkpoint
