@@ -57,8 +57,8 @@ def test_what_is_joined_answers_as_the_objective_does_and_comes_apart_again():
 
 
 def test_a_run_goes_on_from_what_ships_and_ends_in_the_same_form(tmp_path):
-    loop = LoopSettings(stages=(Stage(32, 6, 6),), optimizer="muon", learning_rate=0.0)
-    recipe = DistillationRecipe(loop=loop, size=64)
+    loop = LoopSettings(stages=(Stage(64, 6, 6),), optimizer="muon", learning_rate=0.0)
+    recipe = DistillationRecipe(loop=loop)
     artifact, _ = distil(
         _faces(128), tmp_path / "run.pt", start="plus-int8", recipe=recipe, progress=False
     )

@@ -589,7 +589,7 @@ def test_recipes_run_from_start_to_artifact(tmp_path):
     assert loop.learning_rate == 2e-3
     held = falling_stages(loop, [(32, 6), (40, 18)], [2e-3, 1e-3])
     assert held.stages == (Stage(32, 6, 6, (1.0, 0.5)), Stage(40, 18, 6, (0.5, 0.0)))
-    recipe = DistillationRecipe(loop=loop, size=40)
+    recipe = DistillationRecipe(loop=loop)
     halved = shorter(DistillationRecipe(loop=LoopSettings(stages=(Stage(32, 64, 8),))), 0.5)
     assert halved.loop.total == 32
     artifact, _ = distil(faces, tmp_path / "distil.pt", recipe=recipe, progress=False)
@@ -622,7 +622,7 @@ def test_agreement_with_the_teacher_is_over_the_right_photos():
 
 def test_a_run_goes_on_from_what_another_one_of_another_network_learned(tmp_path):
     loop = LoopSettings(stages=(Stage(32, 12, 6),), optimizer="muon", learning_rate=1e-3)
-    recipe = DistillationRecipe(loop=loop, size=32)
+    recipe = DistillationRecipe(loop=loop)
     first = tmp_path / "first.pt"
     distil(_faces(), first, recipe=recipe, progress=False)
     learned = load_checkpoint(first)

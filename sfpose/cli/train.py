@@ -176,13 +176,10 @@ def _run_distil(options: argparse.Namespace) -> int:
     from sfpose.training.mixing import mix_faces, onnx_teacher
 
     recipe = recipes.shorter(recipes.DistillationRecipe(), options.scale)
-    loop = _stages(recipe.loop, options)
-    # What is exported takes the size that was seen last.
     recipe = replace(
         recipe,
         network=options.network,
-        loop=loop,
-        size=loop.stages[-1].size,
+        loop=_stages(recipe.loop, options),
         turned_share=options.turned,
         light=options.light,
     )

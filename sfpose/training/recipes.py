@@ -62,8 +62,6 @@ class DistillationRecipe:
     cosine_temperature, hellinger_temperature : float
         See :class:`DistillationObjective`. Where the objective's map ships with the network
         (``+map``), its second contrast is left out and its cosine counts three times.
-    size : int
-        Side of the images that the exported network takes.
     turned_share, light : float
         How many frontal faces are turned to the side, and how strongly the light is changed; see
         :class:`~sfpose.training.distillation.TaughtFaceSource`.
@@ -93,9 +91,13 @@ class DistillationRecipe:
     )
     cosine_temperature: float = 0.07
     hellinger_temperature: float = 0.02
-    size: int = 64
     turned_share: float = 0.3
     light: float = 1.0
+
+    @property
+    def size(self) -> int:
+        """Side of the images that the exported network takes: the size that it saw last."""
+        return self.loop.stages[-1].size
 
 
 class DistillationResult(NamedTuple):
