@@ -1,19 +1,22 @@
 """The map that distillation learns beside a network, and that a mapped network ships with."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="training needs the [train] extra")
 
 from sfpose.networks import build_network  # noqa: E402
-from sfpose.runtime.artifact import read_artifact  # noqa: E402
+from sfpose.runtime.artifact import read_artifact, write_artifact  # noqa: E402
+from sfpose.training.export import network_from_artifact  # noqa: E402
 from sfpose.training.faces import TaughtFaces  # noqa: E402
 from sfpose.training.loop import LoopSettings, Stage  # noqa: E402
-from sfpose.training.maps import join_map, split_map  # noqa: E402
+from sfpose.training.maps import join_map, place_shape, split_map  # noqa: E402
 from sfpose.training.objectives import DistillationObjective  # noqa: E402
 from sfpose.training.recipes import DistillationRecipe, distil, start_network  # noqa: E402
 
-NAME = "squeezefaceposenet+deeper7+map"
+AVERAGED, PLACED = "squeezefaceposenet+deeper7+map", "squeezefaceposenet+deeper7+places+map"
 
 
 def _faces(values):
@@ -30,12 +33,17 @@ def _faces(values):
     )
 
 
-def test_what_is_joined_answers_as_the_objective_does_and_comes_apart_again():
+@pytest.mark.parametrize("name", [AVERAGED, PLACED])
+def test_what_is_joined_answers_as_the_objective_does_and_comes_apart_again(name):
     torch.manual_seed(0)
-    network = build_network("squeezefaceposenet+deeper7").eval()
-    objective = DistillationObjective(torch.eye(128)[:5]).eval()
+    network, state = split_map(build_network(name, batch_norm=False, input_size=40), name, 128)
+    objective = DistillationObjective(torch.eye(128)[:5], places=place_shape(network)).eval()
+    objective.load_state_dict(state, strict=False)
     objective.mean.uniform_(0.5, 2)
-    joined = join_map(network, objective, NAME)
+    if name == PLACED:
+        assert place_shape(network) == (64, 16)
+        objective.placed.weight.data.normal_(std=0.02)
+    joined = join_map(network.eval(), objective, name)
     images = torch.rand(3, 3, 40, 40)
     with torch.inference_mode():
         expected = objective.to_teacher(network(images))
@@ -45,15 +53,51 @@ def test_what_is_joined_answers_as_the_objective_does_and_comes_apart_again():
         assert float(kept.float().mean()) > 0.9
         found = (halves[0] - halves[1]) / 8
         torch.testing.assert_close(found[kept], expected.double()[kept], rtol=1e-3, atol=1e-4)
-        again, state = split_map(joined, NAME, 128)
-        other = DistillationObjective(torch.eye(128)[:5]).eval()
+        again, state = split_map(joined, name, 128)
+        other = DistillationObjective(torch.eye(128)[:5], places=place_shape(again)).eval()
         other.load_state_dict(state, strict=False)
         torch.testing.assert_close(
             other.to_teacher(again.eval()(images)), expected, rtol=1e-3, atol=1e-4
         )
+
+
+def test_what_has_no_map_stays_whole_and_what_lacks_layers_is_not_joined():
+    network = build_network("squeezefaceposenet+deeper7")
     assert split_map(network, "squeezefaceposenet+deeper7", 8) == (network, {})
+    assert place_shape(network) == (0, 0)
+    objective = DistillationObjective(torch.eye(128)[:5])
     with pytest.raises(ValueError, match=r"nothing for \['deeper\.0\.squeeze"):
-        join_map(build_network("squeezefaceposenet"), objective, NAME)
+        join_map(build_network("squeezefaceposenet"), objective, AVERAGED)
+    with pytest.raises(ValueError, match=r"nothing for \['places\.0\.weight"):
+        join_map(build_network("squeezefaceposenet+deeper7", input_size=64), objective, PLACED)
+
+
+def test_places_are_taught_on_from_a_network_without_them(tmp_path):
+    loop = LoopSettings(stages=(Stage(40, 12, 6),), optimizer="muon", learning_rate=1e-3)
+    recipe = DistillationRecipe(network=PLACED, loop=loop)
+    artifact, _ = distil(
+        _faces(128), tmp_path / "run.pt", start="plus-int8", recipe=recipe, progress=False
+    )
+    assert artifact.manifest["network"] == PLACED
+    assert artifact.manifest["input"]["size"] == 40
+    network = network_from_artifact(artifact)
+    assert network.placed.weight.shape == (128, 64, 4, 4)
+    assert network.placed.weight.any()
+    first = tmp_path / "out"
+    write_artifact(first, artifact.model, artifact.manifest)
+    distil(
+        _faces(128),
+        tmp_path / "again.pt",
+        start=first,
+        recipe=DistillationRecipe(loop=replace(loop, learning_rate=0.0)),
+        progress=False,
+    )
+    before, after = (
+        torch.load(tmp_path / f"{run}.pt", weights_only=True)["objective"]["placed.weight"]
+        for run in ("run", "again")
+    )
+    assert before.any()
+    torch.testing.assert_close(after, before)
 
 
 def test_a_run_goes_on_from_what_ships_and_ends_in_the_same_form(tmp_path):
@@ -62,19 +106,19 @@ def test_a_run_goes_on_from_what_ships_and_ends_in_the_same_form(tmp_path):
     artifact, _ = distil(
         _faces(128), tmp_path / "run.pt", start="plus-int8", recipe=recipe, progress=False
     )
-    assert artifact.manifest["network"] == NAME
+    assert artifact.manifest["network"] == AVERAGED
     assert artifact.manifest["descriptor"] == {"size": 256, "normalization": "l1"}
     state = torch.load(tmp_path / "run.pt", weights_only=True)
     known = start_network("plus-int8").network.state_dict()
     assert torch.equal(state["objective"]["linear.weight"], known["map.weight"])
     assert torch.equal(state["averaged"]["fire2.squeeze.0.weight"], known["fire2.squeeze.0.weight"])
-    assert read_artifact("plus-int8").manifest["network"] == NAME
+    assert read_artifact("plus-int8").manifest["network"] == AVERAGED
     # What does not ship is not taught: the 1000 values' own contrast is left out.
     assert "hellinger_loss" not in (tmp_path / "run.jsonl").read_text(encoding="utf-8")
 
 
 def test_a_teacher_of_another_width_is_refused_before_training(tmp_path):
-    recipe = DistillationRecipe(network=NAME)
+    recipe = DistillationRecipe(network=AVERAGED)
     with pytest.raises(ValueError, match=r"embeddings must have 128 values.*got 8"):
         distil(_faces(8), tmp_path / "run.pt", recipe=recipe, progress=False)
     assert not (tmp_path / "run.pt").exists()

@@ -26,6 +26,7 @@ COUNTS = {
     "squeezefaceposenet+deeper+map": 2_810_920 + 128 * 1000,
     "squeezefaceposenet+deeper7": 1_235_496 + 7 * ADDED_MODULE,
     "squeezefaceposenet+deeper7+map": 3_992_488 + 128 * 1000,
+    "squeezefaceposenet+deeper7+places+map": 4_120_488 + 513 * 64 + 64 * 7 * 7 * 128,
 }
 # Table 2: squeeze and expand widths of fire2 to fire9.
 WIDTHS = [(16, 64), (16, 64), (32, 128), (32, 128), (48, 192), (48, 192), (64, 256), (64, 256)]
@@ -34,7 +35,8 @@ FIRES = [f"fire{number}" for number in range(2, 10)]
 
 @pytest.mark.parametrize(("name", "count"), COUNTS.items())
 def test_every_variant_has_its_exact_number_of_parameters(name, count):
-    assert sum(p.numel() for p in build_network(name).parameters()) == count
+    network = build_network(name, batch_norm=False)
+    assert sum(p.numel() for p in network.parameters()) == count
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -227,12 +229,55 @@ def test_a_mapped_network_splits_the_signs_of_what_it_maps():
         assert not network(images).any(), "where nothing fires, nothing is described"
 
 
+def test_places_add_what_the_average_forgets():
+    torch.manual_seed(0)
+    network = build_network("squeezefaceposenet+deeper7+places+map", input_size=48).eval()
+    averaged = build_network("squeezefaceposenet+deeper7+map").eval()
+    state = network.state_dict()
+    averaged.load_state_dict({k: v for k, v in state.items() if not k.startswith("place")})
+    images = torch.randn(3, 3, 48, 48)
+    seen = {}
+    network.conv10.register_forward_hook(lambda _, inputs, output: seen.update(at=inputs[0]))
+    network.conv10.register_forward_hook(lambda _, inputs, output: seen.update(values=output))
+    with torch.inference_mode():
+        # It starts by adding nothing.
+        torch.testing.assert_close(network(images), averaged(images))
+        network.placed.weight.normal_(std=0.01)
+        got = network(images).double()
+    convolution, norm = network.places[0], network.places[1]
+    norm_scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    maps = torch.einsum(
+        "nchw,dc->ndhw", seen["at"].double(), convolution.weight[..., 0, 0].double()
+    )
+    maps = maps - norm.running_mean[:, None, None]
+    maps = (maps * norm_scale[:, None, None].double() + norm.bias[:, None, None]).clamp(min=0)
+    values = seen["values"].double().mean((2, 3))
+    shares = values / values.sum(1, keepdim=True)
+    mapped = (shares + 1e-4).sqrt() @ network.map.weight.double().T
+    mapped = mapped + torch.einsum("ndhw,edhw->ne", maps, network.placed.weight.double())
+    mapped = (mapped / mapped.norm(dim=1, keepdim=True)).detach()
+    halves = [(1 + 4 * mapped).clamp(min=0), (1 - 4 * mapped).clamp(min=0)]
+    torch.testing.assert_close(got, torch.cat(halves, 1), rtol=1e-4, atol=1e-4)
+
+
+def test_places_need_a_map_and_images_of_one_size():
+    with pytest.raises(ValueError, match="places add to the values of a map; give mapped=True"):
+        SqueezeFacePoseNet(places=64)
+    network = build_network("squeezefaceposenet+deeper7+places+map")
+    with pytest.raises(ValueError, match=r"shape \(n, 3, 64, 64\).*got \(1, 3, 48, 48\)"):
+        network(torch.zeros(1, 3, 48, 48))
+    for name, size in (("+gdc", 14), ("+deeper7+places+map", 14)):
+        with pytest.raises(ValueError, match="input_size must be at least 15; got 14"):
+            build_network("squeezefaceposenet" + name, input_size=size)
+
+
 @pytest.mark.parametrize("name", COUNTS)
 def test_every_parameter_of_a_variant_learns(name):
     torch.manual_seed(0)
     network = build_network(name, batch_norm=True, dropout=0.5, input_size=32).train()
     for key, parameter in network.named_parameters():
-        if key.startswith("deeper") and not parameter.any() and parameter.ndim == 1:
+        begins = (key.startswith("deeper") and parameter.ndim == 1) or key == "placed.weight"
+        if begins and not parameter.any():
             # Modules that add nothing yet pass nothing back to what is below them.
             torch.nn.init.ones_(parameter)
     network(torch.randn(4, 3, 32, 32)).square().sum().backward()

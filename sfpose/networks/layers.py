@@ -16,10 +16,13 @@ __all__ = [
     "convolution",
     "depthwise_convolution",
     "interleave_channels",
+    "length_of_roots",
     "map_side",
     "roots_of_shares",
     "shares_of_sum",
 ]
+
+_LEAST_SHARE = 1e-4
 
 
 def convolution(
@@ -281,7 +284,12 @@ def shares_of_sum(values: Tensor) -> Tensor:
 
 def roots_of_shares(shares: Tensor) -> Tensor:
     """Square roots of shares (n, d); a small constant keeps the slope finite at zero."""
-    return torch.sqrt(shares + 1e-4)
+    return torch.sqrt(shares + _LEAST_SHARE)
+
+
+def length_of_roots(count: int) -> float:
+    """Length of the :func:`roots_of_shares` of ``count`` values that do not all vanish."""
+    return float((1 + count * _LEAST_SHARE) ** 0.5)
 
 
 def check_image_size(images: Tensor, size: int) -> None:

@@ -96,15 +96,16 @@ def _variant(
     parameters: float | None,
     megabytes: float | None,
     milliseconds: float | None,
+    input_size: int = 113,
     **options: bool | int,
 ) -> NetworkSpec:
     return NetworkSpec(
         name="squeezefaceposenet" + suffix,
         architecture=SqueezeFacePoseNet,
-        input_size=113,
+        input_size=input_size,
         descriptor_size=256 if options.get("mapped") else 1000,
         non_negative=True,
-        fixed_size=bool(options.get("gdc", False)),
+        fixed_size="gdc" in options or "places" in options,
         published_parameters=parameters,
         published_megabytes=megabytes,
         published_milliseconds=milliseconds,
@@ -123,6 +124,8 @@ _SPECS = (
     _variant("+deeper+map", None, None, None, deeper=4, mapped=True),
     _variant("+deeper7", None, None, None, deeper=7),
     _variant("+deeper7+map", None, None, None, deeper=7, mapped=True),
+    # Its weights are those of places, and it was taught at 64.
+    _variant("+deeper7+places+map", None, None, None, 64, deeper=7, places=64, mapped=True),
     NetworkSpec("resnet50", ResNet50, 224, 2048, True, False, 25.6, 146, 160, 1000),
     NetworkSpec("senet50", SENet50, 224, 2048, True, False, 28.1, 155, 210, 1000),
     NetworkSpec("lightcnn29", LightCNN29, 128, 256, False, True, 12.6),

@@ -13,7 +13,7 @@ from sfpose.networks.layers import (
     shares_of_sum,
 )
 
-__all__ = ["Fire", "SqueezeFacePoseNet"]
+__all__ = ["Fire", "SqueezeFacePoseNet", "last_side"]
 
 
 class Fire(nn.Module):
@@ -91,9 +91,10 @@ class SqueezeFacePoseNet(nn.Module):
 
     Parameters
     ----------
-    batch_norm : bool, default=False
+    batch_norm : bool, optional
         Batch normalisation after each convolution. A training aid: the exporter
-        folds it away, so that what ships has the layers of Table 2 and no others.
+        folds it away, so that what ships has the layers of Table 2 and no others. None puts
+        it behind the filters of ``places`` alone, whose input has no scale of its own.
     dropout : float, default=0.0
         Share of the values dropped before conv10 in training (0.5 in the paper).
     input_size : int, default=113
@@ -126,6 +127,17 @@ class SqueezeFacePoseNet(nn.Module):
         two of ReLU(1 + 4 e) and ReLU(1 - 4 e), none negative. Their chi-square distance orders
         pairs nearly as the cosine of the 128 does, which is what distillation teaches
         best. An image in which nothing fires keeps zeros.
+    places : int, default=0
+        Beside the 1000 values, which a global average takes out of their places, so many maps
+        of 1x1 filters, every place of which has weights of its own for the 128 values: their
+        sum is added to the linear map's before it is brought to length 1. It starts by adding
+        nothing. Only with ``mapped``, and for images of ``input_size``.
+
+    Raises
+    ------
+    ValueError
+        If ``input_size`` is too small for ``gdc`` or ``places``, or ``places`` is given without
+        ``mapped``.
 
     References
     ----------
@@ -151,7 +163,7 @@ class SqueezeFacePoseNet(nn.Module):
     def __init__(
         self,
         *,
-        batch_norm: bool = False,
+        batch_norm: bool | None = None,
         dropout: float = 0.0,
         input_size: int = 113,
         gdc: bool = False,
@@ -160,15 +172,17 @@ class SqueezeFacePoseNet(nn.Module):
         preactivation: bool = False,
         deeper: int = 0,
         mapped: bool = False,
+        places: int = 0,
     ) -> None:
         super().__init__()
+        everywhere = bool(batch_norm)
 
         def fire(inputs: int, squeeze: int, expand: int) -> Fire:
             return Fire(
                 inputs,
                 squeeze,
                 expand,
-                batch_norm=batch_norm,
+                batch_norm=everywhere,
                 depthwise=dwc,
                 residual=residual,
                 preactivation=preactivation,
@@ -183,7 +197,7 @@ class SqueezeFacePoseNet(nn.Module):
             3,
             64,
             3,
-            batch_norm=batch_norm,
+            batch_norm=everywhere,
             activation=None if preactivation else nn.ReLU(inplace=True),
         )
         self.maxpool1 = pool()
@@ -198,31 +212,36 @@ class SqueezeFacePoseNet(nn.Module):
         self.maxpool8 = pool()
         self.fire9 = fire(512, 64, 256)
         added = [
-            Fire(512, 128, 256, batch_norm=batch_norm, residual=True, preactivation=True)
+            Fire(512, 128, 256, batch_norm=everywhere, residual=True, preactivation=True)
             for _ in range(deeper)
         ]
         self.deeper = nn.Sequential(*added, nn.ReLU(inplace=True)) if deeper else None
         self.dropout9 = nn.Dropout(dropout)
         self.conv10 = convolution(
-            512, 1000, batch_norm=batch_norm, activation=nn.ReLU(inplace=True)
+            512, 1000, batch_norm=everywhere, activation=nn.ReLU(inplace=True)
         )
         self.gdc: nn.Sequential | None = None
         if gdc:
-            side = input_size
-            for _ in range(3):
-                side = (side - 3) // 2 + 1
-            if side < 1:
-                raise ValueError(f"input_size must be at least 15; got {input_size}")
+            side = last_side(input_size)
             self.gdc = convolution(
                 1000,
                 1000,
                 side,
                 padding=0,
                 groups=1000,
-                batch_norm=batch_norm,
+                batch_norm=everywhere,
                 activation=nn.ReLU(inplace=True),
             )
         self.map = nn.Linear(1000, 128, bias=False) if mapped else None
+        self.places: nn.Sequential | None = None
+        self.placed: nn.Conv2d | None = None
+        if places:
+            if not mapped:
+                raise ValueError("places add to the values of a map; give mapped=True too")
+            self.places = convolution(
+                512, places, batch_norm=batch_norm is not False, activation=nn.ReLU(inplace=True)
+            )
+            self.placed = nn.Conv2d(places, 128, last_side(input_size), bias=False)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -233,10 +252,12 @@ class SqueezeFacePoseNet(nn.Module):
         for module in added:
             nn.init.zeros_(module.expand1x1[-1].get_parameter("weight"))
             nn.init.zeros_(module.expand3x3[-1].get_parameter("weight"))
+        if self.placed is not None:
+            nn.init.zeros_(self.placed.weight)
 
     def forward(self, images: Tensor) -> Tensor:
         """Descriptors (n, 1000), mapped ones (n, 256), all >= 0, of images (n, 3, h, w)."""
-        if self.gdc is not None:
+        if self.gdc is not None or self.places is not None:
             check_image_size(images, self.input_size)
         x = self.maxpool1(self.conv1(images))
         x = self.maxpool4(self.fire4(self.fire3(self.fire2(x))))
@@ -246,13 +267,33 @@ class SqueezeFacePoseNet(nn.Module):
             x = F.relu(x)
         if self.deeper is not None:
             x = self.deeper(x)
+        added = None
+        if self.places is not None:
+            added = self.places(x)
+            if self.placed is not None:
+                added = self.placed(added)
         x = self.conv10(self.dropout9(x))
         x = x.mean((2, 3)) if self.gdc is None else self.gdc(x).flatten(1)
-        return x if self.map is None else _split_signs(self.map, x)
+        if self.map is not None:
+            return _split_signs(self.map, x, added)
+        # What the map was taken off, to be taught: all that it needs.
+        return x if added is None else torch.cat([x, added.flatten(1)], 1)
 
 
-def _split_signs(linear: nn.Linear, values: Tensor) -> Tensor:
+def last_side(input_size: int) -> int:
+    """Side of the last map of SqueezeFacePoseNet for images of that side."""
+    side = input_size
+    for _ in range(3):
+        side = (side - 3) // 2 + 1
+    if side < 1:
+        raise ValueError(f"input_size must be at least 15; got {input_size}")
+    return side
+
+
+def _split_signs(linear: nn.Linear, values: Tensor, added: Tensor | None) -> Tensor:
     shares = shares_of_sum(values)
     mapped = linear(roots_of_shares(shares))
+    if added is not None:
+        mapped = mapped + added.flatten(1)
     mapped = 4 * mapped / torch.sqrt((mapped * mapped).sum(1, keepdim=True) + 1e-12)
     return F.relu(1 + torch.cat([mapped, -mapped], 1)) * shares.sum(1, keepdim=True)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
 from sfpose.networks import build_network
+from sfpose.networks.layers import length_of_roots
+from sfpose.networks.squeezefaceposenet import SqueezeFacePoseNet, last_side
 from sfpose.training.export import scale_descriptor, take_common_layers
 from sfpose.training.objectives import DistillationObjective
 
-__all__ = ["is_mapped", "join_map", "split_map"]
+__all__ = ["is_mapped", "join_map", "place_shape", "split_map"]
 
 _SUFFIX = "+map"
 
@@ -17,6 +21,13 @@ _SUFFIX = "+map"
 def is_mapped(network: str) -> bool:
     """Whether an architecture ends in a linear map of its values."""
     return network.endswith(_SUFFIX)
+
+
+def place_shape(network: nn.Module) -> tuple[int, int]:
+    """Maps that a network gives beside its values, and their places; (0, 0) if it has none."""
+    if not isinstance(network, SqueezeFacePoseNet) or network.places is None:
+        return 0, 0
+    return len(network.places.get_parameter("0.weight")), last_side(network.input_size) ** 2
 
 
 def split_map(
@@ -27,6 +38,7 @@ def split_map(
     Parameters
     ----------
     network : nn.Module
+        Left as it is.
     name : str
         Its architecture.
     teacher_size : int
@@ -35,7 +47,8 @@ def split_map(
     Returns
     -------
     network : nn.Module
-        That of the same layers without the map; the one that was given if it has none.
+        A copy without the map, which gives all that goes into it; the one that was given if it
+        has none.
     objective : dict of str to Tensor
         State of a :class:`DistillationObjective` that begins with the map; empty if there
         is none.
@@ -47,17 +60,23 @@ def split_map(
     """
     if not is_mapped(name):
         return network, {}
-    state = network.state_dict()
-    weight = state.pop("map.weight")
+    plain = copy.deepcopy(network)
+    assert isinstance(plain, SqueezeFacePoseNet)
+    weight = plain.get_parameter("map.weight").detach()
     mapped, own = weight.shape
     if mapped != teacher_size:
         raise ValueError(
             f"the teacher's embeddings must have {mapped} values, which the map of {name!r} gives; "
             f"got {teacher_size}"
         )
-    plain = build_network(name.removesuffix(_SUFFIX))
-    plain.load_state_dict(state)
-    return plain, {"linear.weight": weight, "mean": torch.ones(own)}
+    objective = {"linear.weight": weight, "mean": torch.ones(own)}
+    maps, count = place_shape(plain)
+    if maps:
+        placed = plain.get_parameter("placed.weight").detach().flatten(1)
+        objective["placed.weight"] = placed * (count**0.5 / length_of_roots(own))
+        plain.placed = None
+    plain.map = None
+    return plain, objective
 
 
 def join_map(network: nn.Module, objective: DistillationObjective, name: str) -> nn.Module:
@@ -82,8 +101,15 @@ def join_map(network: nn.Module, objective: DistillationObjective, name: str) ->
     ValueError
         If the network or the map is of another form.
     """
-    joined = build_network(name, batch_norm=False)
-    state = {**network.state_dict(), "map.weight": objective.linear.weight}
+    weight = objective.linear.weight
+    assert isinstance(network, SqueezeFacePoseNet)
+    joined = build_network(name, batch_norm=False, input_size=network.input_size)
+    state = {**network.state_dict(), "map.weight": weight}
+    if objective.placed is not None and joined.placed is not None:
+        # The objective's features have length 1, the network's roots of shares have not.
+        factor = length_of_roots(weight.shape[1]) / objective.place_divisor
+        shape = joined.get_parameter("placed.weight").shape
+        state["placed.weight"] = objective.placed.weight.view(shape) * factor
     left = take_common_layers(joined, state)
     if left:
         raise ValueError(f"the parts of {name!r} must fit it; there is nothing for {left}")

@@ -83,6 +83,9 @@ class DistillationObjective(nn.Module):
         Of one minus the cosine to the own teacher embedding, beside the first contrast.
     hellinger_weight : float, default=1.0
         Of the second contrast; it is left out at 0.
+    places : (int, int), default=(0, 0)
+        How many maps a network gives beside the descriptor, and of how many places: a linear layer
+        of their values, which starts at zero, adds to the linear map's.
 
     References
     ----------
@@ -104,11 +107,19 @@ class DistillationObjective(nn.Module):
         hellinger_bank: int = 4096,
         cosine_weight: float = 1.0,
         hellinger_weight: float = 1.0,
+        places: tuple[int, int] = (0, 0),
     ) -> None:
         super().__init__()
         self.register_buffer("bank", bank, persistent=False)
         self.register_buffer("mean", torch.ones(descriptor_size))
         self.linear = nn.Linear(descriptor_size, bank.shape[1], bias=False)
+        maps, count = places
+        self.placed = nn.Linear(maps * count, bank.shape[1], bias=False) if maps else None
+        if self.placed is not None:
+            nn.init.zeros_(self.placed.weight)
+        # By which their values are divided, so that many places learn no faster than one.
+        self.place_divisor = max(1, count) ** 0.5
+        self.descriptor_size = descriptor_size
         self.code = nn.Linear(bank.shape[1], descriptor_size)
         nn.init.normal_(self.code.weight, std=4.0)
         self.cosine_temperature = cosine_temperature
@@ -130,17 +141,23 @@ class DistillationObjective(nn.Module):
                 self.mean.lerp_(descriptors.mean(0), 0.01)
         return descriptors / self.divisors
 
-    def _map(self, features: Tensor) -> Tensor:
-        return F.normalize(self.linear(features), dim=1)
+    def _features(self, outputs: Tensor) -> Tensor:
+        return hellinger_features(self.scaled(outputs[:, : self.descriptor_size]))
 
-    def to_teacher(self, descriptors: Tensor) -> Tensor:
-        """Where the linear map puts descriptors among the teacher's embeddings, length 1."""
-        return self._map(hellinger_features(self.scaled(descriptors)))
+    def _map(self, features: Tensor, outputs: Tensor) -> Tensor:
+        mapped = self.linear(features)
+        if self.placed is not None:
+            mapped = mapped + self.placed(outputs[:, self.descriptor_size :] / self.place_divisor)
+        return F.normalize(mapped, dim=1)
 
-    def forward(self, descriptors: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, float]]:
+    def to_teacher(self, outputs: Tensor) -> Tensor:
+        """Where the map puts a network's outputs among the teacher's embeddings, length 1."""
+        return self._map(self._features(outputs), outputs)
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, float]]:
         """Loss and measurements of a batch; ``targets`` are rows of the bank (n,)."""
-        features = hellinger_features(self.scaled(descriptors))
-        mapped = self._map(features)
+        features = self._features(outputs)
+        mapped = self._map(features, outputs)
         similar = (mapped * self.bank[targets]).sum(1)
         draw = torch.randint(
             0,

@@ -31,7 +31,7 @@ from sfpose.training.export import (
 )
 from sfpose.training.faces import TaughtFaces
 from sfpose.training.loop import LoopSettings, Stage, train
-from sfpose.training.maps import is_mapped, join_map, split_map
+from sfpose.training.maps import is_mapped, join_map, place_shape, split_map
 from sfpose.training.objectives import DistillationObjective
 from sfpose.training.turning import FaceTurner
 
@@ -230,7 +230,7 @@ def distil(
         turner=turner,
         turned_share=recipe.turned_share,
     )
-    begin = start_network(start, recipe.network)
+    begin = start_network(start, recipe.network, input_size=recipe.size)
     network, known = split_map(begin.network, begin.name, source.bank.shape[1])
     # Nothing is asked of the distance between values that do not ship themselves.
     cosine_weight, hellinger_weight = (3.0, 0.0) if is_mapped(begin.name) else (1.0, 1.0)
@@ -240,6 +240,7 @@ def distil(
         hellinger_temperature=recipe.hellinger_temperature,
         cosine_weight=cosine_weight,
         hellinger_weight=hellinger_weight,
+        places=place_shape(network),
     )
     objective.load_state_dict({**known, **begin.objective}, strict=False)
     trained = train(
