@@ -14,7 +14,7 @@ from sfpose.cli import main  # noqa: E402
 from sfpose.preprocessing import as_network_input  # noqa: E402
 from sfpose.runtime.artifact import Artifact, read_artifact, write_artifact  # noqa: E402
 from sfpose.runtime.session import OnnxModel  # noqa: E402
-from sfpose.training.quantization import quantize  # noqa: E402
+from sfpose.training.quantization import _with_small_matrices, quantize  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +48,56 @@ def test_descriptors_of_other_photos_hardly_change(small, faces, tmp_path):
     assert np.quantile(same, 0.1) > 0.95
     kinds = {node.op_type for node in onnx.load_from_string(small.model).graph.node}
     assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
+
+
+@pytest.fixture(scope="module")
+def mapped():
+    """A network that ends in a map and places, as the random numbers made it."""
+    torch = pytest.importorskip("torch", reason="training needs the [train] extra")
+    from sfpose.networks import build_network
+    from sfpose.training.export import to_manifest, to_onnx
+
+    torch.manual_seed(0)
+    name = "squeezefaceposenet+deeper7+places+map"
+    network = build_network(name, batch_norm=False).eval()
+    torch.nn.init.normal_(network.placed.weight, std=0.01)
+    manifest = to_manifest(
+        name="mapped",
+        kind="descriptor",
+        network=name,
+        size=64,
+        descriptor={"size": 256, "normalization": "l1"},
+    )
+    return Artifact(to_onnx(network, 64), manifest)
+
+
+def test_a_matrix_in_eight_bits_answers_as_in_float32(mapped):
+    whole = onnx.load_from_string(mapped.model)
+    small = onnx.load_from_string(mapped.model)
+    assert _with_small_matrices(small) is small
+    onnx.checker.check_model(small)
+    images = np.random.default_rng(0).normal(size=(4, 3, 64, 64)).astype(np.float32)
+    expected, found = (OnnxModel(m.SerializeToString()).run(images) for m in (whole, small))
+    assert not np.array_equal(found, expected)
+    np.testing.assert_allclose(found, expected, atol=0.02)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_matrices_are_stored_in_eight_bits_and_come_back(mapped):
+    from sfpose.training.export import network_from_artifact, stored_parameters
+
+    photos = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
+    small = quantize(mapped, list(photos))
+    assert len(small.model) < 0.28 * len(mapped.model)
+    kinds = {tensor.name: tensor for tensor in onnx.load_from_string(small.model).graph.initializer}
+    assert "map.weight" not in kinds
+    for name in ("map.weight_quantized", "placed.weight_quantized"):
+        assert kinds[name].data_type == onnx.TensorProto.INT8
+    before, after = (stored_parameters(each) for each in (mapped, small))
+    rows = before["map.weight"]
+    step = rows.abs().amax(1, keepdim=True) / 127
+    assert float(((after["map.weight"] - rows) / step).abs().max()) <= 0.5001
+    assert network_from_artifact(small).placed.weight.any()
 
 
 @pytest.mark.filterwarnings("ignore")
