@@ -76,7 +76,7 @@ def test_places_are_taught_on_from_a_network_without_them(tmp_path):
     loop = LoopSettings(stages=(Stage(40, 12, 6),), optimizer="muon", learning_rate=1e-3)
     recipe = DistillationRecipe(network=PLACED, loop=loop)
     artifact, _ = distil(
-        _faces(128), tmp_path / "run.pt", start="plus-int8", recipe=recipe, progress=False
+        _faces(128), tmp_path / "run.pt", start="default", recipe=recipe, progress=False
     )
     assert artifact.manifest["network"] == PLACED
     assert artifact.manifest["input"]["size"] == 40
@@ -106,13 +106,13 @@ def test_a_run_goes_on_from_what_ships_and_ends_in_the_same_form(tmp_path):
     artifact, _ = distil(
         _faces(128), tmp_path / "run.pt", start="plus-int8", recipe=recipe, progress=False
     )
-    assert artifact.manifest["network"] == AVERAGED
+    assert artifact.manifest["network"] == PLACED
     assert artifact.manifest["descriptor"] == {"size": 256, "normalization": "l1"}
     state = torch.load(tmp_path / "run.pt", weights_only=True)
     known = start_network("plus-int8").network.state_dict()
     assert torch.equal(state["objective"]["linear.weight"], known["map.weight"])
     assert torch.equal(state["averaged"]["fire2.squeeze.0.weight"], known["fire2.squeeze.0.weight"])
-    assert read_artifact("plus-int8").manifest["network"] == AVERAGED
+    assert read_artifact("plus-int8").manifest["network"] == PLACED
     # What does not ship is not taught: the 1000 values' own contrast is left out.
     assert "hellinger_loss" not in (tmp_path / "run.jsonl").read_text(encoding="utf-8")
 
