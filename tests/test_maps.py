@@ -98,6 +98,17 @@ def test_places_are_taught_on_from_a_network_without_them(tmp_path):
     )
     assert before.any()
     torch.testing.assert_close(after, before)
+    # Images of another size have other places: their weights begin anew, all else goes on.
+    loop = replace(loop, stages=(Stage(56, 6, 6),), learning_rate=0.0)
+    recipe = DistillationRecipe(network=PLACED, loop=loop)
+    larger = distil(
+        _faces(128), tmp_path / "56.pt", start=tmp_path / "run.pt", recipe=recipe, progress=False
+    ).artifact
+    assert larger.manifest["input"]["size"] == 56
+    grown = network_from_artifact(larger)
+    assert grown.placed.weight.shape == (128, 64, 6, 6)
+    assert not grown.placed.weight.any()
+    torch.testing.assert_close(grown.map.weight, network.map.weight)
 
 
 def test_a_run_goes_on_from_what_ships_and_ends_in_the_same_form(tmp_path):

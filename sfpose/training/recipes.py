@@ -242,7 +242,7 @@ def distil(
         hellinger_weight=hellinger_weight,
         places=place_shape(network),
     )
-    objective.load_state_dict({**known, **begin.objective}, strict=False)
+    take_common_layers(objective, {**known, **begin.objective})
     trained = train(
         network,
         objective,
