@@ -12,7 +12,7 @@ from sfpose.runtime.artifact import read_artifact, write_artifact  # noqa: E402
 from sfpose.training.export import network_from_artifact  # noqa: E402
 from sfpose.training.faces import TaughtFaces  # noqa: E402
 from sfpose.training.loop import LoopSettings, Stage  # noqa: E402
-from sfpose.training.maps import join_map, place_shape, split_map  # noqa: E402
+from sfpose.training.maps import join_map, place_shape, rebalance, split_map  # noqa: E402
 from sfpose.training.objectives import DistillationObjective  # noqa: E402
 from sfpose.training.recipes import DistillationRecipe, distil, start_network  # noqa: E402
 
@@ -126,6 +126,43 @@ def test_a_run_goes_on_from_what_ships_and_ends_in_the_same_form(tmp_path):
     assert read_artifact("plus-int8").manifest["network"] == PLACED
     # What does not ship is not taught: the 1000 values' own contrast is left out.
     assert "hellinger_loss" not in (tmp_path / "run.jsonl").read_text(encoding="utf-8")
+
+
+def test_rebalanced_filters_say_the_same():
+    network, state = split_map(network_from_artifact(read_artifact("plus-int8")), PLACED, 128)
+    images = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+    def answers():
+        objective = DistillationObjective(torch.eye(128)[:5], places=place_shape(network)).eval()
+        objective.load_state_dict(state, strict=False)
+        with torch.inference_mode():
+            return objective.to_teacher(network.eval()(images))
+
+    before = answers()
+    rebalance(network, state)
+    for filters in (network.conv10[0].weight, network.places[0].weight):
+        torch.testing.assert_close(
+            filters.flatten(1).norm(dim=1), torch.tensor(2**0.5).expand(len(filters))
+        )
+    assert float((before * answers()).sum(1).min()) > 0.9999
+
+
+def test_the_first_steps_from_what_ships_keep_what_it_knows(tmp_path):
+    loop = LoopSettings(stages=(Stage(64, 24, 6),), optimizer="muon", learning_rate=3e-4)
+    artifact, _ = distil(
+        _faces(128),
+        tmp_path / "run.pt",
+        start="plus-int8",
+        recipe=DistillationRecipe(loop=loop),
+        progress=False,
+    )
+    images = torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        before, after = (
+            network_from_artifact(each)(images).unflatten(1, (2, 128)).diff(dim=1)[:, 0]
+            for each in (read_artifact("plus-int8"), artifact)
+        )
+    assert float(torch.cosine_similarity(before, after).min()) > 0.9
 
 
 def test_a_teacher_of_another_width_is_refused_before_training(tmp_path):

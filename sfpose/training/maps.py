@@ -13,7 +13,7 @@ from sfpose.networks.squeezefaceposenet import SqueezeFacePoseNet, last_side
 from sfpose.training.export import scale_descriptor, take_common_layers
 from sfpose.training.objectives import DistillationObjective
 
-__all__ = ["is_mapped", "join_map", "place_shape", "split_map"]
+__all__ = ["is_mapped", "join_map", "place_shape", "rebalance", "split_map"]
 
 _SUFFIX = "+map"
 
@@ -79,6 +79,35 @@ def split_map(
     return plain, objective
 
 
+def rebalance(network: nn.Module, objective: dict[str, Tensor]) -> None:
+    """Give the last filters of a split network the lengths that filters have at random.
+
+    Export folds what values are divided by into the filters, which leaves some so short that the
+    first steps of training on would replace them. What they say does not change: the objective
+    divides by the same factors.
+
+    Parameters
+    ----------
+    network : nn.Module
+        As :func:`split_map` gives it, of an artifact; changed in place.
+    objective : dict of str to Tensor
+        State beside it; changed in place.
+    """
+    factors = {}
+    for part, divisor in (("conv10", "mean"), ("places", "place_divisors")):
+        layer = getattr(network, part)
+        # Without a bias there is a batch normalisation, which needs no such help.
+        if layer is None or layer[0].bias is None:
+            continue
+        weight, bias = layer[0].weight, layer[0].bias
+        with torch.no_grad():
+            factor = 2**0.5 / weight.flatten(1).norm(dim=1).clamp(min=1e-12)
+            weight.mul_(factor[:, None, None, None])
+            bias.mul_(factor)
+        factors[divisor] = factor
+    objective.update(factors)
+
+
 def join_map(network: nn.Module, objective: DistillationObjective, name: str) -> nn.Module:
     """Put the objective's map behind the network that was taught with it.
 
@@ -107,9 +136,10 @@ def join_map(network: nn.Module, objective: DistillationObjective, name: str) ->
     state = {**network.state_dict(), "map.weight": weight}
     if objective.placed is not None and joined.placed is not None:
         # The objective's features have length 1, the network's roots of shares have not.
-        factor = length_of_roots(weight.shape[1]) / objective.place_divisor
+        factor = length_of_roots(weight.shape[1]) / objective.place_length
+        divisors = objective.place_divisors[None, :, None, None]
         shape = joined.get_parameter("placed.weight").shape
-        state["placed.weight"] = objective.placed.weight.view(shape) * factor
+        state["placed.weight"] = objective.placed.weight.view(shape) * factor / divisors
     left = take_common_layers(joined, state)
     if left:
         raise ValueError(f"the parts of {name!r} must fit it; there is nothing for {left}")

@@ -95,6 +95,7 @@ class DistillationObjective(nn.Module):
 
     bank: Tensor
     mean: Tensor
+    place_divisors: Tensor
 
     def __init__(
         self,
@@ -117,8 +118,9 @@ class DistillationObjective(nn.Module):
         self.placed = nn.Linear(maps * count, bank.shape[1], bias=False) if maps else None
         if self.placed is not None:
             nn.init.zeros_(self.placed.weight)
-        # By which their values are divided, so that many places learn no faster than one.
-        self.place_divisor = max(1, count) ** 0.5
+        self.register_buffer("place_divisors", torch.ones(maps))
+        # Divided by it too, many places learn no faster than one.
+        self.place_length = max(1, count) ** 0.5
         self.descriptor_size = descriptor_size
         self.code = nn.Linear(bank.shape[1], descriptor_size)
         nn.init.normal_(self.code.weight, std=4.0)
@@ -147,7 +149,10 @@ class DistillationObjective(nn.Module):
     def _map(self, features: Tensor, outputs: Tensor) -> Tensor:
         mapped = self.linear(features)
         if self.placed is not None:
-            mapped = mapped + self.placed(outputs[:, self.descriptor_size :] / self.place_divisor)
+            maps = outputs[:, self.descriptor_size :]
+            maps = maps.reshape(len(outputs), len(self.place_divisors), -1)
+            maps = maps / (self.place_divisors[:, None] * self.place_length)
+            mapped = mapped + self.placed(maps.flatten(1))
         return F.normalize(mapped, dim=1)
 
     def to_teacher(self, outputs: Tensor) -> Tensor:

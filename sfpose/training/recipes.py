@@ -31,7 +31,7 @@ from sfpose.training.export import (
 )
 from sfpose.training.faces import TaughtFaces
 from sfpose.training.loop import LoopSettings, Stage, train
-from sfpose.training.maps import is_mapped, join_map, place_shape, split_map
+from sfpose.training.maps import is_mapped, join_map, place_shape, rebalance, split_map
 from sfpose.training.objectives import DistillationObjective
 from sfpose.training.turning import FaceTurner
 
@@ -242,7 +242,12 @@ def distil(
         hellinger_weight=hellinger_weight,
         places=place_shape(network),
     )
-    take_common_layers(objective, {**known, **begin.objective})
+    if known and not begin.objective:
+        rebalance(network, known)
+    shapes = {key: value.shape for key, value in objective.state_dict().items()}
+    begun = {**known, **begin.objective}
+    fitting = {key: value for key, value in begun.items() if value.shape == shapes.get(key)}
+    objective.load_state_dict(fitting, strict=False)
     trained = train(
         network,
         objective,
