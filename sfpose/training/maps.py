@@ -134,12 +134,14 @@ def join_map(network: nn.Module, objective: DistillationObjective, name: str) ->
     assert isinstance(network, SqueezeFacePoseNet)
     joined = build_network(name, batch_norm=False, input_size=network.input_size)
     state = {**network.state_dict(), "map.weight": weight}
-    if objective.placed is not None and joined.placed is not None:
+    if objective.placed is not None and "places.0.weight" in state:
+        for key in ("places.0.weight", "places.0.bias"):
+            divisors = objective.place_divisors
+            state[key] = state[key] / divisors.view(-1, *[1] * (state[key].ndim - 1))
         # The objective's features have length 1, the network's roots of shares have not.
         factor = length_of_roots(weight.shape[1]) / objective.place_length
-        divisors = objective.place_divisors[None, :, None, None]
         shape = joined.get_parameter("placed.weight").shape
-        state["placed.weight"] = objective.placed.weight.view(shape) * factor / divisors
+        state["placed.weight"] = objective.placed.weight.view(shape) * factor
     left = take_common_layers(joined, state)
     if left:
         raise ValueError(f"the parts of {name!r} must fit it; there is nothing for {left}")
