@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch", reason="training needs the [train] extra")
 
 from sfpose.networks import build_network  # noqa: E402
 from sfpose.runtime.artifact import read_artifact, write_artifact  # noqa: E402
-from sfpose.training.export import network_from_artifact  # noqa: E402
+from sfpose.training.export import network_from_artifact, take_common_layers  # noqa: E402
 from sfpose.training.faces import TaughtFaces  # noqa: E402
 from sfpose.training.loop import LoopSettings, Stage  # noqa: E402
 from sfpose.training.maps import join_map, place_shape, rebalance, split_map  # noqa: E402
@@ -170,3 +170,12 @@ def test_a_teacher_of_another_width_is_refused_before_training(tmp_path):
     with pytest.raises(ValueError, match=r"embeddings must have 128 values.*got 8"):
         distil(_faces(8), tmp_path / "run.pt", recipe=recipe, progress=False)
     assert not (tmp_path / "run.pt").exists()
+
+
+def test_a_state_without_one_buffer_gives_the_others():
+    objective = DistillationObjective(torch.eye(128)[:5], places=(64, 16))
+    state = {key: value + 1 for key, value in objective.state_dict().items()}
+    del state["place_divisors"]
+    assert take_common_layers(objective, state) == []
+    torch.testing.assert_close(objective.mean, torch.full((1000,), 2.0))
+    torch.testing.assert_close(objective.place_divisors, torch.ones(64))

@@ -34,6 +34,7 @@ __all__ = [
     "fold_batch_norm",
     "network_from_artifact",
     "scale_descriptor",
+    "scale_filters",
     "stored_parameters",
     "take_common_layers",
     "to_manifest",
@@ -83,7 +84,11 @@ def scale_descriptor(network: nn.Module, scale: ArrayLike) -> None:
     if not bool((factor > 0).all()):
         raise ValueError("the scale of a descriptor must be positive; got zero or less")
     last = "conv10" if getattr(network, "gdc", None) is None else "gdc"
-    convolution = network.get_submodule(f"{last}.0")
+    scale_filters(network.get_submodule(f"{last}.0"), factor)
+
+
+def scale_filters(convolution: nn.Module, factor: Tensor) -> None:
+    """Multiply each of a convolution's n filters, and its bias, by its own of ``factor`` (n,)."""
     assert isinstance(convolution, nn.Conv2d)
     assert convolution.bias is not None
     with torch.no_grad():
@@ -253,7 +258,7 @@ def take_common_layers(network: nn.Module, state: Mapping[str, Tensor]) -> list[
     network : nn.Module
         Changed in place.
     state : mapping of str to Tensor
-        A layer is taken whole or not at all.
+        A layer is taken whole or not at all; a tensor outside of any layer by itself.
 
     Returns
     -------
@@ -261,12 +266,13 @@ def take_common_layers(network: nn.Module, state: Mapping[str, Tensor]) -> list[
         Parameters of the network that were left as they were.
     """
     own = network.state_dict()
+    layers = {name: name.rpartition(".")[0] or name for name in own}
     unlike = {
-        name.rpartition(".")[0]
+        layers[name]
         for name, value in own.items()
         if name not in state or state[name].shape != value.shape
     }
-    fitting = {name: state[name] for name in own if name.rpartition(".")[0] not in unlike}
+    fitting = {name: state[name] for name in own if layers[name] not in unlike}
     network.load_state_dict(fitting, strict=False)
     return [name for name, _ in network.named_parameters() if name not in fitting]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sfpose.networks import build_network
 from sfpose.networks.layers import length_of_roots
 from sfpose.networks.squeezefaceposenet import SqueezeFacePoseNet, last_side
-from sfpose.training.export import scale_descriptor, take_common_layers
+from sfpose.training.export import scale_descriptor, scale_filters, take_common_layers
 from sfpose.training.objectives import DistillationObjective
 
 __all__ = ["is_mapped", "join_map", "place_shape", "rebalance", "split_map"]
@@ -93,19 +93,14 @@ def rebalance(network: nn.Module, objective: dict[str, Tensor]) -> None:
     objective : dict of str to Tensor
         State beside it; changed in place.
     """
-    factors = {}
     for part, divisor in (("conv10", "mean"), ("places", "place_divisors")):
         layer = getattr(network, part)
         # Without a bias there is a batch normalisation, which needs no such help.
         if layer is None or layer[0].bias is None:
             continue
-        weight, bias = layer[0].weight, layer[0].bias
-        with torch.no_grad():
-            factor = 2**0.5 / weight.flatten(1).norm(dim=1).clamp(min=1e-12)
-            weight.mul_(factor[:, None, None, None])
-            bias.mul_(factor)
-        factors[divisor] = factor
-    objective.update(factors)
+        factor = 2**0.5 / layer[0].weight.detach().flatten(1).norm(dim=1).clamp(min=1e-12)
+        scale_filters(layer[0], factor)
+        objective[divisor] = factor
 
 
 def join_map(network: nn.Module, objective: DistillationObjective, name: str) -> nn.Module:
@@ -134,10 +129,7 @@ def join_map(network: nn.Module, objective: DistillationObjective, name: str) ->
     assert isinstance(network, SqueezeFacePoseNet)
     joined = build_network(name, batch_norm=False, input_size=network.input_size)
     state = {**network.state_dict(), "map.weight": weight}
-    if objective.placed is not None and "places.0.weight" in state:
-        for key in ("places.0.weight", "places.0.bias"):
-            divisors = objective.place_divisors
-            state[key] = state[key] / divisors.view(-1, *[1] * (state[key].ndim - 1))
+    if objective.placed is not None and joined.placed is not None:
         # The objective's features have length 1, the network's roots of shares have not.
         factor = length_of_roots(weight.shape[1]) / objective.place_length
         shape = joined.get_parameter("placed.weight").shape
@@ -146,4 +138,6 @@ def join_map(network: nn.Module, objective: DistillationObjective, name: str) ->
     if left:
         raise ValueError(f"the parts of {name!r} must fit it; there is nothing for {left}")
     scale_descriptor(joined, 1 / objective.divisors.cpu())
+    if joined.places is not None:
+        scale_filters(joined.get_submodule("places.0"), 1 / objective.place_divisors.cpu())
     return joined.eval()

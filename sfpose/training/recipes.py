@@ -244,10 +244,7 @@ def distil(
     )
     if known and not begin.objective:
         rebalance(network, known)
-    shapes = {key: value.shape for key, value in objective.state_dict().items()}
-    begun = {**known, **begin.objective}
-    fitting = {key: value for key, value in begun.items() if value.shape == shapes.get(key)}
-    objective.load_state_dict(fitting, strict=False)
+    take_common_layers(objective, {**known, **begin.objective})
     trained = train(
         network,
         objective,
