@@ -16,15 +16,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from sklearn.metrics.pairwise import paired_cosine_distances
 
 from sfpose import FaceAligner, FaceEmbedder
 from sfpose.protocols import CFP, PoseFolder
 from sfpose.runtime.artifact import read_artifact
-from sfpose.training.distillation import both_looks
 from sfpose.training.faces import TaughtFaces, load_taught_faces
 from sfpose.training.maps import is_mapped
-from sfpose.training.mixing import onnx_teacher
+from sfpose.training.mixing import both_looks
+from sfpose.training.teachers import OnnxTeacher
 
 
 def mapped_values(descriptors: np.ndarray) -> np.ndarray:
@@ -76,7 +77,7 @@ def main() -> None:
         parser.error(f"--weights must be of a network +map; got {network!r}")
     embedder = FaceEmbedder(weights=options.weights, n_jobs=2)
     aligner = FaceAligner(size=112, min_face_score=0, n_jobs=2)
-    teacher = onnx_teacher(options.teacher)
+    teacher = OnnxTeacher(options.teacher)
     faces = load_taught_faces(options.data, options.cache)
     known = faces.scores > 0
     centre = both_looks(faces.embeddings[known], faces.mirror_embeddings[known]).mean(0)
@@ -86,7 +87,8 @@ def main() -> None:
         descriptors = embedder.transform(images)
         found = np.isfinite(descriptors).all(1)
         crops = aligner.transform([images[place] for place in np.flatnonzero(found)])
-        looks = both_looks(teacher(crops), teacher(np.ascontiguousarray(crops[:, :, ::-1])))
+        planes = torch.from_numpy(crops).permute(0, 3, 1, 2) / 255
+        looks = both_looks(*(teacher(each).numpy() for each in (planes, planes.flip(3))))
         far = paired_cosine_distances(mapped_values(descriptors[found]), looks - centre)
         print(f"{name:36s}  {found.sum():5d}  {1 - far.mean():.3f}", flush=True)
 

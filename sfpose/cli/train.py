@@ -59,7 +59,14 @@ def _add_taught(
         type=float,
         help="learning rate at the first image of --stages, or of each, falling to zero in the end",
     )
+    parser.add_argument("--batch-size", type=int, help="images a step (default: the recipe's)")
     parser.add_argument("--seed", type=int, help="(default: the recipe's)")
+    parser.add_argument("--device", default="auto", help="(default: auto, CUDA where there is one)")
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the network first, for long runs on a GPU; needs a compiler",
+    )
     parser.add_argument(
         "--face-surface",
         type=Path,
@@ -91,7 +98,14 @@ def _add_taught(
         type=int,
         default=60_000,
         metavar="N",
-        help="how many blends to make with --teacher (default: 60000)",
+        help="how many blends to ask --teacher about (default: 60000)",
+    )
+    parser.add_argument(
+        "--mixed-share",
+        type=float,
+        default=0.5,
+        metavar="SHARE",
+        help="of the images shown, those that are blends (default: 0.5)",
     )
     parser.add_argument(
         "--calibrate-on", type=Path, metavar="CFP", help="CFP folder or zip for the threshold"
@@ -129,16 +143,20 @@ def _size_and_images(text: str) -> tuple[int, int]:
 
 
 def _stages(settings: LoopSettings, options: argparse.Namespace) -> LoopSettings:
-    """The settings, with ``--stages`` and ``--seed`` in the place of theirs if they are given."""
+    """The settings, with what the options say in the place of theirs."""
     from sfpose.training.settings import falling_stages
 
     if (options.stages is None) != (options.rate is None):
         raise ValueError("--stages and --rate go together; got one of them")
+    settings = replace(settings, device=options.device, compiled=options.compile)
     if options.seed is not None:
         settings = replace(settings, seed=options.seed)
-    if options.stages is None:
-        return settings
-    return falling_stages(settings, options.stages, options.rate)
+    if options.stages is not None:
+        settings = falling_stages(settings, options.stages, options.rate)
+    if options.batch_size is not None:
+        stages = (replace(stage, batch_size=options.batch_size) for stage in settings.stages)
+        settings = replace(settings, stages=tuple(stages))
+    return settings
 
 
 def _run_landmarks(options: argparse.Namespace) -> int:
@@ -173,7 +191,9 @@ def _run_distil(options: argparse.Namespace) -> int:
     from sfpose.runtime.artifact import write_artifact
     from sfpose.training import recipes
     from sfpose.training.faces import load_taught_faces
-    from sfpose.training.mixing import mix_faces, onnx_teacher
+    from sfpose.training.mixing import make_blends
+    from sfpose.training.settings import find_device
+    from sfpose.training.teachers import OnnxTeacher
 
     recipe = recipes.shorter(recipes.DistillationRecipe(), options.scale)
     recipe = replace(
@@ -181,17 +201,21 @@ def _run_distil(options: argparse.Namespace) -> int:
         network=options.network,
         loop=_stages(recipe.loop, options),
         turned_share=options.turned,
+        blend_share=options.mixed_share,
         light=options.light,
     )
     faces = load_taught_faces(options.data, options.cache)
+    blends = None
     if options.teacher is not None:
-        teacher = onnx_teacher(options.teacher)
-        faces = mix_faces(faces, teacher, options.mixed, options.cache)
+        device = find_device(options.device)
+        teacher = OnnxTeacher(options.teacher).to(device)
+        blends = make_blends(faces, teacher, options.mixed, options.cache, device=device)
     landmarks = recipes.find_own_landmarks(faces, options.landmarks, options.cache)
     artifact, agreement = recipes.distil(
         faces,
         checkpoint,
         landmarks=landmarks,
+        blends=blends,
         start=options.start,
         recipe=recipe,
         face_surface=options.face_surface,

@@ -16,6 +16,7 @@ from torch import Tensor
 __all__ = [
     "MIRRORED_LANDMARKS",
     "GeometryJitter",
+    "about",
     "compose",
     "jitter_matrices",
     "mirror_matrices",
@@ -67,8 +68,8 @@ def jitter_matrices(count: int, jitter: GeometryJitter, *, device: torch.device)
 def mirror_matrices(flags: Tensor) -> Tensor:
     """3x3 matrices that mirror the unit square left to right where ``flags`` is set."""
     matrices = torch.eye(3, device=flags.device).repeat(len(flags), 1, 1)
-    matrices[flags, 0, 0] = -1
-    matrices[flags, 0, 2] = 1
+    matrices[:, 0, 0] = 1 - 2 * flags.float()
+    matrices[:, 0, 2] = flags.float()
     return matrices
 
 
@@ -125,8 +126,14 @@ def sample_images(
     return F.avg_pool2d(crops, oversample) if oversample > 1 else crops
 
 
+def about(number: float) -> int:
+    """A whole number next to this one, which it is on average."""
+    return int(number + torch.rand(()).item())
+
+
 def _some(count: int, share: float, device: torch.device) -> Tensor:
-    return torch.rand(count, device=device) < share
+    """Random rows of ``count``: places, since a mask would make a GPU wait for their number."""
+    return torch.randperm(count, device=device)[: about(min(share, 1.0) * count)]
 
 
 def photometric_jitter(crops: Tensor, *, strength: float = 1.0) -> Tensor:
@@ -157,21 +164,18 @@ def photometric_jitter(crops: Tensor, *, strength: float = 1.0) -> Tensor:
     crops = crops.clamp(1e-4, 1) ** gamma
 
     grey = _some(count, 0.12 * strength, device)
-    if grey.any():
-        weights = torch.tensor([0.299, 0.587, 0.114], device=device).view(1, 3, 1, 1)
-        crops[grey] = (crops[grey] * weights).sum(1, keepdim=True).expand(-1, 3, -1, -1)
+    weights = torch.tensor([0.299, 0.587, 0.114], device=device).view(1, 3, 1, 1)
+    crops[grey] = (crops[grey] * weights).sum(1, keepdim=True).expand(-1, 3, -1, -1)
     soft = _some(count, 0.3 * strength, device)
-    if soft.any():
-        crops[soft] = F.avg_pool2d(crops[soft], 3, 1, 1, count_include_pad=False)
+    crops[soft] = F.avg_pool2d(crops[soft], 3, 1, 1, count_include_pad=False)
     coarse = _some(count, 0.12 * strength, device)
-    if coarse.any():
+    if len(coarse):
         side = crops.shape[-1]
         small = F.interpolate(
             crops[coarse], size=max(8, int(side * (0.35 + 0.4 * torch.rand(1).item()))), mode="area"
         )
         crops[coarse] = F.interpolate(small, size=side, mode="bilinear", align_corners=False)
     noisy = _some(count, 0.3 * strength, device)
-    if noisy.any():
-        level = 0.05 * torch.rand(int(noisy.sum()), 1, 1, 1, device=device)
-        crops[noisy] = crops[noisy] + level * torch.randn_like(crops[noisy])
+    level = 0.05 * torch.rand(len(noisy), 1, 1, 1, device=device)
+    crops[noisy] = crops[noisy] + level * torch.randn_like(crops[noisy])
     return crops.clamp(0, 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,16 +14,18 @@ from sfpose.networks.registry import IMAGENET_MEAN, IMAGENET_STD
 from sfpose.pose import head_cameras, head_pose
 from sfpose.training.augmentation import (
     GeometryJitter,
+    about,
     compose,
     jitter_matrices,
     mirror_matrices,
     photometric_jitter,
     sample_images,
 )
-from sfpose.training.faces import TaughtFaces, pass_order
+from sfpose.training.faces import PhotoStore, TaughtFaces, pass_order
+from sfpose.training.mixing import Blends, blended, both_looks, unit_rows
 from sfpose.training.turning import FaceTurner
 
-__all__ = ["TaughtFaceSource", "both_looks", "normalise_images", "teacher_targets"]
+__all__ = ["TaughtFaceSource", "normalise_images", "teacher_targets"]
 
 
 _JITTER = GeometryJitter(turn=6, shift=0.025, log_scale=0.06, log_stretch=0.04)
@@ -34,27 +38,20 @@ def normalise_images(images: Tensor) -> Tensor:
     return (images - mean) / std
 
 
-def teacher_targets(faces: TaughtFaces) -> NDArray[np.float32]:
+def teacher_targets(
+    faces: TaughtFaces, blends: Blends | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """What the student has to find: the teacher's mean of image and mirror.
 
     Returns
     -------
-    float32 array of shape (n, d)
-        Centred on the mean of all faces, rows of length 1.
+    float32 arrays of shape (n, d) and (number of blends, d)
+        Of the photos and of the blends, centred on the mean of all photos, rows of length 1.
     """
     both = both_looks(faces.embeddings, faces.mirror_embeddings)
-    return _unit(both - both[faces.scores > 0].mean(0)).astype(np.float32)
-
-
-def both_looks(
-    embeddings: NDArray[np.float32], mirror_embeddings: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Sum of a teacher's embeddings (n, d) of images and of their mirrors, each of length 1."""
-    return _unit(embeddings) + _unit(mirror_embeddings)
-
-
-def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-8)
+    centre = both[faces.scores > 0].mean(0)
+    rest = both[:0] if blends is None else blends.embeddings
+    return unit_rows(both - centre), unit_rows(rest - centre)
 
 
 class TaughtFaceSource:
@@ -72,16 +69,22 @@ class TaughtFaceSource:
         Strength of :func:`photometric_jitter`.
     smallest_score : float, default=0.5
         Photos whose detector score is lower are left out.
+    blends : Blends, optional
+        Shown beside the photos, each time one drawn at random.
+    blend_share : float, default=0.5
+        Share of the images that are blends, if there are any.
     turner : FaceTurner, optional
         Draws some faces turned to the side, under the embedding of the photo as it is,
         so that the student learns of profiles what the teacher does not know.
     turned_share : float, default=0.3
-        Share of the faces within 30 degrees of frontal that are turned.
+        Share of the faces within 30 degrees of frontal that are turned. Blends are not.
+    device : torch.device or str, default="cpu"
+        Where images are drawn. A GPU keeps all photos in its memory.
 
     Raises
     ------
     ValueError
-        If ``light`` is below 0, or ``turned_share`` not between 0 and 1.
+        If ``light`` is below 0, or a share not between 0 and 1.
     """
 
     def __init__(
@@ -92,50 +95,95 @@ class TaughtFaceSource:
         jitter: GeometryJitter = _JITTER,
         light: float = 1.0,
         smallest_score: float = 0.5,
+        blends: Blends | None = None,
+        blend_share: float = 0.5,
         turner: FaceTurner | None = None,
         turned_share: float = 0.3,
+        device: torch.device | str = "cpu",
     ) -> None:
         if not light >= 0:
             raise ValueError(f"light must be at least 0; got {light}")
-        if not 0 <= turned_share <= 1:
-            raise ValueError(f"turned_share must be between 0 and 1; got {turned_share}")
+        for name, share in (("turned_share", turned_share), ("blend_share", blend_share)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} must be between 0 and 1; got {share}")
         usable = (faces.scores >= smallest_score) & ~faces.held_out
         self.rows = np.flatnonzero(usable)
-        self.bank = torch.from_numpy(teacher_targets(faces)[self.rows])
+        known, mixed = teacher_targets(faces, blends)
+        self.bank = torch.from_numpy(np.concatenate([known[self.rows], mixed]))
+        self._device = torch.device(device)
+        self._photos = PhotoStore(faces.photos, self._device)
         points = faces.landmarks if landmarks is None else landmarks
-        self._photos = faces.photos
-        self._to_photo = torch.from_numpy(
-            similarity_to_canonical(points[self.rows]).astype(np.float32)
-        )
+        self._to_photo = self._matrices(similarity_to_canonical, points, faces.scores > 0)
+        self._photo_rows = torch.from_numpy(self.rows).to(self._device)
         self._jitter = jitter
         self._light = light
+        self._blend_share = 0.0 if blends is None else blend_share
+        if blends is not None:
+            self._pairs, self._mirrored, self._shares = (
+                torch.from_numpy(each).to(self._device)
+                for each in (blends.rows, blends.mirrored, blends.shares)
+            )
         self._turner = turner
         self._turned_share = turned_share
         if turner is not None:
-            known = faces.landmarks[self.rows]
-            self._cameras = torch.from_numpy(head_cameras(known).astype(np.float32))
-            self._frontal = torch.from_numpy(np.abs(head_pose(known).yaw) < 30)
+            self._cameras = self._matrices(head_cameras, faces.landmarks, usable)
+            frontal = np.zeros(len(usable), bool)
+            frontal[self.rows] = np.abs(head_pose(faces.landmarks[self.rows]).yaw) < 30
+            self._frontal = torch.from_numpy(frontal).to(self._device)
+
+    def _matrices(
+        self,
+        make: Callable[[NDArray[np.float32]], NDArray[np.float64]],
+        points: NDArray[np.float32],
+        known: NDArray[np.bool_],
+    ) -> Tensor:
+        """What ``make`` gives of the landmarks that are known; zeros elsewhere."""
+        made = make(points[known])
+        filled = np.zeros((len(points), *made.shape[1:]), np.float32)
+        filled[known] = made
+        return torch.from_numpy(filled).to(self._device)
 
     def __len__(self) -> int:
-        """Number of photos in one pass."""
+        """Number of photos in one pass, which blends are not counted in."""
         return len(self.rows)
 
     def batch(self, seed: int, first: int, count: int, size: int) -> tuple[Tensor, Tensor]:
         """Normalised crops (count, 3, size, size) and rows of ``bank`` (count,)."""
-        chosen = pass_order(len(self), seed, first, count)
-        photos = torch.from_numpy(self._photos[self.rows[chosen]])
-        targets = torch.from_numpy(chosen)
-        device = photos.device
+        device = self._device
+        targets = torch.from_numpy(pass_order(len(self), seed, first, count)).to(device)
+        # The first ones of a batch: its order says nothing.
+        mixed = about(self._blend_share * count)
+        rows = self._photo_rows[targets]
+        mirrored = torch.zeros(count, dtype=torch.bool, device=device)
+        if mixed:
+            drawn = torch.randint(len(self._pairs), (mixed,), device=device)
+            targets[:mixed] = len(self) + drawn
+            rows[:mixed] = self._pairs[drawn, 0]
+            mirrored[:mixed] = self._mirrored[drawn, 0]
         flags = torch.rand(count, device=device) < 0.5
         inner = compose(jitter_matrices(count, self._jitter, device=device), mirror_matrices(flags))
-        matrices = compose(self._to_photo[targets], inner)
         padding = "zeros" if torch.rand(()) < 0.5 else "reflection"
-        crops = sample_images(
-            photos, matrices, size, padding=padding, oversample=2 if size < 80 else 1
-        )
+
+        def look(rows: Tensor, mirrored: Tensor, inner: Tensor) -> Tensor:
+            to_photo = compose(self._to_photo[rows], mirror_matrices(mirrored))
+            return sample_images(
+                self._photos.take(rows),
+                compose(to_photo, inner),
+                size,
+                padding=padding,
+                oversample=2 if size < 80 else 1,
+            )
+
+        crops = look(rows, mirrored, inner)
+        if mixed:
+            second = look(self._pairs[drawn, 1], self._mirrored[drawn, 1], inner[:mixed])
+            crops[:mixed] = blended(crops[:mixed], second, self._shares[drawn])
         if self._turner is not None:
-            turned = self._frontal[targets] & (torch.rand(count) < self._turned_share)
-            if turned.any():
-                drawn = self._turner.turn(photos[turned], self._cameras[targets[turned]])
-                crops[turned] = drawn.seen_through(inner[turned], size)
+            turned = self._frontal[rows] & (torch.rand(count, device=device) < self._turned_share)
+            turned[:mixed] = False
+            places = torch.nonzero(turned)[:, 0]
+            if len(places):
+                photos = self._photos.take(rows[places])
+                faces = self._turner.turn(photos, self._cameras[rows[places]])
+                crops[places] = faces.seen_through(inner[places], size)
         return normalise_images(photometric_jitter(crops, strength=self._light)), targets

@@ -11,9 +11,11 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-__all__ = ["TaughtFaces", "decode_archives", "load_taught_faces", "pass_order"]
+__all__ = ["PhotoStore", "TaughtFaces", "decode_archives", "load_taught_faces", "pass_order"]
 
 
 def pass_order(length: int, seed: int, first: int, count: int) -> NDArray[np.int64]:
@@ -61,6 +63,28 @@ class TaughtFaces:
     embeddings: NDArray[np.float32]
     mirror_embeddings: NDArray[np.float32]
     held_out: NDArray[np.bool_]
+
+
+class PhotoStore:
+    """Photos by their rows, on the device where they are used.
+
+    A GPU keeps them all in its memory; on the CPU they stay where they are, which may be a file.
+
+    Parameters
+    ----------
+    photos : uint8 array of shape (n, h, w, 3)
+    device : torch.device
+    """
+
+    def __init__(self, photos: NDArray[np.uint8], device: torch.device) -> None:
+        self._photos = photos
+        self._there = None if device.type == "cpu" else torch.from_numpy(photos[:]).to(device)
+
+    def take(self, rows: Tensor) -> Tensor:
+        """Photos (k, h, w, 3) of rows (k,), on the store's device."""
+        if self._there is not None:
+            return self._there[rows]
+        return torch.from_numpy(self._photos[rows.numpy()])
 
 
 def decode_archives(

@@ -161,6 +161,8 @@ class _Run:
         self.network, self.objective = network, objective.to(self.device)
         self.averaged = copy.deepcopy(network).eval() if settings.average else network
         self.model = distributed.replicate(network)
+        if settings.compiled:
+            self.model.compile()
         self.optimizers = build_optimizer(
             settings.optimizer,
             network,

@@ -8,169 +8,160 @@ teacher is patient and consistent", CVPR 2022, call this function matching).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from sfpose.geometry import similarity_to_canonical, widen_matrix
+from sfpose.geometry import similarity_to_canonical
 from sfpose.pose import head_pose
-from sfpose.training.augmentation import (
-    MIRRORED_LANDMARKS,
-    compose,
-    mirror_matrices,
-    points_in_crop,
-    sample_images,
-)
-from sfpose.training.faces import TaughtFaces
+from sfpose.training.augmentation import compose, mirror_matrices, sample_images
+from sfpose.training.faces import PhotoStore, TaughtFaces
+from sfpose.training.teachers import TEACHER_SIZE, Teacher
 
-__all__ = ["Teacher", "mix_faces", "onnx_teacher"]
+__all__ = ["Blends", "blended", "both_looks", "make_blends", "unit_rows"]
 
-Teacher = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""Embeddings (n, d) of aligned crops (n, 112, 112, 3), uint8 RGB."""
-
-_TEACHER_SIZE = 112
-_MARGIN = 1.3
 _NEIGHBOURS = 200
-_PART = 64
 
 
-def onnx_teacher(path: str | Path, *, threads: int = 2) -> Teacher:
-    """A teacher from an ONNX file that takes one aligned face at a time, as SFace does.
+@dataclass(frozen=True)
+class Blends:
+    """Which two photos make each of n blends, and what the teacher says of it.
 
-    Parameters
+    Attributes
     ----------
-    path : str or Path
-        Takes float32 (1, 3, 112, 112), RGB, values 0 to 255; gives (1, d).
-    threads : int, default=2
-        Faces embedded at the same time.
+    rows : int64 array of shape (n, 2)
+        Photos of a :class:`~sfpose.training.faces.TaughtFaces`.
+    mirrored : bool array of shape (n, 2)
+        Whether each one is mirrored, so that both look to the image's right.
+    shares : float32 array of shape (n,)
+        What the first one gives, 0.35 to 0.65; the second gives the rest.
+    embeddings : float32 array of shape (n, d)
+        Of the teacher, as :func:`both_looks` gives them.
     """
-    import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-
-    def embed(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        planes = crops.transpose(0, 3, 1, 2)[:, None].astype(np.float32)
-        with ThreadPoolExecutor(threads) as pool:
-            rows = pool.map(lambda plane: session.run(None, {name: plane})[0][0], planes)
-            return np.stack(list(rows)).astype(np.float32)
-
-    return embed
+    rows: NDArray[np.int64]
+    mirrored: NDArray[np.bool_]
+    shares: NDArray[np.float32]
+    embeddings: NDArray[np.float32]
 
 
-def mix_faces(
-    faces: TaughtFaces, teacher: Teacher, count: int, cache: Path, *, seed: int = 0
-) -> TaughtFaces:
-    """Training faces and ``count`` blends of two of them at a time.
+def both_looks(
+    embeddings: NDArray[np.float32], mirror_embeddings: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Sum of a teacher's embeddings (n, d) of images and of their mirrors, each of length 1."""
+    return unit_rows(embeddings) + unit_rows(mirror_embeddings)
 
-    Both faces of a blend look the same way, one of them mirrored where it takes that,
-    and each gives 35 to 65 percent.
+
+def unit_rows(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows (n, d) brought to length 1."""
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-8)
+
+
+def make_blends(
+    faces: TaughtFaces,
+    teacher: Teacher,
+    count: int,
+    cache: Path,
+    *,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    part: int = 256,
+) -> Blends:
+    """Choose ``count`` blends of two faces that look the same way, and ask the teacher.
+
+    What makes a blend is kept, not its pixels: those are drawn anew whenever it is shown.
 
     Parameters
     ----------
     faces : TaughtFaces
         Those held out, and those in which no face was found, are not blended.
     teacher : Teacher
-        See :func:`onnx_teacher`; the one that gave the stored embeddings.
+        The one that gave the stored embeddings; see
+        :class:`~sfpose.training.teachers.OnnxTeacher`.
     count : int
     cache : Path
-        Folder for the blends, about 50 kB each, and for what the teacher said of
-        them. Blends that an interrupted call finished are kept.
+        Folder for what the teacher said. What an interrupted call has asked is kept.
     seed : int, default=0
+    device : torch.device or str, default="cpu"
+        Where blends are drawn for the teacher.
+    part : int, default=256
+        How many at a time.
 
     Returns
     -------
-    TaughtFaces
-        The faces as given, then the blends, as photos with landmarks of their own.
+    Blends
+
+    Raises
+    ------
+    ValueError
+        If fewer than two faces can be blended.
     """
-    side, dims = faces.photos.shape[1], faces.embeddings.shape[1]
-    cache.mkdir(parents=True, exist_ok=True)
-    photos = _open(cache / f"mixed_photos_{seed}.npy", np.uint8, (count, side, side, 3))
-    landmarks = _open(cache / f"mixed_landmarks_{seed}.npy", np.float32, (count, 5, 2))
-    rows = _open(cache / f"mixed_embeddings_{seed}.npy", np.float32, (count, dims))
-    pairs = _Pairs(faces, seed)
-    for first in range(0, count, _PART):
-        part = slice(first, min(first + _PART, count))
-        if rows[part].any(1).all():
-            continue
-        photos[part], landmarks[part], crops = pairs.blend(first, part.stop - first)
-        # Last, because a row that is not zero says that all of the blend is there.
-        rows[part] = teacher(crops)
-    return replace(
-        faces,
-        photos=np.concatenate([faces.photos, photos]),
-        landmarks=np.concatenate([faces.landmarks, landmarks]),
-        scores=np.concatenate([faces.scores, np.ones(count, np.float32)]),
-        embeddings=np.concatenate([faces.embeddings, rows]),
-        mirror_embeddings=np.concatenate([faces.mirror_embeddings, rows]),
-        held_out=np.concatenate([faces.held_out, np.zeros(count, bool)]),
+    usable = np.flatnonzero((faces.scores >= 0.6) & ~faces.held_out)
+    if len(usable) < 2:
+        raise ValueError(f"blends need at least two faces to learn from; got {len(usable)}")
+    yaw = head_pose(faces.landmarks[usable]).yaw
+    # Neighbours in this order are turned alike, but for the side.
+    order = np.argsort(np.abs(yaw), kind="stable")
+    draw = np.random.default_rng(seed)
+    place = draw.integers(0, len(order), count)
+    step = draw.integers(1, _NEIGHBOURS + 1, count) * draw.choice([-1, 1], count)
+    other = np.clip(place + step, 0, len(order) - 1)
+    chosen = order[np.stack([place, other], 1)]
+    blends = Blends(
+        rows=usable[chosen],
+        mirrored=yaw[chosen] < 0,
+        shares=draw.uniform(0.35, 0.65, count).astype(np.float32),
+        embeddings=_open(cache / f"blends_{seed}.npy", (count, faces.embeddings.shape[1])),
     )
+    _ask(teacher, faces, blends, torch.device(device), part)
+    return replace(blends, embeddings=np.asarray(blends.embeddings))
 
 
-def _open(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
+def _open(path: Path, shape: tuple[int, ...]) -> np.memmap:
     if path.exists():
         array = np.lib.format.open_memmap(path, mode="r+")
         if array.shape == shape:
             return array
-        raise ValueError(f"{path} must hold blends of shape {shape}; it has {array.shape}")
-    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        raise ValueError(f"{path} must hold embeddings of shape {shape}; it has {array.shape}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
 
 
-class _Pairs:
-    """Draws pairs of faces that look the same way and blends them."""
-
-    def __init__(self, faces: TaughtFaces, seed: int) -> None:
-        self._faces = faces
-        self._seed = seed
-        usable = np.flatnonzero((faces.scores >= 0.6) & ~faces.held_out)
-        self._yaw = np.zeros(len(faces.scores))
-        self._yaw[usable] = head_pose(faces.landmarks[usable]).yaw
-        self._order = usable[np.argsort(np.abs(self._yaw[usable]), kind="stable")]
-
-    def blend(
-        self, first: int, count: int
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8]]:
-        """Photos, their landmarks and the teacher's crops of blends ``first`` and on."""
-        draw = np.random.default_rng((self._seed, first))
-        place = draw.integers(0, len(self._order), count)
-        step = draw.integers(1, _NEIGHBOURS + 1, count) * draw.choice([-1, 1], count)
-        other = np.clip(place + step, 0, len(self._order) - 1)
-        share = draw.uniform(0.35, 0.65, count)
-        side = self._faces.photos.shape[1]
-        total, points = np.zeros((count, side, side, 3)), np.zeros((count, 5, 2))
-        for rows, weight in ((self._order[place], share), (self._order[other], 1 - share)):
-            drawn, found = self._aligned(rows, side)
-            total += weight[:, None, None, None] * drawn
-            points += weight[:, None, None] * found
-        photos = np.rint(total).clip(0, 255).astype(np.uint8)
-        inner = torch.from_numpy(np.linalg.inv(widen_matrix(_MARGIN)).astype(np.float32))
-        to_pixels = torch.diag(torch.tensor([side, side, 1.0])) @ inner
-        crops = sample_images(
-            torch.from_numpy(photos), to_pixels.repeat(count, 1, 1), _TEACHER_SIZE
+def _ask(
+    teacher: Teacher, faces: TaughtFaces, blends: Blends, device: torch.device, part: int
+) -> None:
+    """Fill in the embeddings that are still zero."""
+    photos = PhotoStore(faces.photos, device)
+    # Of photos in which no face was found the landmarks may be anything.
+    used = np.unique(blends.rows)
+    to_photo = np.zeros((len(faces.photos), 3, 3), np.float32)
+    to_photo[used] = similarity_to_canonical(faces.landmarks[used])
+    matrices = torch.from_numpy(to_photo).to(device)
+    left = np.flatnonzero(~blends.embeddings.any(1))
+    for first in range(0, len(left), part):
+        now = left[first : first + part]
+        rows, mirrored, shares = (
+            torch.from_numpy(each[now]).to(device)
+            for each in (blends.rows, blends.mirrored, blends.shares)
         )
-        teacher_crops = (255 * crops).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
-        return photos, points.astype(np.float32), teacher_crops.contiguous().numpy()
+        first_ones, second_ones = (
+            sample_images(
+                photos.take(rows[:, which]),
+                compose(matrices[rows[:, which]], mirror_matrices(mirrored[:, which])),
+                TEACHER_SIZE,
+                padding="reflection",
+            )
+            for which in (0, 1)
+        )
+        crops = blended(first_ones, second_ones, shares)
+        looks = [teacher(each).cpu().numpy() for each in (crops, crops.flip(3))]
+        blends.embeddings[now] = both_looks(*looks)
 
-    def _aligned(
-        self, rows: NDArray[np.int64], side: int
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Faces about their canonical place, looking to the image's right, and landmarks."""
-        landmarks = self._faces.landmarks[rows].astype(np.float64)
-        around = similarity_to_canonical(landmarks) @ widen_matrix(_MARGIN)
-        mirrored = self._yaw[rows] < 0
-        mirror = mirror_matrices(torch.from_numpy(mirrored))
-        matrices = compose(torch.from_numpy(around.astype(np.float32)), mirror)
-        photos = torch.from_numpy(self._faces.photos[rows])
-        drawn = sample_images(photos, matrices, side, padding="reflection")
-        points = points_in_crop(matrices.double(), torch.from_numpy(landmarks)).numpy()
-        points[mirrored] = points[mirrored][:, MIRRORED_LANDMARKS]
-        levels: NDArray[np.float64] = 255 * drawn.permute(0, 2, 3, 1).double().numpy()
-        return levels, side * points
+
+def blended(first: Tensor, second: Tensor, shares: Tensor) -> Tensor:
+    """Crops (n, 3, h, w) to which the first ones give their ``shares`` (n,)."""
+    return torch.lerp(second, first, shares.view(-1, 1, 1, 1))

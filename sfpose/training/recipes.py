@@ -32,7 +32,9 @@ from sfpose.training.export import (
 from sfpose.training.faces import TaughtFaces
 from sfpose.training.loop import LoopSettings, Stage, train
 from sfpose.training.maps import is_mapped, join_map, place_shape, rebalance, split_map
+from sfpose.training.mixing import Blends
 from sfpose.training.objectives import DistillationObjective
+from sfpose.training.settings import find_device
 from sfpose.training.turning import FaceTurner
 
 __all__ = [
@@ -62,9 +64,9 @@ class DistillationRecipe:
     cosine_temperature, hellinger_temperature : float
         See :class:`DistillationObjective`. Where the objective's map ships with the network
         (``+map``), its second contrast is left out and its cosine counts three times.
-    turned_share, light : float
-        How many frontal faces are turned to the side, and how strongly the light is changed; see
-        :class:`~sfpose.training.distillation.TaughtFaceSource`.
+    turned_share, blend_share, light : float
+        How many frontal faces are turned to the side, how many images are blends, and how strongly
+        the light is changed; see :class:`~sfpose.training.distillation.TaughtFaceSource`.
     """
 
     network: str | None = None
@@ -92,6 +94,7 @@ class DistillationRecipe:
     cosine_temperature: float = 0.07
     hellinger_temperature: float = 0.02
     turned_share: float = 0.3
+    blend_share: float = 0.5
     light: float = 1.0
 
     @property
@@ -187,6 +190,7 @@ def distil(
     checkpoint: Path,
     *,
     landmarks: NDArray[np.float32] | None = None,
+    blends: Blends | None = None,
     start: str | Path | None = None,
     recipe: DistillationRecipe | None = None,
     face_surface: str | Path | None = None,
@@ -203,6 +207,8 @@ def distil(
         Resumed from if it is there, written every few minutes.
     landmarks : float32 array of shape (n, 5, 2), optional
         By which faces are aligned; the stored ones if not given.
+    blends : Blends, optional
+        Shown beside the photos; see :func:`sfpose.training.mixing.make_blends`.
     start : str, Path or None
         See :func:`start_network`. Of the checkpoint of another distillation the
         objective's maps are taken too, which cost tens of thousands of images to learn
@@ -222,13 +228,17 @@ def distil(
     """
     recipe = recipe or DistillationRecipe()
     torch.manual_seed(recipe.loop.seed)
-    turner = None if face_surface is None else FaceTurner(face_surface)
+    device = find_device(recipe.loop.device)
+    turner = None if face_surface is None else FaceTurner(face_surface, device=device)
     source = TaughtFaceSource(
         faces,
         landmarks,
         light=recipe.light,
+        blends=blends,
+        blend_share=recipe.blend_share,
         turner=turner,
         turned_share=recipe.turned_share,
+        device=device,
     )
     begin = start_network(start, recipe.network, input_size=recipe.size)
     network, known = split_map(begin.network, begin.name, source.bank.shape[1])
@@ -322,7 +332,7 @@ def teacher_agreement(
         second says that the student knows its photos by heart; two alike, that it has
         not finished learning.
     """
-    targets = torch.from_numpy(teacher_targets(faces))
+    targets = torch.from_numpy(teacher_targets(faces)[0])
     network, objective = network.cpu().eval(), objective.cpu().eval()
     agreement = {}
     for name, held_out in (("training", False), ("held_out", True)):

@@ -62,6 +62,9 @@ class LoopSettings:
         ``"auto"`` takes CUDA where there is one.
     precision : {"auto", "float32", "bfloat16"}
         ``"auto"`` takes bfloat16 on CUDA and on processors with instructions for it.
+    compiled : bool
+        Compile the network by ``torch.compile`` first, which takes a minute and needs a
+        compiler; worth it for a long run on a GPU.
     """
 
     stages: Sequence[Stage]
@@ -76,6 +79,7 @@ class LoopSettings:
     checkpoint_minutes: float = 10.0
     device: str = "auto"
     precision: str = "auto"
+    compiled: bool = False
 
     @property
     def total(self) -> int:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from sfpose.geometry import similarity_to_canonical, widen_matrix
@@ -60,7 +60,9 @@ class TurnedFaces(NamedTuple):
 
     def seen_through(self, matrices: Tensor, size: int) -> Tensor:
         """Crops (n, 3, size, size), values 0 to 1, by maps (n, 3, 3) between unit squares."""
-        to_pixels = torch.diag(torch.tensor([*self.crops.shape[2:0:-1], 1.0]))
+        to_pixels = torch.diag(
+            torch.tensor([*self.crops.shape[2:0:-1], 1.0], device=self.crops.device)
+        )
         return sample_images(self.crops, to_pixels @ matrices, size, padding="border", oversample=2)
 
 
@@ -79,6 +81,8 @@ class FaceTurner:
         Degrees to which faces are turned.
     margin : float, default=1.0
         Side of the drawn crops over the canonical crop's.
+    device : torch.device or str, default="cpu"
+        Where the photos will be.
     """
 
     def __init__(
@@ -89,6 +93,7 @@ class FaceTurner:
         yaws: Sequence[float] = (30, 40, 50, 60, 70, 80, 88),
         pitches: Sequence[float] = (-8, 0, 8),
         margin: float = 1.0,
+        device: torch.device | str = "cpu",
     ) -> None:
         from safetensors.numpy import load_file
 
@@ -102,10 +107,14 @@ class FaceTurner:
             for pitch in pitches
         ]
         positions, normals, covered, points = (np.stack(part) for part in zip(*maps, strict=True))
-        self._positions = torch.from_numpy(positions.astype(np.float32))
-        self._normals = torch.from_numpy(normals.astype(np.float32))
-        self._covered = torch.from_numpy(covered)
-        self._points = torch.from_numpy(points.astype(np.float32))
+        self._device = torch.device(device)
+        self._positions = self._tensor(positions)
+        self._normals = self._tensor(normals)
+        self._covered = torch.from_numpy(covered).to(self._device)
+        self._points = self._tensor(points)
+
+    def _tensor(self, values: ArrayLike) -> Tensor:
+        return torch.as_tensor(np.asarray(values, np.float32), device=self._device)
 
     def turn(self, photos: Tensor, cameras: Tensor) -> TurnedFaces:
         """Crops of the faces of photos, each turned by a random yaw and pitch.
@@ -121,14 +130,14 @@ class FaceTurner:
         TurnedFaces
         """
         count, height, width, _ = photos.shape
-        chosen = torch.randint(len(self._positions), (count,))
+        chosen = torch.randint(len(self._positions), (count,), device=self._device)
         positions, normals = self._positions[chosen], self._normals[chosen]
         covered = self._covered[chosen]
-        cameras = cameras * torch.tensor([*_UP_AND_NEAR, 1.0], dtype=torch.float32)
+        cameras = cameras * self._tensor([*_UP_AND_NEAR, 1.0])
         rows = cameras[:, :, :3] / cameras[:, :, :3].norm(dim=2, keepdim=True)
         # Towards the camera, in the frame of the head; image y points down.
         towards = -torch.linalg.cross(rows[:, 0], rows[:, 1])
-        mirror = torch.tensor([-1.0, 1.0, 1.0])
+        mirror = self._tensor([-1.0, 1.0, 1.0])
         facing = torch.einsum("nhwc,nc->nhw", normals, towards)
         other = torch.einsum("nhwc,nc->nhw", normals * mirror, towards)
         # A seam where both sides are seen equally well would cut the nose in two: the
@@ -138,15 +147,15 @@ class FaceTurner:
         best = torch.where(flipped, other, facing)
         # What the photo shows from neither side is drawn from the outline of the head.
         hidden = (best < 0.05)[..., None]
-        centre = torch.from_numpy(_HEAD_CENTRE.astype(np.float32))
-        radii = torch.from_numpy(_HEAD_RADII.astype(np.float32))
+        centre = self._tensor(_HEAD_CENTRE)
+        radii = self._tensor(_HEAD_RADII)
         outward = (positions - centre) / radii
         depth = (outward * towards[:, None, None]).sum(-1, keepdim=True)
         rim = F.normalize(outward - depth * towards[:, None, None], dim=-1) * 0.97
         positions = torch.where(hidden, rim * radii + centre, positions)
         pixels = torch.einsum("nhwc,nkc->nhwk", positions, cameras[:, :, :3])
         pixels = pixels + cameras[:, None, None, :, 3]
-        grid = pixels * torch.tensor([2.0 / width, 2.0 / height]) - 1
+        grid = pixels * self._tensor([2.0 / width, 2.0 / height]) - 1
         moved = photos.permute(0, 3, 1, 2).float()
         drawn = F.grid_sample(moved, grid, padding_mode="reflection", align_corners=False)
         # The colours of a neighbour without its shapes: no second face beside the first.

@@ -1,0 +1,110 @@
+"""Teachers from ONNX files, run by torch wherever the student learns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["TEACHER_SIZE", "OnnxTeacher", "Teacher"]
+
+TEACHER_SIZE = 112
+
+Teacher = Callable[[Tensor], Tensor]
+"""Embeddings (n, d) of aligned crops (n, 3, 112, 112), RGB, values 0 to 1, on their device."""
+
+
+class OnnxTeacher(nn.Module):
+    """A convolutional face network from an ONNX file, such as SFace, as a torch module.
+
+    Published files take one face at a time on the CPU; as a module the same network takes
+    batches on any device, in float16 on CUDA.
+
+    Parameters
+    ----------
+    path : str or Path
+        Takes float32 (1, 3, 112, 112), RGB, values 0 to 255; gives (1, d).
+
+    Raises
+    ------
+    ValueError
+        If the file holds an operation other than those of plain convolutional networks, or is not
+        a chain of them.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        import onnx
+        from onnx import helper, numpy_helper
+
+        super().__init__()
+        graph = onnx.load(str(path)).graph
+        self._places: dict[str, str] = {}  # Names in files are no names for buffers.
+        for number, stored in enumerate(graph.initializer):
+            self._places[stored.name] = f"stored{number}"
+            values = torch.from_numpy(numpy_helper.to_array(stored).copy())
+            self.register_buffer(f"stored{number}", values)
+        self._steps: list[tuple[str, list[str], dict[str, Any]]] = []
+        before = next(each.name for each in graph.input if each.name not in self._places)
+        for node in graph.node:
+            if node.op_type not in _OPERATIONS:
+                raise ValueError(
+                    f"a teacher must be made of {', '.join(sorted(_OPERATIONS))}; "
+                    f"{str(path)!r} holds {node.op_type}"
+                )
+            first, *stored_ones = node.input
+            if first != before or not self._places.keys() >= set(stored_ones):
+                raise ValueError(f"a teacher must be a chain of operations; {str(path)!r} branches")
+            options = {each.name: helper.get_attribute_value(each) for each in node.attribute}
+            self._steps.append((node.op_type, [self._places[at] for at in stored_ones], options))
+            before = node.output[0]
+        self.eval()
+
+    @torch.no_grad()
+    def forward(self, crops: Tensor) -> Tensor:
+        """Embeddings (n, d), float32, of crops (n, 3, 112, 112) with values 0 to 1."""
+        with torch.autocast("cuda", torch.float16, enabled=crops.is_cuda):
+            values = 255 * crops
+            for operation, stored, options in self._steps:
+                given = [getattr(self, at) for at in stored]
+                values = _OPERATIONS[operation](values, *given, **options)
+        return values.float()
+
+
+def _convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    strides: list[int],
+    pads: list[int],
+    dilations: list[int],
+    group: int,
+    **_: object,
+) -> Tensor:
+    top, left, bottom, right = pads
+    if (top, left) != (bottom, right):
+        x, top, left = F.pad(x, (left, right, top, bottom)), 0, 0
+    return F.conv2d(x, weight, bias, strides, (top, left), dilations, group)
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor, *, transB: int = 0, **_: object) -> Tensor:
+    return F.linear(x, weight if transB else weight.T, bias)
+
+
+_OPERATIONS: dict[str, Callable[..., Tensor]] = {
+    "BatchNormalization": lambda x, gamma, beta, mean, var, epsilon=1e-5, **_: F.batch_norm(
+        x, mean, var, gamma, beta, eps=epsilon
+    ),
+    "Conv": _convolution,
+    "Dropout": lambda x, *_, **__: x,
+    "Flatten": lambda x, **_: x.flatten(1),
+    "Gemm": _linear,
+    "Mul": torch.mul,
+    "PRelu": lambda x, slope: F.prelu(x, slope.flatten()),
+    "ReduceMean": lambda x, axes, keepdims=1: x.mean(axes, bool(keepdims)),
+    "Sub": torch.sub,
+}
