@@ -22,6 +22,7 @@ from sklearn.metrics.pairwise import paired_cosine_distances
 from sfpose import FaceAligner, FaceEmbedder
 from sfpose.protocols import CFP, PoseFolder
 from sfpose.runtime.artifact import read_artifact
+from sfpose.training.distillation import teacher_centre
 from sfpose.training.faces import TaughtFaces, load_taught_faces
 from sfpose.training.maps import is_mapped
 from sfpose.training.mixing import both_looks
@@ -79,8 +80,7 @@ def main() -> None:
     aligner = FaceAligner(size=112, min_face_score=0, n_jobs=2)
     teacher = OnnxTeacher(options.teacher)
     faces = load_taught_faces(options.data, options.cache)
-    known = faces.scores > 0
-    centre = both_looks(faces.embeddings[known], faces.mirror_embeddings[known]).mean(0)
+    centre = teacher_centre(faces)
     print("photos                                faces  cosine")
     for name, photos, rows in photos_by_kind(options.data, faces, options.count):
         images = [photos[row] for row in rows]

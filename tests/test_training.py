@@ -404,6 +404,7 @@ def test_light_is_changed_as_strongly_as_asked_for():
         ({"light": -0.1}, "light must be at least 0; got -0.1"),
         ({"turned_share": 1.5}, "turned_share must be between 0 and 1; got 1.5"),
         ({"turned_share": float("nan")}, "turned_share must be between 0 and 1; got nan"),
+        ({"blend_share": -0.5}, "blend_share must be between 0 and 1; got -0.5"),
     ],
 )
 def test_shares_and_strengths_are_checked(wrong, message):
@@ -663,7 +664,7 @@ def test_settings_of_ones_own_go_into_the_run(tmp_path, monkeypatch):
         raise ValueError("enough")
 
     monkeypatch.setattr("sfpose.training.faces.load_taught_faces", lambda *_: _faces())
-    monkeypatch.setattr("sfpose.training.recipes.find_own_landmarks", lambda *_: None)
+    monkeypatch.setattr("sfpose.training.landmarks.find_own_landmarks", lambda *_: None)
     monkeypatch.setattr("sfpose.training.recipes.distil", distil)
     for given in ([], ["--seed", "7", "--turned", "0.1", "--light", "0.5"]):
         assert main(["train", "distil", "data", "--out", str(tmp_path / "out"), *given]) == 2

@@ -8,9 +8,13 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs the [train] extra")
 
 from sfpose.geometry import CANONICAL_LANDMARKS  # noqa: E402
+from sfpose.pose import FACE_POINTS, head_pose  # noqa: E402
+from sfpose.training.augmentation import GeometryJitter  # noqa: E402
+from sfpose.training.distillation import TaughtFaceSource, normalise_images  # noqa: E402
 from sfpose.training.faces import TaughtFaces  # noqa: E402
-from sfpose.training.mixing import mix_faces, onnx_teacher  # noqa: E402
+from sfpose.training.mixing import make_blends  # noqa: E402
 from sfpose.training.non_faces import turn_into_non_faces  # noqa: E402
+from sfpose.training.teachers import OnnxTeacher  # noqa: E402
 
 SIDE = 112
 
@@ -30,86 +34,209 @@ def _grey(levels, held_out=()):
 
 
 class MeanColour:
-    """A teacher that tells the mean of the crop, and how many crops it was asked about."""
+    """A teacher that tells the mean of the crop, and how many looks it was asked for."""
 
     def __init__(self):
         self.asked = 0
 
     def __call__(self, crops):
-        assert crops.dtype == np.uint8
-        assert crops.shape[1:] == (112, 112, 3)
+        assert crops.shape[1:] == (3, 112, 112)
         self.asked += len(crops)
-        means = crops.reshape(len(crops), -1).mean(1)
-        return np.c_[means, 255 - means].astype(np.float32)
+        means = crops.mean((1, 2, 3))
+        return torch.stack([means, 1 - means], 1)
+
+
+def _means(blends):
+    """What MeanColour saw: the embeddings are twice its answers at length 1."""
+    return blends.embeddings[:, 0] / blends.embeddings.sum(1)
 
 
 def test_a_blend_lies_between_its_two_faces_and_the_teacher_saw_it(tmp_path):
     faces = _grey([0, 200])
-    mixed = mix_faces(faces, MeanColour(), 70, tmp_path)
-    assert len(mixed.photos) == 72
-    np.testing.assert_array_equal(mixed.photos[:2], faces.photos)
-    levels = mixed.photos[2:].reshape(70, -1)
-    np.testing.assert_array_equal(levels.min(1), levels.max(1))
+    blends = make_blends(faces, MeanColour(), 70, tmp_path)
+    assert blends.rows.shape == (70, 2)
     # A face's neighbour may be itself, at the end of the row.
-    both = levels[(levels[:, 0] > 0) & (levels[:, 0] < 200), 0]
-    assert len(both) > 20
-    assert both.min() >= 0.35 * 200 - 1
-    assert both.max() <= 0.65 * 200 + 1
-    np.testing.assert_allclose(mixed.embeddings[2:, 0], levels[:, 0], atol=0.5)
-    assert not mixed.held_out[2:].any()
+    both = blends.rows[:, 0] != blends.rows[:, 1]
+    assert both.sum() > 20
+    assert blends.shares.min() >= 0.35
+    assert blends.shares.max() <= 0.65
+    levels = np.float32([0, 200])[blends.rows] / 255
+    expected = blends.shares * levels[:, 0] + (1 - blends.shares) * levels[:, 1]
+    np.testing.assert_allclose(_means(blends), expected, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(blends.embeddings, axis=1), 2, rtol=1e-5)
 
 
-def test_a_blend_of_the_same_face_is_that_face(tmp_path):
+def _photo_of_shapes():
     rng = np.random.default_rng(0)
     coarse = torch.from_numpy(rng.uniform(0, 255, (1, 3, 9, 9)))
     photo = torch.nn.functional.interpolate(coarse, size=SIDE, mode="bicubic").clamp(0, 255)
-    photo = photo[0].permute(1, 2, 0).numpy().astype(np.uint8)
+    return photo[0].permute(1, 2, 0).numpy().astype(np.uint8)
+
+
+def test_a_blend_of_the_same_face_is_that_face_to_teacher_and_student(tmp_path):
+    photo = _photo_of_shapes()
     faces = replace(_grey([0, 0]), photos=np.stack([photo, photo]))
-    crops = []
+    looks = []
 
-    def teacher(given):
-        crops.extend(given)
-        return np.ones((len(given), 2), np.float32)
+    def teacher(crops):
+        looks.append(crops)
+        return torch.ones(len(crops), 2)
 
-    mixed = mix_faces(faces, teacher, 3, tmp_path)
-    expected = CANONICAL_LANDMARKS / 1.3 + 0.5 - 0.5 / 1.3
-    np.testing.assert_allclose(mixed.landmarks[2:] / SIDE, expected[None].repeat(3, 0), atol=1e-5)
-    for crop in crops:
-        # Drawn at 112 over 1.3 and enlarged again: close to the photo, not equal to it.
-        assert np.abs(crop.astype(float) - photo)[4:-4, 4:-4].mean() < 2
+    blends = make_blends(faces, teacher, 3, tmp_path)
+    expected = torch.from_numpy(photo).permute(2, 0, 1).float()[None].expand(3, -1, -1, -1) / 255
+    torch.testing.assert_close(looks[0], expected, atol=2e-3, rtol=0)
+    torch.testing.assert_close(looks[1], expected.flip(3), atol=2e-3, rtol=0)
+
+    still = GeometryJitter()
+    source = TaughtFaceSource(faces, blends=blends, blend_share=1.0, jitter=still, light=0)
+    images, targets = source.batch(0, 0, 2, SIDE)
+    assert (targets >= len(source)).all()
+    wanted = normalise_images(expected[:1])
+    for image in images:
+        # Every second one is mirrored, by chance.
+        far = min((image - each).abs().max() for each in (wanted[0], wanted[0].flip(2)))
+        assert far < 0.02
+
+
+def _turned_by(degrees):
+    """Rotation about the vertical axis of a head that faces the viewer, who is at negative z."""
+    angle = np.radians(degrees)
+    return np.array(
+        [
+            [np.cos(angle), 0, -np.sin(angle)],
+            [0, 1, 0],
+            [np.sin(angle), 0, np.cos(angle)],
+        ]
+    )
+
+
+def test_both_faces_of_a_blend_look_the_same_way(tmp_path):
+    """Faces of one grey level left of the nose, another right of it, half of them mirrored."""
+    rng = np.random.default_rng(0)
+    turned = 12 * FACE_POINTS @ _turned_by(40).T
+    to_right = (turned[:, :2] + SIDE / 2).astype(np.float32)
+    to_left = to_right[[1, 0, 2, 4, 3]] * [-1, 1] + [SIDE, 0]
+    photos = np.zeros((40, SIDE, SIDE, 3), np.uint8)
+    photos[:, :, SIDE // 2 :] = 200
+    side = rng.random(40) < 0.5
+    photos[side] = photos[side][:, :, ::-1]
+    landmarks = np.where(side[:, None, None], to_left, to_right).astype(np.float32)
+    faces = replace(_grey([0] * 40), photos=photos, landmarks=landmarks)
+    assert (head_pose(landmarks).yaw > 0).tolist() == (~side).tolist()
+    halves = []
+
+    def teacher(crops):
+        halves.append(torch.stack([each.mean((1, 2, 3)) for each in crops.chunk(2, 3)], 1))
+        return torch.ones(len(crops), 2)
+
+    blends = make_blends(faces, teacher, 60, tmp_path)
+    assert (blends.mirrored == side[blends.rows]).all()
+    left, right = halves[0].T
+    # Unmirrored, left and right would be as bright as each other in half of the blends.
+    assert (right - left > 0.3).all()
 
 
 def test_blends_use_nobody_who_is_held_out(tmp_path):
-    mixed = mix_faces(_grey([10, 10, 250], held_out=[2]), MeanColour(), 40, tmp_path)
-    assert mixed.photos[3:].max() == 10
+    blends = make_blends(_grey([10, 10, 250], held_out=[2]), MeanColour(), 40, tmp_path)
+    assert blends.rows.max() == 1
+    with pytest.raises(ValueError, match="blends need at least two faces to learn from; got 1"):
+        make_blends(_grey([10, 250], held_out=[1]), MeanColour(), 4, tmp_path / "other")
 
 
-def test_blends_that_are_there_are_not_made_again(tmp_path):
+def test_the_teacher_is_asked_once(tmp_path):
     faces, teacher = _grey([0, 100, 200]), MeanColour()
-    first = mix_faces(faces, teacher, 80, tmp_path)
-    assert teacher.asked == 80
-    rows = np.lib.format.open_memmap(tmp_path / "mixed_embeddings_0.npy", mode="r+")
-    rows[64:] = 0  # as if it had been stopped after the first part
-    again = mix_faces(faces, teacher, 80, tmp_path)
-    assert teacher.asked == 96
-    np.testing.assert_array_equal(again.photos, first.photos)
+    first = make_blends(faces, teacher, 80, tmp_path, part=32)
+    assert teacher.asked == 160
+    rows = np.lib.format.open_memmap(tmp_path / "blends_0.npy", mode="r+")
+    rows[64:] = 0  # as if it had been stopped after the second part
+    again = make_blends(faces, teacher, 80, tmp_path)
+    assert teacher.asked == 192
     np.testing.assert_array_equal(again.embeddings, first.embeddings)
-    with pytest.raises(ValueError, match=r"must hold blends of shape \(81, 112, 112, 3\)"):
-        mix_faces(faces, teacher, 81, tmp_path)
+    with pytest.raises(ValueError, match=r"must hold embeddings of shape \(81, 2\)"):
+        make_blends(faces, teacher, 81, tmp_path)
 
 
-def test_a_teacher_from_an_onnx_file_gets_planes_of_rgb(tmp_path):
+def test_blends_are_shown_as_often_as_asked_for_under_their_own_embeddings(tmp_path):
+    faces = replace(
+        _grey([0, 60, 120, 180]),
+        embeddings=np.float32([[1, 0], [0, 1], [-1, 0], [0, -1]]),
+        mirror_embeddings=np.float32([[1, 0], [0, 1], [-1, 0], [0, -1]]),
+    )
+    blends = make_blends(faces, MeanColour(), 30, tmp_path)
+    source = TaughtFaceSource(faces, blends=blends, blend_share=0.7, light=0)
+    assert source.bank.shape == (34, 2)
+    # The mean of these four photos is zero, so nothing is taken off.
+    torch.testing.assert_close(source.bank[4:], torch.from_numpy(blends.embeddings) / 2)
+    shown = np.concatenate([source.batch(0, first, 10, 32)[1] for first in range(0, 200, 10)])
+    assert (shown >= 4).mean() == pytest.approx(0.7)
+    images, targets = source.batch(0, 0, 10, 32)
+    levels = np.float32([0, 60, 120, 180]) / 255
+    mixed = np.flatnonzero(targets >= 4)
+    own = levels[blends.rows[targets[mixed] - 4]]
+    share = blends.shares[targets[mixed] - 4]
+    expected = share * own[:, 0] + (1 - share) * own[:, 1]
+    centre = normalise_images(torch.from_numpy(expected).view(-1, 1, 1, 1).expand(-1, 3, 1, 1))
+    torch.testing.assert_close(images[mixed, :, 16, 16], centre[:, :, 0, 0], atol=1e-4, rtol=0)
+
+
+def _save_teacher(path, nodes, stored):
     onnx = pytest.importorskip("onnx")
     helper = onnx.helper
     image = helper.make_tensor_value_info("data", onnx.TensorProto.FLOAT, [1, 3, 112, 112])
-    answer = helper.make_tensor_value_info("means", onnx.TensorProto.FLOAT, [1, 3])
-    node = helper.make_node("ReduceMean", ["data"], ["means"], axes=[2, 3], keepdims=0)
-    graph = helper.make_graph([node], "teacher", [image], [answer])
+    answer = helper.make_tensor_value_info("answer", onnx.TensorProto.FLOAT, [1, 4])
+    initializers = [onnx.numpy_helper.from_array(value, name) for name, value in stored.items()]
+    made = [helper.make_node(name, ins, [out], **rest) for name, ins, out, rest in nodes]
+    graph = helper.make_graph(made, "teacher", [image], [answer], initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    onnx.save(model, tmp_path / "teacher.onnx")
-    crops = np.random.default_rng(0).integers(0, 256, (5, 112, 112, 3), dtype=np.uint8)
-    rows = onnx_teacher(tmp_path / "teacher.onnx")(crops)
-    np.testing.assert_allclose(rows, crops.mean((1, 2)), rtol=1e-5)
+    onnx.save(model, path)
+
+
+def test_a_teacher_answers_as_onnxruntime_does(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    rng = np.random.default_rng(0)
+
+    def some(*shape):
+        return rng.normal(0, 0.3, shape).astype(np.float32)
+
+    stored = {
+        "mean": np.float32([127.5]),
+        "scale": np.float32([1 / 128]),
+        "filters": some(6, 3, 3, 3),
+        "uneven": some(6, 1, 3, 3),
+        "slope": some(6, 1, 1),
+        "weight": some(4, 6 * 28 * 28),
+        "bias": some(4),
+        **{f"norm{number}": np.abs(some(6)) + 0.1 for number in range(4)},
+    }
+    square = {"kernel_shape": [3, 3], "strides": [2, 2], "dilations": [1, 1]}
+    nodes = [
+        ("Sub", ["data", "mean"], "a", {}),
+        ("Mul", ["a", "scale"], "b", {}),
+        ("Conv", ["b", "filters"], "c", {**square, "pads": [1, 1, 1, 1], "group": 1}),
+        ("BatchNormalization", ["c", *(f"norm{n}" for n in range(4))], "d", {"epsilon": 1e-3}),
+        ("PRelu", ["d", "slope"], "e", {}),
+        ("Conv", ["e", "uneven"], "f", {**square, "pads": [0, 0, 1, 1], "group": 6}),
+        ("Dropout", ["f"], "g", {}),
+        ("Flatten", ["g"], "h", {}),
+        ("Gemm", ["h", "weight", "bias"], "answer", {"transB": 1}),
+    ]
+    path = tmp_path / "teacher.onnx"
+    _save_teacher(path, nodes, stored)
+    crops = rng.random((3, 3, 112, 112), dtype=np.float32)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    expected = [session.run(None, {"data": 255 * crop[None]})[0][0] for crop in crops]
+    found = OnnxTeacher(path)(torch.from_numpy(crops))
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_teacher_of_other_operations_is_refused(tmp_path):
+    path = tmp_path / "teacher.onnx"
+    _save_teacher(path, [("Sigmoid", ["data"], "answer", {})], {})
+    with pytest.raises(ValueError, match=r"must be made of BatchNormalization, .* holds Sigmoid"):
+        OnnxTeacher(path)
+    _save_teacher(path, [("Mul", ["data", "data"], "answer", {})], {})
+    with pytest.raises(ValueError, match=r"must be a chain of operations; .* branches"):
+        OnnxTeacher(path)
 
 
 def test_non_faces_are_pictures_and_differ_from_the_faces():

@@ -191,6 +191,7 @@ def _run_distil(options: argparse.Namespace) -> int:
     from sfpose.runtime.artifact import write_artifact
     from sfpose.training import recipes
     from sfpose.training.faces import load_taught_faces
+    from sfpose.training.landmarks import find_own_landmarks
     from sfpose.training.mixing import make_blends
     from sfpose.training.settings import find_device
     from sfpose.training.teachers import OnnxTeacher
@@ -210,7 +211,7 @@ def _run_distil(options: argparse.Namespace) -> int:
         device = find_device(options.device)
         teacher = OnnxTeacher(options.teacher).to(device)
         blends = make_blends(faces, teacher, options.mixed, options.cache, device=device)
-    landmarks = recipes.find_own_landmarks(faces, options.landmarks, options.cache)
+    landmarks = find_own_landmarks(faces, options.landmarks, options.cache)
     artifact, agreement = recipes.distil(
         faces,
         checkpoint,

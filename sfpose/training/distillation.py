@@ -25,7 +25,7 @@ from sfpose.training.faces import PhotoStore, TaughtFaces, pass_order
 from sfpose.training.mixing import Blends, blended, both_looks, unit_rows
 from sfpose.training.turning import FaceTurner
 
-__all__ = ["TaughtFaceSource", "normalise_images", "teacher_targets"]
+__all__ = ["TaughtFaceSource", "normalise_images", "teacher_centre", "teacher_targets"]
 
 
 _JITTER = GeometryJitter(turn=6, shift=0.025, log_scale=0.06, log_stretch=0.04)
@@ -38,20 +38,24 @@ def normalise_images(images: Tensor) -> Tensor:
     return (images - mean) / std
 
 
-def teacher_targets(
-    faces: TaughtFaces, blends: Blends | None = None
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def teacher_centre(faces: TaughtFaces) -> NDArray[np.float32]:
+    """Mean (d,) of what the teacher says of all photos in which a face was found."""
+    known = faces.scores > 0
+    centre: NDArray[np.float32] = both_looks(
+        faces.embeddings[known], faces.mirror_embeddings[known]
+    ).mean(0)
+    return centre
+
+
+def teacher_targets(faces: TaughtFaces) -> NDArray[np.float32]:
     """What the student has to find: the teacher's mean of image and mirror.
 
     Returns
     -------
-    float32 arrays of shape (n, d) and (number of blends, d)
-        Of the photos and of the blends, centred on the mean of all photos, rows of length 1.
+    float32 array of shape (n, d)
+        Centred on the mean of all faces, rows of length 1.
     """
-    both = both_looks(faces.embeddings, faces.mirror_embeddings)
-    centre = both[faces.scores > 0].mean(0)
-    rest = both[:0] if blends is None else blends.embeddings
-    return unit_rows(both - centre), unit_rows(rest - centre)
+    return unit_rows(both_looks(faces.embeddings, faces.mirror_embeddings) - teacher_centre(faces))
 
 
 class TaughtFaceSource:
@@ -108,8 +112,10 @@ class TaughtFaceSource:
                 raise ValueError(f"{name} must be between 0 and 1; got {share}")
         usable = (faces.scores >= smallest_score) & ~faces.held_out
         self.rows = np.flatnonzero(usable)
-        known, mixed = teacher_targets(faces, blends)
-        self.bank = torch.from_numpy(np.concatenate([known[self.rows], mixed]))
+        bank = teacher_targets(faces)[self.rows]
+        if blends is not None:
+            bank = np.concatenate([bank, unit_rows(blends.embeddings - teacher_centre(faces))])
+        self.bank = torch.from_numpy(bank)
         self._device = torch.device(device)
         self._photos = PhotoStore(faces.photos, self._device)
         points = faces.landmarks if landmarks is None else landmarks

@@ -78,7 +78,7 @@ class PhotoStore:
 
     def __init__(self, photos: NDArray[np.uint8], device: torch.device) -> None:
         self._photos = photos
-        self._there = None if device.type == "cpu" else torch.from_numpy(photos[:]).to(device)
+        self._there = None if device.type == "cpu" else torch.tensor(photos, device=device)
 
     def take(self, rows: Tensor) -> Tensor:
         """Photos (k, h, w, 3) of rows (k,), on the store's device."""

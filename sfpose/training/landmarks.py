@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sfpose.alignment import FaceAligner
 from sfpose.geometry import LANDMARK_CROP_SCALE, similarity_to_canonical, widen_matrix
 from sfpose.networks.facelandmarknet import FaceLandmarkNet
 from sfpose.pose import head_cameras, head_pose
@@ -42,6 +43,7 @@ __all__ = [
     "LandmarkObjective",
     "LandmarkSource",
     "face_size",
+    "find_own_landmarks",
     "landmark_error",
     "train_landmarks",
 ]
@@ -296,3 +298,32 @@ def train_landmarks(
         min_face_score=MIN_FACE_SCORE,
     )
     return Artifact(to_onnx(trained, size), manifest)
+
+
+def find_own_landmarks(
+    faces: TaughtFaces, weights: str, cache: Path, *, n_jobs: int | None = None
+) -> NDArray[np.float32]:
+    """Landmarks (n, 5, 2) of every photo as a landmark network finds them.
+
+    The student is trained on these, so that it knows the errors it will meet.
+
+    Parameters
+    ----------
+    faces : TaughtFaces
+    weights : str
+        Artifact of the landmark network.
+    cache : Path
+        Folder for the result, under the digest of the network and the number of photos.
+    n_jobs : int, optional
+    """
+    digest = read_artifact(weights).digest[:16]
+    file = cache / f"landmarks_{digest}_{len(faces.photos)}.npy"
+    if not file.exists():
+        aligner = FaceAligner(weights=weights, n_jobs=n_jobs)
+        landmarks, _ = aligner.find_landmarks(faces.photos)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_suffix(".part.npy")
+        np.save(temporary, landmarks.astype(np.float32))
+        temporary.replace(file)
+    found: NDArray[np.float32] = np.load(file)
+    return found

@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sfpose.alignment import FaceAligner
 from sfpose.geometry import similarity_to_canonical
 from sfpose.networks import NETWORKS, build_network
 from sfpose.networks.imagenet import fill_from_state, read_state
@@ -43,7 +42,6 @@ __all__ = [
     "Start",
     "distil",
     "export_distilled",
-    "find_own_landmarks",
     "shorter",
     "start_network",
     "teacher_agreement",
@@ -332,7 +330,7 @@ def teacher_agreement(
         second says that the student knows its photos by heart; two alike, that it has
         not finished learning.
     """
-    targets = torch.from_numpy(teacher_targets(faces)[0])
+    targets = torch.from_numpy(teacher_targets(faces))
     network, objective = network.cpu().eval(), objective.cpu().eval()
     agreement = {}
     for name, held_out in (("training", False), ("held_out", True)):
@@ -372,32 +370,3 @@ def shorter(recipe: DistillationRecipe, factor: float) -> DistillationRecipe:
         for stage in recipe.loop.stages
     )
     return replace(recipe, loop=replace(recipe.loop, stages=stages))
-
-
-def find_own_landmarks(
-    faces: TaughtFaces, weights: str, cache: Path, *, n_jobs: int | None = None
-) -> NDArray[np.float32]:
-    """Landmarks (n, 5, 2) of every photo as a landmark network finds them.
-
-    The student is trained on these, so that it knows the errors it will meet.
-
-    Parameters
-    ----------
-    faces : TaughtFaces
-    weights : str
-        Artifact of the landmark network.
-    cache : Path
-        Folder for the result, under the digest of the network and the number of photos.
-    n_jobs : int, optional
-    """
-    digest = read_artifact(weights).digest[:16]
-    file = cache / f"landmarks_{digest}_{len(faces.photos)}.npy"
-    if not file.exists():
-        aligner = FaceAligner(weights=weights, n_jobs=n_jobs)
-        landmarks, _ = aligner.find_landmarks(faces.photos)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(".part.npy")
-        np.save(temporary, landmarks.astype(np.float32))
-        temporary.replace(file)
-    found: NDArray[np.float32] = np.load(file)
-    return found
