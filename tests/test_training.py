@@ -657,19 +657,35 @@ def test_stages_of_ones_own_are_checked_before_anything_is_read(what, tmp_path, 
 
 
 def test_settings_of_ones_own_go_into_the_run(tmp_path, monkeypatch):
-    settings = []
+    recipes = []
 
     def distil(*_, recipe, **__):
-        settings.append((recipe.loop.seed, recipe.turned_share, recipe.light))
+        recipes.append(recipe)
         raise ValueError("enough")
 
     monkeypatch.setattr("sfpose.training.faces.load_taught_faces", lambda *_: _faces())
     monkeypatch.setattr("sfpose.training.landmarks.find_own_landmarks", lambda *_: None)
     monkeypatch.setattr("sfpose.training.recipes.distil", distil)
-    for given in ([], ["--seed", "7", "--turned", "0.1", "--light", "0.5"]):
-        assert main(["train", "distil", "data", "--out", str(tmp_path / "out"), *given]) == 2
-    recipe = DistillationRecipe()
-    assert settings == [(recipe.loop.seed, recipe.turned_share, recipe.light), (7, 0.1, 0.5)]
+    command = ["train", "distil", "data", "--out", str(tmp_path / "out")]
+    own = ["--seed", "7", "--turned", "0.1", "--light", "0.5", "--mixed-share", "0.7"]
+    own += ["--batch-size", "32", "--device", "cpu", "--compile"]
+    for given in ([], own):
+        assert main([*command, *given]) == 2
+    assert recipes[0] == DistillationRecipe()
+    changed = recipes[1]
+    assert (changed.turned_share, changed.light, changed.blend_share) == (0.1, 0.5, 0.7)
+    loop = changed.loop
+    assert (loop.seed, loop.device, loop.compiled) == (7, "cpu", True)
+    assert {stage.batch_size for stage in loop.stages} == {32}
+    assert [stage.images for stage in loop.stages] == [
+        stage.images for stage in DistillationRecipe().loop.stages
+    ]
+
+
+def test_a_batch_of_one_is_refused(tmp_path, capsys):
+    command = ["train", "distil", "nowhere", "--out", str(tmp_path / "out"), "--batch-size", "1"]
+    assert main(command) == 2
+    assert "--batch-size must be at least 2; got 1" in capsys.readouterr().err
 
 
 def test_stored_faces_are_read(shared_data, tmp_path, monkeypatch):

@@ -148,6 +148,8 @@ def _stages(settings: LoopSettings, options: argparse.Namespace) -> LoopSettings
 
     if (options.stages is None) != (options.rate is None):
         raise ValueError("--stages and --rate go together; got one of them")
+    if options.batch_size is not None and options.batch_size < 2:
+        raise ValueError(f"--batch-size must be at least 2; got {options.batch_size}")
     settings = replace(settings, device=options.device, compiled=options.compile)
     if options.seed is not None:
         settings = replace(settings, seed=options.seed)
