@@ -91,7 +91,8 @@ def _add_taught(
         "--teacher",
         type=Path,
         metavar="ONNX",
-        help="the network that gave the stored embeddings, asked about blends of two faces",
+        help="the network that gave the stored embeddings, asked about the photos and about blends "
+        "of two faces",
     )
     parser.add_argument(
         "--mixed",
@@ -194,7 +195,7 @@ def _run_distil(options: argparse.Namespace) -> int:
     from sfpose.training import recipes
     from sfpose.training.faces import load_taught_faces
     from sfpose.training.landmarks import find_own_landmarks
-    from sfpose.training.mixing import make_blends
+    from sfpose.training.mixing import ask_about_photos, make_blends
     from sfpose.training.settings import find_device
     from sfpose.training.teachers import OnnxTeacher
 
@@ -212,6 +213,7 @@ def _run_distil(options: argparse.Namespace) -> int:
     if options.teacher is not None:
         device = find_device(options.device)
         teacher = OnnxTeacher(options.teacher).to(device)
+        faces = ask_about_photos(faces, teacher, options.cache, device=device)
         blends = make_blends(faces, teacher, options.mixed, options.cache, device=device)
     landmarks = find_own_landmarks(faces, options.landmarks, options.cache)
     artifact, agreement = recipes.distil(

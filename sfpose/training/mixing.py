@@ -22,7 +22,7 @@ from sfpose.training.augmentation import compose, mirror_matrices, sample_images
 from sfpose.training.faces import PhotoStore, TaughtFaces
 from sfpose.training.teachers import TEACHER_SIZE, Teacher
 
-__all__ = ["Blends", "blended", "both_looks", "make_blends", "unit_rows"]
+__all__ = ["Blends", "ask_about_photos", "blended", "both_looks", "make_blends", "unit_rows"]
 
 _NEIGHBOURS = 200
 
@@ -111,14 +111,87 @@ def make_blends(
     step = draw.integers(1, _NEIGHBOURS + 1, count) * draw.choice([-1, 1], count)
     other = np.clip(place + step, 0, len(order) - 1)
     chosen = order[np.stack([place, other], 1)]
-    blends = Blends(
-        rows=usable[chosen],
-        mirrored=yaw[chosen] < 0,
-        shares=draw.uniform(0.35, 0.65, count).astype(np.float32),
-        embeddings=_open(cache / f"blends_{seed}.npy", (count, faces.embeddings.shape[1])),
-    )
-    _ask(teacher, faces, blends, torch.device(device), part)
-    return replace(blends, embeddings=np.asarray(blends.embeddings))
+    rows, mirrored = usable[chosen], yaw[chosen] < 0
+    shares = draw.uniform(0.35, 0.65, count).astype(np.float32)
+    asked = _Asked(faces, teacher, cache / f"blends_{seed}.npy", torch.device(device), part)
+    looks = asked.looks(rows, mirrored, shares)
+    return Blends(rows, mirrored, shares, both_looks(looks[:, 0], looks[:, 1]))
+
+
+def ask_about_photos(
+    faces: TaughtFaces,
+    teacher: Teacher,
+    cache: Path,
+    *,
+    device: torch.device | str = "cpu",
+    part: int = 256,
+) -> TaughtFaces:
+    """The same faces under what the teacher says of them where they are drawn like blends.
+
+    Stored embeddings are of crops that are black where a photo ends, as OpenCV leaves them.
+    Of tight crops that moves all embeddings one way: by the stored ones' mean, those of blends,
+    whose border is reflected, would not be centred.
+
+    Parameters
+    ----------
+    faces : TaughtFaces
+    teacher : Teacher
+    cache : Path
+        Folder for what the teacher said. What an interrupted call has asked is kept.
+    device, part
+        See :func:`make_blends`.
+
+    Returns
+    -------
+    TaughtFaces
+        Photos in which no face was found keep their embeddings.
+    """
+    known = np.flatnonzero(faces.scores > 0)
+    pairs = np.stack([known, known], 1)
+    asked = _Asked(faces, teacher, cache / "photos.npy", torch.device(device), part)
+    looks = asked.looks(pairs, np.zeros_like(pairs, bool), np.ones(len(known), np.float32))
+    embeddings, mirror_embeddings = faces.embeddings.copy(), faces.mirror_embeddings.copy()
+    embeddings[known], mirror_embeddings[known] = looks[:, 0], looks[:, 1]
+    return replace(faces, embeddings=embeddings, mirror_embeddings=mirror_embeddings)
+
+
+class _Asked:
+    """What a teacher says of pairs of photos and of their mirror images, kept in a file."""
+
+    def __init__(
+        self, faces: TaughtFaces, teacher: Teacher, path: Path, device: torch.device, part: int
+    ) -> None:
+        self._faces, self._teacher = faces, teacher
+        self._path, self._device, self._part = path, device, part
+
+    def looks(
+        self, rows: NDArray[np.int64], mirrored: NDArray[np.bool_], shares: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Embeddings (n, 2, d) of pairs and of their mirror images."""
+        device = self._device
+        kept = _open(self._path, (len(rows), 2, self._faces.embeddings.shape[1]))
+        photos = PhotoStore(self._faces.photos, device)
+        # Of photos in which no face was found the landmarks may be anything.
+        used = np.unique(rows)
+        to_photo = np.zeros((len(self._faces.photos), 3, 3), np.float32)
+        to_photo[used] = similarity_to_canonical(self._faces.landmarks[used])
+        matrices = torch.from_numpy(to_photo).to(device)
+
+        def drawn(rows: Tensor, mirrored: Tensor) -> Tensor:
+            around = compose(matrices[rows], mirror_matrices(mirrored))
+            return sample_images(photos.take(rows), around, TEACHER_SIZE, padding="reflection")
+
+        left = np.flatnonzero(~kept.any((1, 2)))
+        for first in range(0, len(left), self._part):
+            now = left[first : first + self._part]
+            pairs, flags, share = (
+                torch.from_numpy(each[now]).to(device) for each in (rows, mirrored, shares)
+            )
+            first_ones, second_ones = (drawn(pairs[:, at], flags[:, at]) for at in (0, 1))
+            crops = blended(first_ones, second_ones, share)
+            answers = [self._teacher(each).cpu().numpy() for each in (crops, crops.flip(3))]
+            kept[now] = np.stack(answers, 1)
+        return np.asarray(kept)
 
 
 def _open(path: Path, shape: tuple[int, ...]) -> np.memmap:
@@ -129,37 +202,6 @@ def _open(path: Path, shape: tuple[int, ...]) -> np.memmap:
         raise ValueError(f"{path} must hold embeddings of shape {shape}; it has {array.shape}")
     path.parent.mkdir(parents=True, exist_ok=True)
     return np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-
-
-def _ask(
-    teacher: Teacher, faces: TaughtFaces, blends: Blends, device: torch.device, part: int
-) -> None:
-    """Fill in the embeddings that are still zero."""
-    photos = PhotoStore(faces.photos, device)
-    # Of photos in which no face was found the landmarks may be anything.
-    used = np.unique(blends.rows)
-    to_photo = np.zeros((len(faces.photos), 3, 3), np.float32)
-    to_photo[used] = similarity_to_canonical(faces.landmarks[used])
-    matrices = torch.from_numpy(to_photo).to(device)
-    left = np.flatnonzero(~blends.embeddings.any(1))
-    for first in range(0, len(left), part):
-        now = left[first : first + part]
-        rows, mirrored, shares = (
-            torch.from_numpy(each[now]).to(device)
-            for each in (blends.rows, blends.mirrored, blends.shares)
-        )
-        first_ones, second_ones = (
-            sample_images(
-                photos.take(rows[:, which]),
-                compose(matrices[rows[:, which]], mirror_matrices(mirrored[:, which])),
-                TEACHER_SIZE,
-                padding="reflection",
-            )
-            for which in (0, 1)
-        )
-        crops = blended(first_ones, second_ones, shares)
-        looks = [teacher(each).cpu().numpy() for each in (crops, crops.flip(3))]
-        blends.embeddings[now] = both_looks(*looks)
 
 
 def blended(first: Tensor, second: Tensor, shares: Tensor) -> Tensor:

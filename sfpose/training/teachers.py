@@ -24,8 +24,8 @@ class OnnxTeacher(nn.Module):
     """A convolutional face network from an ONNX file, such as SFace, as a torch module.
 
     Published files take one face at a time on the CPU; as a module the same network takes
-    batches on any device. It computes in bfloat16 where that is fast, which leaves SFace's embeddings
-    within a cosine of 0.9997 of those in float32.
+    batches on any device. It computes in bfloat16 where that is fast, which leaves SFace's
+    embeddings within a cosine of 0.999 of those in float32.
 
     Parameters
     ----------
