@@ -33,13 +33,20 @@ def main() -> None:
         mine = [row for row in rows if row["run"] == run]
         seen = [float(row["seen"]) / 1000 for row in mine]
         left.plot(seen, [float(row["cosine"]) for row in mine], "o-", ms=3, label=f"run {run}")
-    left.set(xlabel="Thousand images seen", ylabel="Cosine to the teacher, in training")
+    left.set(
+        xscale="log", xlabel="Thousand images seen", ylabel="Cosine to the teacher, in training"
+    )
     left.legend()
     for column, label in ERRORS.items():
         known = [row for row in rows if row[column]]
         seen = [float(row["seen"]) / 1000 for row in known]
         right.plot(seen, [float(row[column]) for row in known], "o-", ms=3, label=label)
-    right.set(xlabel="Thousand images seen", ylabel="EER on CFP 001 to 100, %", ylim=(0, None))
+    right.set(
+        xscale="log",
+        xlabel="Thousand images seen",
+        ylabel="EER on CFP 001 to 100, %",
+        ylim=(0, None),
+    )
     right.legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(options.figure, dpi=90)

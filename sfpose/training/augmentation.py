@@ -16,12 +16,12 @@ from torch import Tensor
 __all__ = [
     "MIRRORED_LANDMARKS",
     "GeometryJitter",
-    "about",
     "compose",
     "jitter_matrices",
     "mirror_matrices",
     "photometric_jitter",
     "points_in_crop",
+    "round_at_random",
     "sample_images",
 ]
 
@@ -126,14 +126,14 @@ def sample_images(
     return F.avg_pool2d(crops, oversample) if oversample > 1 else crops
 
 
-def about(number: float) -> int:
+def round_at_random(number: float) -> int:
     """A whole number next to this one, which it is on average."""
     return int(number + torch.rand(()).item())
 
 
 def _some(count: int, share: float, device: torch.device) -> Tensor:
     """Random rows of ``count``: places, since a mask would make a GPU wait for their number."""
-    return torch.randperm(count, device=device)[: about(min(share, 1.0) * count)]
+    return torch.randperm(count, device=device)[: round_at_random(min(share, 1.0) * count)]
 
 
 def photometric_jitter(crops: Tensor, *, strength: float = 1.0) -> Tensor:

@@ -14,11 +14,11 @@ from sfpose.networks.registry import IMAGENET_MEAN, IMAGENET_STD
 from sfpose.pose import head_cameras, head_pose
 from sfpose.training.augmentation import (
     GeometryJitter,
-    about,
     compose,
     jitter_matrices,
     mirror_matrices,
     photometric_jitter,
+    round_at_random,
     sample_images,
 )
 from sfpose.training.faces import PhotoStore, TaughtFaces, pass_order
@@ -158,7 +158,7 @@ class TaughtFaceSource:
         device = self._device
         targets = torch.from_numpy(pass_order(len(self), seed, first, count)).to(device)
         # The first ones of a batch: its order says nothing.
-        mixed = about(self._blend_share * count)
+        mixed = round_at_random(self._blend_share * count)
         rows = self._photo_rows[targets]
         mirrored = torch.zeros(count, dtype=torch.bool, device=device)
         if mixed:

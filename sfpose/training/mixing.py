@@ -113,8 +113,8 @@ def make_blends(
     chosen = order[np.stack([place, other], 1)]
     rows, mirrored = usable[chosen], yaw[chosen] < 0
     shares = draw.uniform(0.35, 0.65, count).astype(np.float32)
-    asked = _Asked(faces, teacher, cache / f"blends_{seed}.npy", torch.device(device), part)
-    looks = asked.looks(rows, mirrored, shares)
+    pairs = (rows, mirrored, shares)
+    looks = _ask(teacher, faces, pairs, cache / f"blends_{seed}.npy", torch.device(device), part)
     return Blends(rows, mirrored, shares, both_looks(looks[:, 0], looks[:, 1]))
 
 
@@ -147,51 +147,46 @@ def ask_about_photos(
         Photos in which no face was found keep their embeddings.
     """
     known = np.flatnonzero(faces.scores > 0)
-    pairs = np.stack([known, known], 1)
-    asked = _Asked(faces, teacher, cache / "photos.npy", torch.device(device), part)
-    looks = asked.looks(pairs, np.zeros_like(pairs, bool), np.ones(len(known), np.float32))
+    whole = np.ones(len(known), np.float32)
+    pairs = (np.stack([known, known], 1), np.zeros((len(known), 2), bool), whole)
+    looks = _ask(teacher, faces, pairs, cache / "photos.npy", torch.device(device), part)
     embeddings, mirror_embeddings = faces.embeddings.copy(), faces.mirror_embeddings.copy()
     embeddings[known], mirror_embeddings[known] = looks[:, 0], looks[:, 1]
     return replace(faces, embeddings=embeddings, mirror_embeddings=mirror_embeddings)
 
 
-class _Asked:
-    """What a teacher says of pairs of photos and of their mirror images, kept in a file."""
+def _ask(
+    teacher: Teacher,
+    faces: TaughtFaces,
+    pairs: tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.float32]],
+    path: Path,
+    device: torch.device,
+    part: int,
+) -> NDArray[np.float32]:
+    """Embeddings (n, 2, d) of blends, by rows, mirrored and shares, and of their mirror images.
 
-    def __init__(
-        self, faces: TaughtFaces, teacher: Teacher, path: Path, device: torch.device, part: int
-    ) -> None:
-        self._faces, self._teacher = faces, teacher
-        self._path, self._device, self._part = path, device, part
+    What ``path`` holds already is not asked again.
+    """
+    kept = _open(path, (len(pairs[0]), 2, faces.embeddings.shape[1]))
+    photos = PhotoStore(faces.photos, device)
+    # Of photos in which no face was found the landmarks may be anything.
+    used = np.unique(pairs[0])
+    to_photo = np.zeros((len(faces.photos), 3, 3), np.float32)
+    to_photo[used] = similarity_to_canonical(faces.landmarks[used])
+    matrices = torch.from_numpy(to_photo).to(device)
 
-    def looks(
-        self, rows: NDArray[np.int64], mirrored: NDArray[np.bool_], shares: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
-        """Embeddings (n, 2, d) of pairs and of their mirror images."""
-        device = self._device
-        kept = _open(self._path, (len(rows), 2, self._faces.embeddings.shape[1]))
-        photos = PhotoStore(self._faces.photos, device)
-        # Of photos in which no face was found the landmarks may be anything.
-        used = np.unique(rows)
-        to_photo = np.zeros((len(self._faces.photos), 3, 3), np.float32)
-        to_photo[used] = similarity_to_canonical(self._faces.landmarks[used])
-        matrices = torch.from_numpy(to_photo).to(device)
+    def drawn(rows: Tensor, mirrored: Tensor) -> Tensor:
+        around = compose(matrices[rows], mirror_matrices(mirrored))
+        return sample_images(photos.take(rows), around, TEACHER_SIZE, padding="reflection")
 
-        def drawn(rows: Tensor, mirrored: Tensor) -> Tensor:
-            around = compose(matrices[rows], mirror_matrices(mirrored))
-            return sample_images(photos.take(rows), around, TEACHER_SIZE, padding="reflection")
-
-        left = np.flatnonzero(~kept.any((1, 2)))
-        for first in range(0, len(left), self._part):
-            now = left[first : first + self._part]
-            pairs, flags, share = (
-                torch.from_numpy(each[now]).to(device) for each in (rows, mirrored, shares)
-            )
-            first_ones, second_ones = (drawn(pairs[:, at], flags[:, at]) for at in (0, 1))
-            crops = blended(first_ones, second_ones, share)
-            answers = [self._teacher(each).cpu().numpy() for each in (crops, crops.flip(3))]
-            kept[now] = np.stack(answers, 1)
-        return np.asarray(kept)
+    left = np.flatnonzero(~kept.any((1, 2)))
+    for first in range(0, len(left), part):
+        now = left[first : first + part]
+        rows, mirrored, shares = (torch.from_numpy(each[now]).to(device) for each in pairs)
+        first_ones, second_ones = (drawn(rows[:, at], mirrored[:, at]) for at in (0, 1))
+        crops = blended(first_ones, second_ones, shares)
+        kept[now] = np.stack([teacher(each).cpu().numpy() for each in (crops, crops.flip(3))], 1)
+    return np.asarray(kept)
 
 
 def _open(path: Path, shape: tuple[int, ...]) -> np.memmap:
