@@ -7,6 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training needs the [train] extra")
 
+from sfpose.cli import main  # noqa: E402
 from sfpose.geometry import CANONICAL_LANDMARKS  # noqa: E402
 from sfpose.pose import FACE_POINTS, head_pose  # noqa: E402
 from sfpose.training.augmentation import GeometryJitter  # noqa: E402
@@ -252,6 +253,34 @@ def test_a_teacher_answers_as_onnxruntime_does(fast, tolerance, tmp_path, monkey
     found = OnnxTeacher(path)(torch.from_numpy(crops))
     largest = np.abs(expected).max()
     np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=tolerance * largest)
+
+
+def test_the_command_asks_the_teacher_that_it_is_given(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    given = []
+
+    def distil(faces, *_, blends, **__):
+        given.append((faces, blends))
+        raise ValueError("enough")
+
+    monkeypatch.setattr("sfpose.training.faces.load_taught_faces", lambda *_: _grey([0, 100, 200]))
+    monkeypatch.setattr("sfpose.training.landmarks.find_own_landmarks", lambda *_: None)
+    monkeypatch.setattr("sfpose.training.recipes.distil", distil)
+    for name in ("one.onnx", "other.onnx"):
+        weight = rng.normal(0, 0.01, (2, 3 * SIDE * SIDE)).astype(np.float32)
+        flat = ("Flatten", ["data"], "flat", {})
+        linear = ("Gemm", ["flat", "weight", "bias"], "answer", {"transB": 1})
+        stored = {"weight": weight, "bias": np.zeros(2, np.float32)}
+        _save_teacher(tmp_path / name, [flat, linear], stored)
+        command = ["train", "distil", "data", "--out", str(tmp_path / "out"), "--mixed", "5"]
+        command += ["--teacher", str(tmp_path / name), "--cache", str(tmp_path), "--device", "cpu"]
+        assert main(command) == 2
+    (faces, blends), (other_faces, other_blends) = given
+    assert len(blends.rows) == 5
+    np.testing.assert_array_equal(blends.rows, other_blends.rows)
+    # What the first one said is not taken for what the second says.
+    assert (np.abs(faces.embeddings - other_faces.embeddings)[1:] > 1e-3).any(1).all()
+    assert (np.abs(blends.embeddings - other_blends.embeddings) > 1e-3).any(1).sum() >= 4
 
 
 def test_a_teacher_of_other_operations_is_refused(tmp_path):

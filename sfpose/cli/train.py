@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -213,8 +214,10 @@ def _run_distil(options: argparse.Namespace) -> int:
     if options.teacher is not None:
         device = find_device(options.device)
         teacher = OnnxTeacher(options.teacher).to(device)
-        faces = ask_about_photos(faces, teacher, options.cache, device=device)
-        blends = make_blends(faces, teacher, options.mixed, options.cache, device=device)
+        # Another teacher says other things of the same photos.
+        said = options.cache / f"teacher_{sha256(options.teacher.read_bytes()).hexdigest()[:16]}"
+        faces = ask_about_photos(faces, teacher, said, device=device)
+        blends = make_blends(faces, teacher, options.mixed, said, device=device)
     landmarks = find_own_landmarks(faces, options.landmarks, options.cache)
     artifact, agreement = recipes.distil(
         faces,

@@ -167,6 +167,8 @@ def _ask(
 
     What ``path`` holds already is not asked again.
     """
+    from tqdm import tqdm
+
     kept = _open(path, (len(pairs[0]), 2, faces.embeddings.shape[1]))
     photos = PhotoStore(faces.photos, device)
     # Of photos in which no face was found the landmarks may be anything.
@@ -180,12 +182,15 @@ def _ask(
         return sample_images(photos.take(rows), around, TEACHER_SIZE, padding="reflection")
 
     left = np.flatnonzero(~kept.any((1, 2)))
-    for first in range(0, len(left), part):
-        now = left[first : first + part]
-        rows, mirrored, shares = (torch.from_numpy(each[now]).to(device) for each in pairs)
-        first_ones, second_ones = (drawn(rows[:, at], mirrored[:, at]) for at in (0, 1))
-        crops = blended(first_ones, second_ones, shares)
-        kept[now] = np.stack([teacher(each).cpu().numpy() for each in (crops, crops.flip(3))], 1)
+    with tqdm(total=len(left), desc="asking the teacher", unit="face", disable=None) as bar:
+        for first in range(0, len(left), part):
+            now = left[first : first + part]
+            rows, mirrored, shares = (torch.from_numpy(each[now]).to(device) for each in pairs)
+            first_ones, second_ones = (drawn(rows[:, at], mirrored[:, at]) for at in (0, 1))
+            crops = blended(first_ones, second_ones, shares)
+            answers = [teacher(each).cpu().numpy() for each in (crops, crops.flip(3))]
+            kept[now] = np.stack(answers, 1)
+            bar.update(len(now))
     return np.asarray(kept)
 
 
