@@ -29,14 +29,22 @@ def main() -> None:
     with open(options.table, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.6))
-    for run in dict.fromkeys(row["run"] for row in rows):
+    runs = list(dict.fromkeys(row["run"] for row in rows))
+    for number, run in enumerate(runs):
         mine = [row for row in rows if row["run"] == run]
         seen = [float(row["seen"]) / 1000 for row in mine]
-        left.plot(seen, [float(row["cosine"]) for row in mine], "o-", ms=3, label=f"run {run}")
+        left.plot(
+            seen,
+            [float(row["cosine"]) for row in mine],
+            "o-",
+            ms=3,
+            label=f"run {run}",
+            color=plt.get_cmap("viridis")(number / len(runs)),
+        )
     left.set(
         xscale="log", xlabel="Thousand images seen", ylabel="Cosine to the teacher, in training"
     )
-    left.legend()
+    left.legend(fontsize=7, ncols=2, loc="lower right")
     for column, label in ERRORS.items():
         known = [row for row in rows if row[column]]
         seen = [float(row["seen"]) / 1000 for row in known]

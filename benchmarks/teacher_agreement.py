@@ -4,8 +4,9 @@
 
 DATA is the folder of the training data (see docs/training.md), with cfp_dev.zip (people 001 to
 100) and kdef_pose.zip. Each row is the mean cosine between what the network's map gives and the
-teacher's embedding (mean of image and mirror image, less the teacher's mean over FairFace) of the
-same photo, aligned by the landmark network. Photos without a face are left out.
+teacher's embedding (mean of image and mirror image) of the same photo, aligned by the landmark
+network, either less its mean over the photos of the row: what all of them share, such as the black
+border of tight crops, is not agreement about who is who. Photos without a face are left out.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from sklearn.metrics.pairwise import paired_cosine_distances
 from sfpose import FaceAligner, FaceEmbedder
 from sfpose.protocols import CFP, PoseFolder
 from sfpose.runtime.artifact import read_artifact
-from sfpose.training.distillation import teacher_centre
 from sfpose.training.faces import TaughtFaces, load_taught_faces
 from sfpose.training.maps import is_mapped
 from sfpose.training.mixing import both_looks
@@ -80,7 +80,6 @@ def main() -> None:
     aligner = FaceAligner(size=112, min_face_score=0, n_jobs=2)
     teacher = OnnxTeacher(options.teacher)
     faces = load_taught_faces(options.data, options.cache)
-    centre = teacher_centre(faces)
     print("photos                                faces  cosine")
     for name, photos, rows in photos_by_kind(options.data, faces, options.count):
         images = [photos[row] for row in rows]
@@ -89,7 +88,8 @@ def main() -> None:
         crops = aligner.transform([images[place] for place in np.flatnonzero(found)])
         planes = torch.from_numpy(crops).permute(0, 3, 1, 2) / 255
         looks = both_looks(*(teacher(each).numpy() for each in (planes, planes.flip(3))))
-        far = paired_cosine_distances(mapped_values(descriptors[found]), looks - centre)
+        values = mapped_values(descriptors[found])
+        far = paired_cosine_distances(values - values.mean(0), looks - looks.mean(0))
         print(f"{name:36s}  {found.sum():5d}  {1 - far.mean():.3f}", flush=True)
 
 

@@ -682,10 +682,16 @@ def test_settings_of_ones_own_go_into_the_run(tmp_path, monkeypatch):
     ]
 
 
-def test_a_batch_of_one_is_refused(tmp_path, capsys):
-    command = ["train", "distil", "nowhere", "--out", str(tmp_path / "out"), "--batch-size", "1"]
-    assert main(command) == 2
-    assert "--batch-size must be at least 2; got 1" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--batch-size", "1"], "--batch-size must be at least 2; got 1"),
+        (["--mixed", "-1"], "--mixed must be at least 0; got -1"),
+    ],
+)
+def test_numbers_too_small_are_refused(wrong, message, tmp_path, capsys):
+    assert main(["train", "distil", "nowhere", "--out", str(tmp_path / "out"), *wrong]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_stored_faces_are_read(shared_data, tmp_path, monkeypatch):

@@ -275,7 +275,9 @@ def test_the_command_asks_the_teacher_that_it_is_given(tmp_path, monkeypatch):
         command = ["train", "distil", "data", "--out", str(tmp_path / "out"), "--mixed", "5"]
         command += ["--teacher", str(tmp_path / name), "--cache", str(tmp_path), "--device", "cpu"]
         assert main(command) == 2
-    (faces, blends), (other_faces, other_blends) = given
+    assert main([*command, "--mixed", "0"]) == 2
+    (faces, blends), (other_faces, other_blends), (_, none) = given
+    assert none is None
     assert len(blends.rows) == 5
     np.testing.assert_array_equal(blends.rows, other_blends.rows)
     # What the first one said is not taken for what the second says.

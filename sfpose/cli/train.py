@@ -100,7 +100,7 @@ def _add_taught(
         type=int,
         default=60_000,
         metavar="N",
-        help="how many blends to ask --teacher about (default: 60000)",
+        help="how many blends to ask --teacher about; 0 shows none (default: 60000)",
     )
     parser.add_argument(
         "--mixed-share",
@@ -188,6 +188,8 @@ def _run_landmarks(options: argparse.Namespace) -> int:
 
 def _run_distil(options: argparse.Namespace) -> int:
     """Distil the descriptor network, calibrate it and say where the artifact is."""
+    if options.mixed < 0:
+        raise ValueError(f"--mixed must be at least 0; got {options.mixed}")
     checkpoint = checkpoint_of(options)
     from sfpose.cli.evaluate import people_range
     from sfpose.evaluation import calibrated
@@ -217,7 +219,8 @@ def _run_distil(options: argparse.Namespace) -> int:
         # Another teacher says other things of the same photos.
         said = options.cache / f"teacher_{sha256(options.teacher.read_bytes()).hexdigest()[:16]}"
         faces = ask_about_photos(faces, teacher, said, device=device)
-        blends = make_blends(faces, teacher, options.mixed, said, device=device)
+        if options.mixed:
+            blends = make_blends(faces, teacher, options.mixed, said, device=device)
     landmarks = find_own_landmarks(faces, options.landmarks, options.cache)
     artifact, agreement = recipes.distil(
         faces,
