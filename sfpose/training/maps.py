@@ -98,7 +98,9 @@ def rebalance(network: nn.Module, objective: dict[str, Tensor]) -> None:
         # Without a bias there is a batch normalisation, which needs no such help.
         if layer is None or layer[0].bias is None:
             continue
-        factor = 2**0.5 / layer[0].weight.detach().flatten(1).norm(dim=1).clamp(min=1e-12)
+        # Without normalisation values may grow to 1e12 on their way, and filters shrink as far.
+        length = layer[0].weight.detach().double().flatten(1).norm(dim=1)
+        factor = torch.where(length > 0, 2**0.5 / length, 1.0).float()
         scale_filters(layer[0], factor)
         objective[divisor] = factor
 
