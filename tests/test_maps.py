@@ -147,6 +147,18 @@ def test_rebalanced_filters_say_the_same():
     assert float((before * answers()).sum(1).min()) > 0.9999
 
 
+def test_filters_of_zeros_stay_zeros_when_rebalanced():
+    network, state = split_map(network_from_artifact(read_artifact("plus-int8")), PLACED, 128)
+    with torch.no_grad():
+        network.places[0].weight[0] = 0
+        network.places[0].weight[1] *= 1e-12  # far below what float32 squares
+    rebalance(network, state)
+    lengths = network.places[0].weight.flatten(1).norm(dim=1)
+    assert lengths[0] == 0
+    torch.testing.assert_close(lengths[1:], torch.tensor(2**0.5).expand(63))
+    assert torch.isfinite(state["place_divisors"]).all()
+
+
 def test_the_first_steps_from_what_ships_keep_what_it_knows(tmp_path):
     loop = LoopSettings(stages=(Stage(64, 24, 6),), optimizer="muon", learning_rate=3e-4)
     artifact, _ = distil(
