@@ -25,8 +25,7 @@ from sfpose.protocols import CFP, PoseFolder
 from sfpose.runtime.artifact import read_artifact
 from sfpose.training.faces import TaughtFaces, load_taught_faces
 from sfpose.training.maps import is_mapped
-from sfpose.training.mixing import both_looks
-from sfpose.training.teachers import OnnxTeacher
+from sfpose.training.teachers import OnnxTeacher, both_looks
 
 
 def mapped_values(descriptors: np.ndarray) -> np.ndarray:

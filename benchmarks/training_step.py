@@ -15,10 +15,9 @@ import torch
 from sfpose.networks import build_network
 from sfpose.training.distillation import TaughtFaceSource
 from sfpose.training.faces import TaughtFaces
-from sfpose.training.maps import is_mapped, place_shape, split_map
-from sfpose.training.objectives import DistillationObjective
+from sfpose.training.maps import split_map
 from sfpose.training.optimizers import build_optimizer
-from sfpose.training.recipes import DistillationRecipe
+from sfpose.training.recipes import DistillationRecipe, distillation_objective
 from sfpose.training.settings import autocast, find_device
 from sfpose.training.turning import FaceTurner
 
@@ -89,13 +88,9 @@ def main() -> None:
     source = TaughtFaceSource(made_up_faces(options.photos), turner=turner, device=device)
     network = build_network(options.network, input_size=options.sizes[-1])
     network, _ = split_map(network, options.network, source.bank.shape[1])
-    objective = DistillationObjective(
-        source.bank,
-        hellinger_weight=0.0 if is_mapped(options.network) else 1.0,
-        places=place_shape(network),
-    ).to(device)
-    network.train().to(device, memory_format=torch.channels_last)
     recipe = DistillationRecipe()
+    objective = distillation_objective(recipe, options.network, network, source.bank).to(device)
+    network.train().to(device, memory_format=torch.channels_last)
     optimizers = build_optimizer(
         recipe.loop.optimizer,
         network,
@@ -103,12 +98,13 @@ def main() -> None:
         learning_rate=1e-4,
         weight_decay=recipe.loop.weight_decay,
     )
-    model = torch.compile(network) if options.compile else network
+    if options.compile:
+        network.compile()
     print("milliseconds  " + "  ".join(f"{part:>9s}" for part in PARTS) + "  images a second")
     for size in options.sizes:
         steps = [
             step_seconds(
-                model,
+                network,
                 objective,
                 source,
                 optimizers,

@@ -13,9 +13,9 @@ from sfpose.pose import FACE_POINTS, head_pose  # noqa: E402
 from sfpose.training.augmentation import GeometryJitter  # noqa: E402
 from sfpose.training.distillation import TaughtFaceSource, normalise_images  # noqa: E402
 from sfpose.training.faces import TaughtFaces  # noqa: E402
-from sfpose.training.mixing import ask_about_photos, both_looks, make_blends  # noqa: E402
+from sfpose.training.mixing import ask_about_photos, make_blends  # noqa: E402
 from sfpose.training.non_faces import turn_into_non_faces  # noqa: E402
-from sfpose.training.teachers import OnnxTeacher  # noqa: E402
+from sfpose.training.teachers import OnnxTeacher, both_looks  # noqa: E402
 
 SIDE = 112
 

@@ -144,7 +144,7 @@ def _size_and_images(text: str) -> tuple[int, int]:
     return size, images
 
 
-def _stages(settings: LoopSettings, options: argparse.Namespace) -> LoopSettings:
+def _loop_settings(settings: LoopSettings, options: argparse.Namespace) -> LoopSettings:
     """The settings, with what the options say in the place of theirs."""
     from sfpose.training.settings import falling_stages
 
@@ -170,7 +170,7 @@ def _run_landmarks(options: argparse.Namespace) -> int:
     from sfpose.training.faces import load_taught_faces
     from sfpose.training.landmarks import LANDMARK_LOOP, train_landmarks
 
-    settings = _stages(LANDMARK_LOOP, options)
+    settings = _loop_settings(LANDMARK_LOOP, options)
     faces = load_taught_faces(options.data, options.cache)
     artifact = train_landmarks(
         faces,
@@ -206,7 +206,7 @@ def _run_distil(options: argparse.Namespace) -> int:
     recipe = replace(
         recipe,
         network=options.network,
-        loop=_stages(recipe.loop, options),
+        loop=_loop_settings(recipe.loop, options),
         turned_share=options.turned,
         blend_share=options.mixed_share,
         light=options.light,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -21,8 +19,9 @@ from sfpose.training.augmentation import (
     round_at_random,
     sample_images,
 )
-from sfpose.training.faces import PhotoStore, TaughtFaces, pass_order
-from sfpose.training.mixing import Blends, blended, both_looks, unit_rows
+from sfpose.training.faces import PhotoStore, TaughtFaces, known_matrices, pass_order
+from sfpose.training.mixing import Blends, blended
+from sfpose.training.teachers import both_looks, unit_rows
 from sfpose.training.turning import FaceTurner
 
 __all__ = ["TaughtFaceSource", "normalise_images", "teacher_centre", "teacher_targets"]
@@ -119,7 +118,9 @@ class TaughtFaceSource:
         self._device = torch.device(device)
         self._photos = PhotoStore(faces.photos, self._device)
         points = faces.landmarks if landmarks is None else landmarks
-        self._to_photo = self._matrices(similarity_to_canonical, points, faces.scores > 0)
+        self._to_photo = known_matrices(
+            similarity_to_canonical, points, faces.scores > 0, self._device
+        )
         self._photo_rows = torch.from_numpy(self.rows).to(self._device)
         self._jitter = jitter
         self._light = light
@@ -132,22 +133,10 @@ class TaughtFaceSource:
         self._turner = turner
         self._turned_share = turned_share
         if turner is not None:
-            self._cameras = self._matrices(head_cameras, faces.landmarks, usable)
+            self._cameras = known_matrices(head_cameras, faces.landmarks, usable, self._device)
             frontal = np.zeros(len(usable), bool)
             frontal[self.rows] = np.abs(head_pose(faces.landmarks[self.rows]).yaw) < 30
             self._frontal = torch.from_numpy(frontal).to(self._device)
-
-    def _matrices(
-        self,
-        make: Callable[[NDArray[np.float32]], NDArray[np.float64]],
-        points: NDArray[np.float32],
-        known: NDArray[np.bool_],
-    ) -> Tensor:
-        """What ``make`` gives of the landmarks that are known; zeros elsewhere."""
-        made = make(points[known])
-        filled = np.zeros((len(points), *made.shape[1:]), np.float32)
-        filled[known] = made
-        return torch.from_numpy(filled).to(self._device)
 
     def __len__(self) -> int:
         """Number of photos in one pass, which blends are not counted in."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,7 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["PhotoStore", "TaughtFaces", "decode_archives", "load_taught_faces", "pass_order"]
+__all__ = [
+    "PhotoStore",
+    "TaughtFaces",
+    "decode_archives",
+    "known_matrices",
+    "load_taught_faces",
+    "pass_order",
+]
 
 
 def pass_order(length: int, seed: int, first: int, count: int) -> NDArray[np.int64]:
@@ -85,6 +92,22 @@ class PhotoStore:
         if self._there is not None:
             return self._there[rows]
         return torch.from_numpy(self._photos[rows.numpy()])
+
+
+def known_matrices(
+    make: Callable[[NDArray[np.float32]], NDArray[np.float64]],
+    landmarks: NDArray[np.float32],
+    known: NDArray[np.bool_],
+    device: torch.device,
+) -> Tensor:
+    """What ``make`` gives of the landmarks (n, 5, 2) that are known, in float32; zeros elsewhere.
+
+    Where no face was found landmarks may be anything, such as all zeros, which it would refuse.
+    """
+    made = make(landmarks[known])
+    filled = np.zeros((len(landmarks), *made.shape[1:]), np.float32)
+    filled[known] = made
+    return torch.from_numpy(filled).to(device)
 
 
 def decode_archives(

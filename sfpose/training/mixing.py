@@ -8,7 +8,9 @@ teacher is patient and consistent", CVPR 2022, call this function matching).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +21,10 @@ from torch import Tensor
 from sfpose.geometry import similarity_to_canonical
 from sfpose.pose import head_pose
 from sfpose.training.augmentation import compose, mirror_matrices, sample_images
-from sfpose.training.faces import PhotoStore, TaughtFaces
-from sfpose.training.teachers import TEACHER_SIZE, Teacher
+from sfpose.training.faces import PhotoStore, TaughtFaces, known_matrices
+from sfpose.training.teachers import TEACHER_SIZE, Teacher, both_looks
 
-__all__ = ["Blends", "ask_about_photos", "blended", "both_looks", "make_blends", "unit_rows"]
+__all__ = ["Blends", "ask_about_photos", "blended", "make_blends"]
 
 _NEIGHBOURS = 200
 
@@ -40,25 +42,13 @@ class Blends:
     shares : float32 array of shape (n,)
         What the first one gives, 0.35 to 0.65; the second gives the rest.
     embeddings : float32 array of shape (n, d)
-        Of the teacher, as :func:`both_looks` gives them.
+        Of the teacher, as :func:`~sfpose.training.teachers.both_looks` gives them.
     """
 
     rows: NDArray[np.int64]
     mirrored: NDArray[np.bool_]
     shares: NDArray[np.float32]
     embeddings: NDArray[np.float32]
-
-
-def both_looks(
-    embeddings: NDArray[np.float32], mirror_embeddings: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Sum of a teacher's embeddings (n, d) of images and of their mirrors, each of length 1."""
-    return unit_rows(embeddings) + unit_rows(mirror_embeddings)
-
-
-def unit_rows(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows (n, d) brought to length 1."""
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-8)
 
 
 def make_blends(
@@ -113,8 +103,14 @@ def make_blends(
     chosen = order[np.stack([place, other], 1)]
     rows, mirrored = usable[chosen], yaw[chosen] < 0
     shares = draw.uniform(0.35, 0.65, count).astype(np.float32)
-    pairs = (rows, mirrored, shares)
-    looks = _ask(teacher, faces, pairs, cache / f"blends_{seed}.npy", torch.device(device), part)
+    drawn = _Crops(faces, torch.device(device))
+
+    def crops(now: NDArray[np.int64]) -> Tensor:
+        first, second = (drawn(rows[now, at], mirrored[now, at]) for at in (0, 1))
+        return blended(first, second, torch.from_numpy(shares[now]).to(first.device))
+
+    shape = (count, 2, faces.embeddings.shape[1])
+    looks = _ask(teacher, crops, cache / f"blends_{seed}.npy", shape, part)
     return Blends(rows, mirrored, shares, both_looks(looks[:, 0], looks[:, 1]))
 
 
@@ -147,48 +143,63 @@ def ask_about_photos(
         Photos in which no face was found keep their embeddings.
     """
     known = np.flatnonzero(faces.scores > 0)
-    whole = np.ones(len(known), np.float32)
-    pairs = (np.stack([known, known], 1), np.zeros((len(known), 2), bool), whole)
-    looks = _ask(teacher, faces, pairs, cache / "photos.npy", torch.device(device), part)
+    drawn = _Crops(faces, torch.device(device))
+
+    def crops(now: NDArray[np.int64]) -> Tensor:
+        return drawn(known[now], np.zeros(len(now), bool))
+
+    shape = (len(known), 2, faces.embeddings.shape[1])
+    looks = _ask(teacher, crops, cache / "photos.npy", shape, part)
     embeddings, mirror_embeddings = faces.embeddings.copy(), faces.mirror_embeddings.copy()
     embeddings[known], mirror_embeddings[known] = looks[:, 0], looks[:, 1]
     return replace(faces, embeddings=embeddings, mirror_embeddings=mirror_embeddings)
 
 
+class _Crops:
+    """Draws photos as the teacher sees them; nothing is moved to the device before the first."""
+
+    def __init__(self, faces: TaughtFaces, device: torch.device) -> None:
+        self._faces, self._device = faces, device
+
+    @cached_property
+    def _photos(self) -> PhotoStore:
+        return PhotoStore(self._faces.photos, self._device)
+
+    @cached_property
+    def _to_photo(self) -> Tensor:
+        faces = self._faces
+        known = faces.scores > 0
+        return known_matrices(similarity_to_canonical, faces.landmarks, known, self._device)
+
+    def __call__(self, rows: NDArray[np.int64], mirrored: NDArray[np.bool_]) -> Tensor:
+        """Crops (n, 3, 112, 112) of photos by their rows (n,), mirrored where it says so."""
+        places = torch.from_numpy(rows).to(self._device)
+        mirror = mirror_matrices(torch.from_numpy(mirrored).to(self._device))
+        around = compose(self._to_photo[places], mirror)
+        photos = self._photos.take(places)
+        return sample_images(photos, around, TEACHER_SIZE, padding="reflection")
+
+
 def _ask(
     teacher: Teacher,
-    faces: TaughtFaces,
-    pairs: tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.float32]],
+    crops: Callable[[NDArray[np.int64]], Tensor],
     path: Path,
-    device: torch.device,
+    shape: tuple[int, int, int],
     part: int,
 ) -> NDArray[np.float32]:
-    """Embeddings (n, 2, d) of blends, by rows, mirrored and shares, and of their mirror images.
+    """Embeddings (n, 2, d) of crops by their number and of their mirror images.
 
     What ``path`` holds already is not asked again.
     """
     from tqdm import tqdm
 
-    kept = _open(path, (len(pairs[0]), 2, faces.embeddings.shape[1]))
-    photos = PhotoStore(faces.photos, device)
-    # Of photos in which no face was found the landmarks may be anything.
-    used = np.unique(pairs[0])
-    to_photo = np.zeros((len(faces.photos), 3, 3), np.float32)
-    to_photo[used] = similarity_to_canonical(faces.landmarks[used])
-    matrices = torch.from_numpy(to_photo).to(device)
-
-    def drawn(rows: Tensor, mirrored: Tensor) -> Tensor:
-        around = compose(matrices[rows], mirror_matrices(mirrored))
-        return sample_images(photos.take(rows), around, TEACHER_SIZE, padding="reflection")
-
+    kept = _open(path, shape)
     left = np.flatnonzero(~kept.any((1, 2)))
     with tqdm(total=len(left), desc="asking the teacher", unit="face", disable=None) as bar:
         for first in range(0, len(left), part):
             now = left[first : first + part]
-            rows, mirrored, shares = (torch.from_numpy(each[now]).to(device) for each in pairs)
-            first_ones, second_ones = (drawn(rows[:, at], mirrored[:, at]) for at in (0, 1))
-            crops = blended(first_ones, second_ones, shares)
-            answers = [teacher(each).cpu().numpy() for each in (crops, crops.flip(3))]
+            asked = crops(now)
+            answers = [teacher(each).cpu().numpy() for each in (asked, asked.flip(3))]
             kept[now] = np.stack(answers, 1)
             bar.update(len(now))
     return np.asarray(kept)

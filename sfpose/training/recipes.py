@@ -41,6 +41,7 @@ __all__ = [
     "DistillationResult",
     "Start",
     "distil",
+    "distillation_objective",
     "export_distilled",
     "shorter",
     "start_network",
@@ -240,16 +241,7 @@ def distil(
     )
     begin = start_network(start, recipe.network, input_size=recipe.size)
     network, known = split_map(begin.network, begin.name, source.bank.shape[1])
-    # Nothing is asked of the distance between values that do not ship themselves.
-    cosine_weight, hellinger_weight = (3.0, 0.0) if is_mapped(begin.name) else (1.0, 1.0)
-    objective = DistillationObjective(
-        source.bank,
-        cosine_temperature=recipe.cosine_temperature,
-        hellinger_temperature=recipe.hellinger_temperature,
-        cosine_weight=cosine_weight,
-        hellinger_weight=hellinger_weight,
-        places=place_shape(network),
-    )
+    objective = distillation_objective(recipe, begin.name, network, source.bank)
     if known and not begin.objective:
         rebalance(network, known)
     take_common_layers(objective, {**known, **begin.objective})
@@ -268,6 +260,33 @@ def distil(
         trained, objective, begin.name, faces, points, recipe.size, name=name
     )
     return DistillationResult(artifact, agreement)
+
+
+def distillation_objective(
+    recipe: DistillationRecipe, name: str, network: nn.Module, bank: Tensor
+) -> DistillationObjective:
+    """The objective of a recipe, before it has learned.
+
+    Parameters
+    ----------
+    recipe : DistillationRecipe
+    name : str
+        Architecture of the result.
+    network : nn.Module
+        What is taught: without the map, as :func:`sfpose.training.maps.split_map` gives it.
+    bank : float Tensor of shape (n, d)
+        Teacher embeddings, rows of length 1.
+    """
+    # Nothing is asked of the distance between values that do not ship themselves.
+    cosine_weight, hellinger_weight = (3.0, 0.0) if is_mapped(name) else (1.0, 1.0)
+    return DistillationObjective(
+        bank,
+        cosine_temperature=recipe.cosine_temperature,
+        hellinger_temperature=recipe.hellinger_temperature,
+        cosine_weight=cosine_weight,
+        hellinger_weight=hellinger_weight,
+        places=place_shape(network),
+    )
 
 
 def export_distilled(

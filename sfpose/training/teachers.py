@@ -6,13 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sfpose.training.settings import autocast
 
-__all__ = ["TEACHER_SIZE", "OnnxTeacher", "Teacher"]
+__all__ = ["TEACHER_SIZE", "OnnxTeacher", "Teacher", "both_looks", "unit_rows"]
 
 TEACHER_SIZE = 112
 
@@ -77,16 +79,31 @@ class OnnxTeacher(nn.Module):
         return values.float()
 
 
+def both_looks(
+    embeddings: NDArray[np.float32], mirror_embeddings: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Sum of a teacher's embeddings (n, d) of images and of their mirrors, each of length 1."""
+    return unit_rows(embeddings) + unit_rows(mirror_embeddings)
+
+
+def unit_rows(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows (n, d) brought to length 1."""
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-8)
+
+
+# Each names every attribute that it knows, so that one that it does not know is an error.
+
+
 def _convolution(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
     *,
+    kernel_shape: list[int],
     strides: list[int],
     pads: list[int],
     dilations: list[int],
     group: int,
-    **_: object,
 ) -> Tensor:
     top, left, bottom, right = pads
     if (top, left) != (bottom, right):
@@ -94,20 +111,40 @@ def _convolution(
     return F.conv2d(x, weight, bias, strides, (top, left), dilations, group)
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor, *, transB: int = 0, **_: object) -> Tensor:
-    return F.linear(x, weight if transB else weight.T, bias)
+def _normalisation(
+    x: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    *,
+    epsilon: float = 1e-5,
+    momentum: float = 0.9,
+) -> Tensor:
+    return F.batch_norm(x, mean, var, gamma, beta, eps=epsilon)
+
+
+def _linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    transA: int = 0,
+    transB: int = 0,
+) -> Tensor:
+    x, weight = x.T if transA else x, weight.T if transB else weight
+    return torch.addmm(bias, x, weight, alpha=alpha, beta=beta)
 
 
 _OPERATIONS: dict[str, Callable[..., Tensor]] = {
-    "BatchNormalization": lambda x, gamma, beta, mean, var, epsilon=1e-5, **_: F.batch_norm(
-        x, mean, var, gamma, beta, eps=epsilon
-    ),
+    "BatchNormalization": _normalisation,
     "Conv": _convolution,
-    "Dropout": lambda x, *_, **__: x,
-    "Flatten": lambda x, **_: x.flatten(1),
+    "Dropout": lambda x, *, ratio=0.5: x,
+    "Flatten": lambda x, *, axis=1: x.flatten(axis),
     "Gemm": _linear,
     "Mul": torch.mul,
     "PRelu": lambda x, slope: F.prelu(x, slope.flatten()),
-    "ReduceMean": lambda x, axes, keepdims=1: x.mean(axes, bool(keepdims)),
     "Sub": torch.sub,
 }
