@@ -14,7 +14,8 @@ from sfpose.training.faces import TaughtFaces  # noqa: E402
 from sfpose.training.loop import LoopSettings, Stage  # noqa: E402
 from sfpose.training.maps import join_map, place_shape, rebalance, split_map  # noqa: E402
 from sfpose.training.objectives import DistillationObjective  # noqa: E402
-from sfpose.training.recipes import DistillationRecipe, distil, start_network  # noqa: E402
+from sfpose.training.recipes import DistillationRecipe, distil  # noqa: E402
+from sfpose.training.starts import start_network  # noqa: E402
 
 AVERAGED, PLACED = "squeezefaceposenet+deeper7+map", "squeezefaceposenet+deeper7+places+map"
 

@@ -55,10 +55,10 @@ from sfpose.training.recipes import (  # noqa: E402
     DistillationRecipe,
     distil,
     shorter,
-    start_network,
     teacher_agreement,
 )
 from sfpose.training.settings import falling_stages  # noqa: E402
+from sfpose.training.starts import start_network  # noqa: E402
 from sfpose.training.turning import FaceTurner  # noqa: E402
 
 

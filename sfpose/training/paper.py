@@ -21,9 +21,9 @@ from sfpose.training.identification import DROPOUT, SMALLEST_SIZE, export_identi
 from sfpose.training.loop import LoopSettings, Stage, train
 from sfpose.training.margins import LOSSES, identification_objective
 from sfpose.training.people import ImageTable
-from sfpose.training.recipes import start_network
 from sfpose.training.schedules import PlateauSchedule
 from sfpose.training.selection import Selection, choose_people, hold_out
+from sfpose.training.starts import start_network
 from sfpose.training.streaming import OnUnreadable, StreamedImages, workers_for
 
 __all__ = ["PaperRecipe", "PaperResult", "PaperStage", "StageReport", "train_paper"]
@@ -196,7 +196,7 @@ def train_paper(
         if they are there, written every few minutes.
     start : str, Path or None
         A SqueezeNet v1.1 state trained on ImageNet, as in the paper; see
-        :func:`sfpose.training.recipes.start_network`.
+        :func:`sfpose.training.starts.start_network`.
     recipe : PaperRecipe, optional
     on_epoch : callable, optional
         Called with the number of the stage and the measurements of each pass.

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -14,15 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sfpose.geometry import similarity_to_canonical
-from sfpose.networks import NETWORKS, build_network
-from sfpose.networks.imagenet import fill_from_state, read_state
-from sfpose.runtime.artifact import Artifact, read_artifact
+from sfpose.networks import NETWORKS
+from sfpose.runtime.artifact import Artifact
 from sfpose.training.augmentation import sample_images
-from sfpose.training.checkpoints import load_checkpoint
 from sfpose.training.distillation import TaughtFaceSource, normalise_images, teacher_targets
 from sfpose.training.export import (
     fold_batch_norm,
-    network_from_artifact,
     scale_descriptor,
     take_common_layers,
     to_manifest,
@@ -32,19 +27,19 @@ from sfpose.training.faces import TaughtFaces
 from sfpose.training.loop import LoopSettings, Stage, train
 from sfpose.training.maps import is_mapped, join_map, place_shape, rebalance, split_map
 from sfpose.training.mixing import Blends
+from sfpose.training.normalising import lacks_batch_norm, normalise_modules
 from sfpose.training.objectives import DistillationObjective
 from sfpose.training.settings import find_device
+from sfpose.training.starts import start_network
 from sfpose.training.turning import FaceTurner
 
 __all__ = [
     "DistillationRecipe",
     "DistillationResult",
-    "Start",
     "distil",
     "distillation_objective",
     "export_distilled",
     "shorter",
-    "start_network",
     "teacher_agreement",
 ]
 
@@ -56,7 +51,7 @@ class DistillationRecipe:
     Attributes
     ----------
     network : str, optional
-        Architecture; see :func:`start_network`.
+        Architecture; see :func:`sfpose.training.starts.start_network`.
     loop : LoopSettings
         Small images first: the network ends in a global average, so that most of
         what there is to learn can be learnt at a quarter of the cost.
@@ -112,78 +107,6 @@ class DistillationResult(NamedTuple):
     agreement: dict[str, float]
 
 
-class Start(NamedTuple):
-    """A network to train on, the name of its architecture, and what in it is new.
-
-    ``objective`` is the state of the objective that a checkpoint holds beside its network.
-    """
-
-    network: nn.Module
-    name: str
-    new_layers: list[str]
-    objective: Mapping[str, Tensor] = MappingProxyType({})
-
-
-def start_network(
-    start: str | Path | None,
-    network: str | None = None,
-    *,
-    dropout: float = 0.0,
-    input_size: int | None = None,
-) -> Start:
-    """Network to train on: from an artifact, from an ImageNet state, or at random.
-
-    Parameters
-    ----------
-    start : str, Path or None
-        A shipped name or the path of an artifact; a ``.safetensors`` or ``.pth``
-        file with a published state, such as SqueezeNet v1.1 (see
-        :func:`sfpose.networks.imagenet.fill_from_state`); the ``.pt`` checkpoint of a run;
-        None for random weights.
-    network : str, optional
-        Architecture; that of the artifact if not given, or ``"squeezefaceposenet"``. If an
-        artifact or checkpoint is of another one, what both have in common is taken: the
-        layers of the same name and shape.
-    dropout : float, default=0.0
-        Before the last convolution.
-    input_size : int, optional
-        Side of the images for an architecture that is built for one size; its own if
-        not given. An artifact keeps its size.
-
-    Returns
-    -------
-    Start
-        ``new_layers`` names the parameters that the start did not fill.
-
-    Raises
-    ------
-    ValueError
-        If the start is of another architecture and none of its layers fits.
-    """
-    name = network or "squeezefaceposenet"
-    suffix = None if start is None else Path(start).suffix
-    if start is None or suffix in (".safetensors", ".pth"):
-        built = build_network(name, dropout=dropout, input_size=input_size)
-        left = [] if start is None else fill_from_state(built, read_state(start))[1]
-        return Start(built, name, left)
-    objective: Mapping[str, Tensor] = {}
-    if suffix == ".pt":
-        checkpoint = load_checkpoint(start)
-        state, objective = checkpoint["averaged"], checkpoint["objective"]
-    else:
-        artifact = read_artifact(start)
-        own = str(artifact.manifest["network"])
-        whole = network_from_artifact(artifact, dropout=dropout)
-        if network in (None, own):
-            return Start(whole, own, [])
-        state = whole.state_dict()
-    built = build_network(name, dropout=dropout, input_size=input_size)
-    left = take_common_layers(built, state)
-    if len(left) == len(list(built.parameters())):
-        raise ValueError(f"start must have layers of {type(built).__name__}; none fits")
-    return Start(built, name, left, objective)
-
-
 def distil(
     faces: TaughtFaces,
     checkpoint: Path,
@@ -209,9 +132,9 @@ def distil(
     blends : Blends, optional
         Shown beside the photos; see :func:`sfpose.training.mixing.make_blends`.
     start : str, Path or None
-        See :func:`start_network`. Of the checkpoint of another distillation the
-        objective's maps are taken too, which cost tens of thousands of images to learn
-        anew. The run's own checkpoint has the last word.
+        See :func:`sfpose.training.starts.start_network`. Of the checkpoint of another
+        distillation the objective's maps are taken too, which cost tens of thousands of images
+        to learn anew. The run's own checkpoint has the last word.
     recipe : DistillationRecipe, optional
     face_surface : path, optional
         Surface for a :class:`~sfpose.training.turning.FaceTurner`; no face is turned
@@ -244,7 +167,11 @@ def distil(
     objective = distillation_objective(recipe, begin.name, network, source.bank)
     if known and not begin.objective:
         rebalance(network, known)
-    take_common_layers(objective, {**known, **begin.objective})
+    state = {**known, **begin.objective}
+    if lacks_batch_norm(network):
+        images, _ = source.batch(recipe.loop.seed, 0, 512, recipe.size)
+        network = normalise_modules(network, state, images.cpu())
+    take_common_layers(objective, state)
     trained = train(
         network,
         objective,

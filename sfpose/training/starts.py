@@ -1,0 +1,93 @@
+"""What a run begins from: an artifact, published weights, another run, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from sfpose.networks import build_network
+from sfpose.networks.imagenet import fill_from_state, read_state
+from sfpose.runtime.artifact import read_artifact
+from sfpose.training.checkpoints import load_checkpoint
+from sfpose.training.export import network_from_artifact, take_common_layers
+from sfpose.training.normalising import add_batch_norm
+
+__all__ = ["Start", "start_network"]
+
+
+class Start(NamedTuple):
+    """A network to train on, the name of its architecture, and what in it is new.
+
+    ``objective`` is the state of the objective that a checkpoint holds beside its network.
+    """
+
+    network: nn.Module
+    name: str
+    new_layers: list[str]
+    objective: Mapping[str, Tensor] = MappingProxyType({})
+
+
+def start_network(
+    start: str | Path | None,
+    network: str | None = None,
+    *,
+    dropout: float = 0.0,
+    input_size: int | None = None,
+) -> Start:
+    """Network to train on: from an artifact, from an ImageNet state, or at random.
+
+    Parameters
+    ----------
+    start : str, Path or None
+        A shipped name or the path of an artifact; a ``.safetensors`` or ``.pth``
+        file with a published state, such as SqueezeNet v1.1 (see
+        :func:`sfpose.networks.imagenet.fill_from_state`); the ``.pt`` checkpoint of a run;
+        None for random weights.
+    network : str, optional
+        Architecture; that of the artifact if not given, or ``"squeezefaceposenet"``. If an
+        artifact or checkpoint is of another one, what both have in common is taken: the
+        layers of the same name and shape.
+    dropout : float, default=0.0
+        Before the last convolution.
+    input_size : int, optional
+        Side of the images for an architecture that is built for one size; its own if
+        not given. An artifact keeps its size.
+
+    Returns
+    -------
+    Start
+        ``new_layers`` names the parameters that the start did not fill.
+
+    Raises
+    ------
+    ValueError
+        If the start is of another architecture and none of its layers fits.
+    """
+    name = network or "squeezefaceposenet"
+    suffix = None if start is None else Path(start).suffix
+    if start is None or suffix in (".safetensors", ".pth"):
+        built = build_network(name, dropout=dropout, input_size=input_size)
+        left = [] if start is None else fill_from_state(built, read_state(start))[1]
+        return Start(built, name, left)
+    objective: Mapping[str, Tensor] = {}
+    if suffix == ".pt":
+        checkpoint = load_checkpoint(start)
+        state, objective = checkpoint["averaged"], checkpoint["objective"]
+    else:
+        artifact = read_artifact(start)
+        own = str(artifact.manifest["network"])
+        whole = network_from_artifact(artifact, dropout=dropout)
+        if network in (None, own):
+            return Start(whole, own, [])
+        state = whole.state_dict()
+    built = build_network(name, dropout=dropout, input_size=input_size)
+    if "fire9.squeeze.1.weight" in state:
+        add_batch_norm(built)
+    left = take_common_layers(built, state)
+    if len(left) == len(list(built.parameters())):
+        raise ValueError(f"start must have layers of {type(built).__name__}; none fits")
+    return Start(built, name, left, objective)

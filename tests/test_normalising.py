@@ -1,0 +1,148 @@
+"""Batch normalisation for modules that would fall silent without it."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="training needs the [train] extra")
+
+from sfpose.networks import build_network  # noqa: E402
+from sfpose.training.export import fold_batch_norm, network_from_artifact  # noqa: E402
+from sfpose.training.faces import TaughtFaces  # noqa: E402
+from sfpose.training.loop import LoopSettings, Stage  # noqa: E402
+from sfpose.training.maps import place_shape, split_map  # noqa: E402
+from sfpose.training.normalising import (  # noqa: E402
+    lacks_batch_norm,
+    normalise_modules,
+    silent_modules,
+)
+from sfpose.training.objectives import DistillationObjective  # noqa: E402
+from sfpose.training.recipes import DistillationRecipe, distil  # noqa: E402
+from sfpose.training.starts import start_network  # noqa: E402
+
+PLACED = "squeezefaceposenet+deeper7+places+map"
+
+
+def _network(name, *, batch_norm=False):
+    """One whose modules all add something, as those of a trained network."""
+    torch.manual_seed(0)
+    network = build_network(name, batch_norm=batch_norm, input_size=40)
+    with torch.no_grad():
+        for key, value in network.named_parameters():
+            if key.startswith("deeper") and key.endswith("0.weight"):
+                torch.nn.init.kaiming_normal_(value)
+            elif key.endswith("0.bias"):
+                value.normal_(std=0.1)
+        # As weights grow without normalisation.
+        for layer in ("fire5.squeeze.0", "fire8.squeeze.0"):
+            network.get_submodule(layer).weight.mul_(1e3)
+    return network
+
+
+def _images(count=24):
+    return torch.randn(count, 3, 40, 40, generator=torch.Generator().manual_seed(1))
+
+
+def _silence(network, name):
+    with torch.no_grad():
+        network.get_submodule(name).squeeze[0].bias.fill_(-1e12)
+
+
+@pytest.mark.parametrize("places_normalised", [False, None])
+def test_a_normalised_network_says_the_same_to_its_objective(places_normalised):
+    network, state = split_map(_network(PLACED, batch_norm=places_normalised), PLACED, 128)
+    images = _images()
+    if places_normalised is None:
+        network.places[1].momentum = None  # the mean of what it saw
+        with torch.no_grad():
+            network.train()(images)
+    network.eval()
+    normalised_state = dict(state)
+    normalised = normalise_modules(network, normalised_state, images).eval()
+    assert lacks_batch_norm(network)
+    assert not lacks_batch_norm(normalised)
+    found = []
+    with torch.inference_mode():
+        for each, known in ((network, state), (normalised, normalised_state)):
+            objective = DistillationObjective(torch.eye(128)[:5], places=place_shape(each)).eval()
+            objective.load_state_dict(known, strict=False)
+            objective.placed.weight.data.normal_(
+                std=0.02, generator=torch.Generator().manual_seed(2)
+            )
+            outputs = each(images)
+            found.append((outputs[:, :1000], objective.to_teacher(outputs)))
+        again = fold_batch_norm(normalised)(images)[:, :1000]
+    ratio = float(found[0][0].mean() / found[1][0].mean())
+    assert ratio > 1e3
+    scale = float(found[1][0].max())
+    torch.testing.assert_close(found[1][0], found[0][0] / ratio, rtol=1e-3, atol=1e-4 * scale)
+    torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(again, found[1][0], rtol=1e-3, atol=1e-4 * scale)
+    # On the images that it was measured on, training sees what evaluation does.
+    with torch.no_grad():
+        trained = normalised.train()(images)[:, :1000]
+    torch.testing.assert_close(trained, found[1][0], rtol=2e-2, atol=2e-2 * scale)
+
+
+def test_silent_modules_are_found_and_learn_again():
+    name = "squeezefaceposenet+deeper"
+    network, images = _network(name), _images()
+    assert silent_modules(network, images) == []
+    for silent in ("deeper.0", "deeper.3"):
+        _silence(network, silent)
+    assert silent_modules(network, images) == ["deeper.0", "deeper.3"]
+    with torch.inference_mode():
+        before = network.eval()(images)
+    state = {}
+    woken = normalise_modules(network, state, images).eval()
+    with torch.inference_mode():
+        after = woken(images) / state["mean"]
+    torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-4 * float(before.max()))
+    optimizer = torch.optim.Adam(woken.parameters(), 1e-2)
+    for _ in range(3):
+        optimizer.zero_grad()
+        woken.train()(images).square().mean().backward()
+        optimizer.step()
+    gradients = {key: value.grad for key, value in woken.named_parameters() if "deeper" in key}
+    assert all(bool(each.any()) for each in gradients.values())
+    assert silent_modules(woken, images) == []
+
+
+def test_what_has_no_modules_or_is_normalised_is_refused():
+    for network in (
+        build_network("squeezefaceposenet"),
+        build_network("lightcnn29"),
+        normalise_modules(_network("squeezefaceposenet+deeper"), {}, _images()),
+    ):
+        assert not lacks_batch_norm(network)
+        with pytest.raises(ValueError, match="must have modules after fire9 without batch"):
+            normalise_modules(network, {}, _images())
+    assert silent_modules(build_network("squeezefaceposenet"), _images()) == []
+
+
+def test_a_run_of_distil_normalises_and_exports_without(tmp_path):
+    rng = np.random.default_rng(0)
+    points = np.array([[26, 26], [54, 26], [40, 42], [29, 57], [51, 57]], np.float32)
+    faces = TaughtFaces(
+        photos=rng.integers(0, 256, (12, 80, 80, 3), dtype=np.uint8),
+        landmarks=np.tile(points, (12, 1, 1)),
+        scores=np.ones(12, np.float32),
+        embeddings=rng.normal(size=(12, 128)).astype(np.float32),
+        mirror_embeddings=rng.normal(size=(12, 128)).astype(np.float32),
+        held_out=np.arange(12) >= 10,
+    )
+    loop = LoopSettings(stages=(Stage(40, 12, 6),), optimizer="muon", learning_rate=1e-3)
+    recipe = DistillationRecipe(network=PLACED, loop=loop)
+    first = tmp_path / "first.pt"
+    artifact, _ = distil(faces, first, start="default", recipe=recipe, progress=False)
+    exported = network_from_artifact(artifact)
+    assert silent_modules(exported, _images()) == []
+    assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in exported.modules())
+    begun = start_network(first, PLACED, input_size=40)
+    assert begun.new_layers == ["map.weight", "placed.weight"]
+    kept = torch.load(first, weights_only=True)["averaged"]
+    assert "deeper.6.expand3x3.1.running_var" in kept
+    for key, value in begun.network.state_dict().items():
+        if key in kept:
+            assert torch.equal(value, kept[key])
+    # Finished already: resuming it gives the same file.
+    assert distil(faces, first, recipe=recipe, progress=False).artifact.model == artifact.model
