@@ -9,7 +9,7 @@ import sys
 import zipfile
 from pathlib import PurePosixPath
 
-LARGEST_WHEEL = 11_000_000
+LARGEST_WHEEL = 13_500_000
 LARGEST_FILE = 6_000_000
 ENDINGS = {".py", ".onnx", ".json", ".md", ".typed"}
 NEEDED = {
@@ -17,7 +17,7 @@ NEEDED = {
     "sfpose/py.typed",
     *(
         f"sfpose/weights/{name}/{file}"
-        for name in ("default", "default-int8", "plus-int8", "landmarks")
+        for name in ("default", "default-int8", "small-int8", "plus-int8", "landmarks")
         for file in ("model.onnx", "manifest.json", "card.md")
     ),
 }

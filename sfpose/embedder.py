@@ -239,10 +239,10 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Returns
         -------
         float32 array of shape (n, d)
-            Non-negative descriptors of 1000 values, or 256 with ``"plus-int8"``; rows sum
-            to 1 if the weights say so (the shipped ones do). The row of an image without a
-            face (see ``min_face_score``), or in which the network finds nothing at all, is
-            NaN: a failure to acquire, which scoring refuses.
+            Non-negative descriptors of 1000 values, or 256 with ``"small-int8"`` and
+            ``"plus-int8"``; rows sum to 1 if the weights say so (the shipped ones do). The row
+            of an image without a face (see ``min_face_score``), or in which the network finds
+            nothing at all, is NaN: a failure to acquire, which scoring refuses.
 
         Raises
         ------

@@ -26,6 +26,7 @@ COUNTS = {
     "squeezefaceposenet+deeper+map": 2_810_920 + 128 * 1000,
     "squeezefaceposenet+deeper7": 1_235_496 + 7 * ADDED_MODULE,
     "squeezefaceposenet+deeper7+map": 3_992_488 + 128 * 1000,
+    "squeezefaceposenet+places+map": 1_235_496 + 128 * 1000 + 513 * 64 + 64 * 7 * 7 * 128,
     "squeezefaceposenet+deeper7+places+map": 4_120_488 + 513 * 64 + 64 * 7 * 7 * 128,
 }
 # Table 2: squeeze and expand widths of fire2 to fire9.

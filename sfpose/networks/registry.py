@@ -124,7 +124,8 @@ _SPECS = (
     _variant("+deeper+map", None, None, None, deeper=4, mapped=True),
     _variant("+deeper7", None, None, None, deeper=7),
     _variant("+deeper7+map", None, None, None, deeper=7, mapped=True),
-    # Its weights are those of places, and it was taught at 64.
+    # Their weights are those of places, and they were taught at 64.
+    _variant("+places+map", None, None, None, 64, places=64, mapped=True),
     _variant("+deeper7+places+map", None, None, None, 64, deeper=7, places=64, mapped=True),
     NetworkSpec("resnet50", ResNet50, 224, 2048, True, False, 25.6, 146, 160, 1000),
     NetworkSpec("senet50", SENet50, 224, 2048, True, False, 28.1, 155, 210, 1000),

@@ -45,7 +45,7 @@ Result = TypeVar("Result")
 
 FORMAT = "sfpose-artifact"
 FORMAT_VERSION = 1
-SHIPPED = ("default", "default-int8", "plus-int8", "landmarks")
+SHIPPED = ("default", "default-int8", "small-int8", "plus-int8", "landmarks")
 """Names of the artifacts inside the package."""
 
 DISTANCE: Manifest = MappingProxyType(

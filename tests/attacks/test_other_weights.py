@@ -224,7 +224,7 @@ def test_the_form_of_what_ships_is_that_of_its_descriptors(photos):
     form.check(FaceEmbedder().transform(photos), "descriptors")
 
 
-@pytest.mark.parametrize("weights", ["default", "default-int8", "plus-int8"])
+@pytest.mark.parametrize("weights", ["default", "default-int8", "small-int8", "plus-int8"])
 def test_pictures_of_no_face_are_failures_to_acquire(photos, weights):
     """Thousands of pictures of more kinds: benchmarks/non_faces.py."""
     rng = np.random.default_rng(0)
