@@ -123,7 +123,8 @@ def normalise_modules(
     -------
     nn.Module
         A copy whose values are those of the network, all divided by one factor, as is what the
-        objective divides them by. Silent modules are new there and begin by adding nothing.
+        objective divides them by. Filters shorter than random ones are as long as those there, and
+        silent modules are new and begin by adding nothing.
 
     Raises
     ------
@@ -161,9 +162,15 @@ def normalise_modules(
         assert layer.running_mean is not None
         assert layer.running_var is not None
         mean, variance = moments[name]
-        layer.running_mean.copy_((mean - network.get_parameter(f"{name}.0.bias")) / before)
-        layer.running_var.copy_(variance / before**2)
-        layer.weight.copy_(torch.sqrt(variance / before**2 + layer.eps) * before / after)
+        weight, bias = (network.get_parameter(f"{name}.0.{part}") for part in ("weight", "bias"))
+        length = weight.double().flatten(1).norm(dim=1)
+        # Export leaves some filters so short that the first steps would replace them.
+        stretch = torch.where(length > 0, 2**0.5 / length, 1.0).clamp(min=1)
+        new.get_parameter(f"{name}.0.weight").mul_(stretch[:, None, None, None])
+        change = stretch / before
+        layer.running_mean.copy_((mean - bias) * change)
+        layer.running_var.copy_(variance * change**2)
+        layer.weight.copy_(torch.sqrt(variance * change**2 + layer.eps) / (change * after))
         layer.bias.copy_(mean / after)
 
     factor = spread("fire9.expand1x1", "fire9.expand3x3")
