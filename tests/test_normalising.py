@@ -152,5 +152,10 @@ def test_a_run_of_distil_normalises_and_exports_without(tmp_path):
     for key, value in begun.network.state_dict().items():
         if key in kept:
             assert torch.equal(value, kept[key])
+    # One without modules takes fire9 as it was taught.
+    plain = start_network(first, "squeezefaceposenet+places+map", input_size=40)
+    assert plain.new_layers == ["map.weight", "placed.weight"]
+    with pytest.raises(ValueError, match="start must have layers of LightCNN29; none fits"):
+        start_network(first, "lightcnn29")
     # Finished already: resuming it gives the same file.
     assert distil(faces, first, recipe=recipe, progress=False).artifact.model == artifact.model

@@ -74,21 +74,19 @@ def lacks_batch_norm(network: nn.Module) -> bool:
 
 
 def add_batch_norm(network: nn.Module) -> None:
-    """Put a batch normalisation behind each convolution of fire9 and of the modules after it.
+    """Put a batch normalisation behind each convolution of fire9 and of any modules after it.
 
     What the layers compute changes, until a state is loaded or :func:`normalise_modules` has
-    set them. Export folds them away. A network without such modules is left as it is.
+    set them. Export folds them away. Networks of another architecture are left as they are.
 
     Parameters
     ----------
     network : nn.Module
         Changed in place.
     """
-    modules = [module for _, module in _residual_modules(network)]
-    if not modules:
+    if not isinstance(network, SqueezeFacePoseNet):
         return
-    assert isinstance(network, SqueezeFacePoseNet)
-    for module in (network.fire9, *modules):
+    for module in (network.fire9, *(module for _, module in _residual_modules(network))):
         for name in _LAYERS:
             old, *rest = getattr(module, name)
             new = nn.Conv2d(
