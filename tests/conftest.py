@@ -69,6 +69,27 @@ def nothing():
 
 
 @pytest.fixture
+def taught_faces():
+    """Makes twelve photos of noise, two of them held out, with so many values of a teacher."""
+    from sfpose.training.faces import TaughtFaces
+
+    def make(values):
+        rng = np.random.default_rng(0)
+        points = np.array([[26, 26], [54, 26], [40, 42], [29, 57], [51, 57]], np.float32)
+        count = 12
+        return TaughtFaces(
+            photos=rng.integers(0, 256, (count, 80, 80, 3), dtype=np.uint8),
+            landmarks=np.tile(points, (count, 1, 1)),
+            scores=np.ones(count, np.float32),
+            embeddings=rng.normal(size=(count, values)).astype(np.float32),
+            mirror_embeddings=rng.normal(size=(count, values)).astype(np.float32),
+            held_out=np.arange(count) >= 10,
+        )
+
+    return make
+
+
+@pytest.fixture
 def any_crop_is_a_face(monkeypatch):
     """For made-up images: nothing is refused because it shows no face."""
     monkeypatch.setattr("sfpose._embedding._stated_face_score", lambda artifact: 0.0)

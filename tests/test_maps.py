@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="training needs the [train] extra")
@@ -10,7 +9,6 @@ torch = pytest.importorskip("torch", reason="training needs the [train] extra")
 from sfpose.networks import build_network  # noqa: E402
 from sfpose.runtime.artifact import read_artifact, write_artifact  # noqa: E402
 from sfpose.training.export import network_from_artifact, take_common_layers  # noqa: E402
-from sfpose.training.faces import TaughtFaces  # noqa: E402
 from sfpose.training.loop import LoopSettings, Stage  # noqa: E402
 from sfpose.training.maps import join_map, place_shape, rebalance, split_map  # noqa: E402
 from sfpose.training.objectives import DistillationObjective  # noqa: E402
@@ -18,20 +16,6 @@ from sfpose.training.recipes import DistillationRecipe, distil  # noqa: E402
 from sfpose.training.starts import start_network  # noqa: E402
 
 AVERAGED, PLACED = "squeezefaceposenet+deeper7+map", "squeezefaceposenet+deeper7+places+map"
-
-
-def _faces(values):
-    rng = np.random.default_rng(0)
-    points = np.array([[26, 26], [54, 26], [40, 42], [29, 57], [51, 57]], np.float32)
-    count = 12
-    return TaughtFaces(
-        photos=rng.integers(0, 256, (count, 80, 80, 3), dtype=np.uint8),
-        landmarks=np.tile(points, (count, 1, 1)),
-        scores=np.ones(count, np.float32),
-        embeddings=rng.normal(size=(count, values)).astype(np.float32),
-        mirror_embeddings=rng.normal(size=(count, values)).astype(np.float32),
-        held_out=np.arange(count) >= 10,
-    )
 
 
 @pytest.mark.parametrize("name", [AVERAGED, PLACED])
@@ -73,11 +57,11 @@ def test_what_has_no_map_stays_whole_and_what_lacks_layers_is_not_joined():
         join_map(build_network("squeezefaceposenet+deeper7", input_size=64), objective, PLACED)
 
 
-def test_places_are_taught_on_from_a_network_without_them(tmp_path):
+def test_places_are_taught_on_from_a_network_without_them(taught_faces, tmp_path):
     loop = LoopSettings(stages=(Stage(40, 12, 6),), optimizer="muon", learning_rate=1e-3)
     recipe = DistillationRecipe(network=PLACED, loop=loop)
     artifact, _ = distil(
-        _faces(128), tmp_path / "run.pt", start="default", recipe=recipe, progress=False
+        taught_faces(128), tmp_path / "run.pt", start="default", recipe=recipe, progress=False
     )
     assert artifact.manifest["network"] == PLACED
     assert artifact.manifest["input"]["size"] == 40
@@ -87,7 +71,7 @@ def test_places_are_taught_on_from_a_network_without_them(tmp_path):
     first = tmp_path / "out"
     write_artifact(first, artifact.model, artifact.manifest)
     distil(
-        _faces(128),
+        taught_faces(128),
         tmp_path / "again.pt",
         start=first,
         recipe=DistillationRecipe(loop=replace(loop, learning_rate=0.0)),
@@ -103,7 +87,11 @@ def test_places_are_taught_on_from_a_network_without_them(tmp_path):
     loop = replace(loop, stages=(Stage(56, 6, 6),), learning_rate=0.0)
     recipe = DistillationRecipe(network=PLACED, loop=loop)
     larger = distil(
-        _faces(128), tmp_path / "56.pt", start=tmp_path / "run.pt", recipe=recipe, progress=False
+        taught_faces(128),
+        tmp_path / "56.pt",
+        start=tmp_path / "run.pt",
+        recipe=recipe,
+        progress=False,
     ).artifact
     assert larger.manifest["input"]["size"] == 56
     grown = network_from_artifact(larger)
@@ -112,11 +100,11 @@ def test_places_are_taught_on_from_a_network_without_them(tmp_path):
     torch.testing.assert_close(grown.map.weight, network.map.weight)
 
 
-def test_a_run_goes_on_from_what_ships_and_ends_in_the_same_form(tmp_path):
+def test_a_run_goes_on_from_what_ships_and_ends_in_the_same_form(taught_faces, tmp_path):
     loop = LoopSettings(stages=(Stage(64, 6, 6),), optimizer="muon", learning_rate=0.0)
     recipe = DistillationRecipe(loop=loop)
     artifact, _ = distil(
-        _faces(128), tmp_path / "run.pt", start="plus-int8", recipe=recipe, progress=False
+        taught_faces(128), tmp_path / "run.pt", start="plus-int8", recipe=recipe, progress=False
     )
     assert artifact.manifest["network"] == PLACED
     assert artifact.manifest["descriptor"] == {"size": 256, "normalization": "l1"}
@@ -160,10 +148,10 @@ def test_filters_of_zeros_stay_zeros_when_rebalanced():
     assert torch.isfinite(state["place_divisors"]).all()
 
 
-def test_the_first_steps_from_what_ships_keep_what_it_knows(tmp_path):
+def test_the_first_steps_from_what_ships_keep_what_it_knows(taught_faces, tmp_path):
     loop = LoopSettings(stages=(Stage(64, 24, 6),), optimizer="muon", learning_rate=3e-4)
     artifact, _ = distil(
-        _faces(128),
+        taught_faces(128),
         tmp_path / "run.pt",
         start="plus-int8",
         recipe=DistillationRecipe(loop=loop),
@@ -178,10 +166,10 @@ def test_the_first_steps_from_what_ships_keep_what_it_knows(tmp_path):
     assert float(torch.cosine_similarity(before, after).min()) > 0.9
 
 
-def test_a_teacher_of_another_width_is_refused_before_training(tmp_path):
+def test_a_teacher_of_another_width_is_refused_before_training(taught_faces, tmp_path):
     recipe = DistillationRecipe(network=AVERAGED)
     with pytest.raises(ValueError, match=r"embeddings must have 128 values.*got 8"):
-        distil(_faces(8), tmp_path / "run.pt", recipe=recipe, progress=False)
+        distil(taught_faces(8), tmp_path / "run.pt", recipe=recipe, progress=False)
     assert not (tmp_path / "run.pt").exists()
 
 

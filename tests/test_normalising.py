@@ -1,6 +1,5 @@
 """Batch normalisation for modules that would fall silent without it."""
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="training needs the [train] extra")
@@ -8,7 +7,6 @@ torch = pytest.importorskip("torch", reason="training needs the [train] extra")
 from sfpose.networks import build_network  # noqa: E402
 from sfpose.runtime.artifact import read_artifact  # noqa: E402
 from sfpose.training.export import fold_batch_norm, network_from_artifact  # noqa: E402
-from sfpose.training.faces import TaughtFaces  # noqa: E402
 from sfpose.training.loop import LoopSettings, Stage  # noqa: E402
 from sfpose.training.maps import place_shape, split_map  # noqa: E402
 from sfpose.training.normalising import (  # noqa: E402
@@ -127,17 +125,8 @@ def test_every_module_of_what_ships_adds_something():
     assert silent_modules(network, images) == []
 
 
-def test_a_run_of_distil_normalises_and_exports_without(tmp_path):
-    rng = np.random.default_rng(0)
-    points = np.array([[26, 26], [54, 26], [40, 42], [29, 57], [51, 57]], np.float32)
-    faces = TaughtFaces(
-        photos=rng.integers(0, 256, (12, 80, 80, 3), dtype=np.uint8),
-        landmarks=np.tile(points, (12, 1, 1)),
-        scores=np.ones(12, np.float32),
-        embeddings=rng.normal(size=(12, 128)).astype(np.float32),
-        mirror_embeddings=rng.normal(size=(12, 128)).astype(np.float32),
-        held_out=np.arange(12) >= 10,
-    )
+def test_a_run_of_distil_normalises_and_exports_without(taught_faces, tmp_path):
+    faces = taught_faces(128)
     loop = LoopSettings(stages=(Stage(40, 12, 6),), optimizer="muon", learning_rate=1e-3)
     recipe = DistillationRecipe(network=PLACED, loop=loop)
     first = tmp_path / "first.pt"

@@ -39,6 +39,7 @@ __all__ = [
     "take_common_layers",
     "to_manifest",
     "to_onnx",
+    "to_random_length",
 ]
 
 CHANNEL_SCALE = "channel_scale"
@@ -85,6 +86,16 @@ def scale_descriptor(network: nn.Module, scale: ArrayLike) -> None:
         raise ValueError("the scale of a descriptor must be positive; got zero or less")
     last = "conv10" if getattr(network, "gdc", None) is None else "gdc"
     scale_filters(network.get_submodule(f"{last}.0"), factor)
+
+
+def to_random_length(convolution: nn.Module) -> Tensor:
+    """What brings each of a convolution's n filters to the length that it has at random: (n,).
+
+    In float64, as folding may leave filters of 1e-12; 1 for one of zeros.
+    """
+    assert isinstance(convolution, nn.Conv2d)
+    length = convolution.weight.detach().double().flatten(1).norm(dim=1)
+    return torch.where(length > 0, 2**0.5 / length, 1.0)
 
 
 def scale_filters(convolution: nn.Module, factor: Tensor) -> None:

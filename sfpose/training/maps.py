@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +11,18 @@ from torch import Tensor, nn
 from sfpose.networks import build_network
 from sfpose.networks.layers import length_of_roots
 from sfpose.networks.squeezefaceposenet import SqueezeFacePoseNet, last_side
-from sfpose.training.export import scale_descriptor, scale_filters, take_common_layers
+from sfpose.training.export import (
+    scale_descriptor,
+    scale_filters,
+    take_common_layers,
+    to_random_length,
+)
 from sfpose.training.objectives import DistillationObjective
 
-__all__ = ["is_mapped", "join_map", "place_shape", "rebalance", "split_map"]
+__all__ = ["DIVISORS", "is_mapped", "join_map", "place_shape", "rebalance", "split_map"]
+
+DIVISORS = MappingProxyType({"conv10": "mean", "places": "place_divisors"})
+"""By what in its state the objective divides what each of a network's last layers gives."""
 
 _SUFFIX = "+map"
 
@@ -93,14 +102,12 @@ def rebalance(network: nn.Module, objective: dict[str, Tensor]) -> None:
     objective : dict of str to Tensor
         State beside it; changed in place.
     """
-    for part, divisor in (("conv10", "mean"), ("places", "place_divisors")):
+    for part, divisor in DIVISORS.items():
         layer = getattr(network, part)
         # Without a bias there is a batch normalisation, which needs no such help.
         if layer is None or layer[0].bias is None:
             continue
-        # Without normalisation values may grow to 1e12 on their way, and filters shrink as far.
-        length = layer[0].weight.detach().double().flatten(1).norm(dim=1)
-        factor = torch.where(length > 0, 2**0.5 / length, 1.0).float()
+        factor = to_random_length(layer[0]).float()
         scale_filters(layer[0], factor)
         objective[divisor] = factor
 

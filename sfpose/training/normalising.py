@@ -14,7 +14,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from sfpose.networks.layers import convolution
 from sfpose.networks.squeezefaceposenet import Fire, SqueezeFacePoseNet
+from sfpose.training.export import to_random_length
+from sfpose.training.maps import DIVISORS
 
 __all__ = ["add_batch_norm", "lacks_batch_norm", "normalise_modules", "silent_modules"]
 
@@ -88,17 +91,12 @@ def add_batch_norm(network: nn.Module) -> None:
         return
     for module in (network.fire9, *(module for _, module in _residual_modules(network))):
         for name in _LAYERS:
-            old, *rest = getattr(module, name)
-            new = nn.Conv2d(
-                old.in_channels,
-                old.out_channels,
-                old.kernel_size,
-                padding=old.padding,
-                groups=old.groups,
-                bias=False,
+            old, *activation = getattr(module, name)
+            new = convolution(
+                old.in_channels, old.out_channels, old.kernel_size[0], groups=old.groups
             )
-            new.weight.data.copy_(old.weight.data)
-            setattr(module, name, nn.Sequential(new, nn.BatchNorm2d(new.out_channels), *rest))
+            new[0].load_state_dict({"weight": old.weight})
+            setattr(module, name, new.extend(activation))
 
 
 @torch.no_grad()
@@ -160,10 +158,9 @@ def normalise_modules(
         assert layer.running_mean is not None
         assert layer.running_var is not None
         mean, variance = moments[name]
-        weight, bias = (network.get_parameter(f"{name}.0.{part}") for part in ("weight", "bias"))
-        length = weight.double().flatten(1).norm(dim=1)
+        bias = network.get_parameter(f"{name}.0.bias")
         # Export leaves some filters so short that the first steps would replace them.
-        stretch = torch.where(length > 0, 2**0.5 / length, 1.0).clamp(min=1)
+        stretch = to_random_length(network.get_submodule(f"{name}.0")).clamp(min=1)
         new.get_parameter(f"{name}.0.weight").mul_(stretch[:, None, None, None])
         change = stretch / before
         layer.running_mean.copy_((mean - bias) * change)
@@ -181,7 +178,7 @@ def normalise_modules(
         settle(squeeze, 1.0 if place == "fire9" else factor, within)
         for name in expands:
             settle(name, within, factor)
-    for part, divisor in (("conv10", "mean"), ("places", "place_divisors")):
+    for part, divisor in DIVISORS.items():
         layer = getattr(new, part)
         if layer is None:
             continue
