@@ -13,7 +13,7 @@ from sfpose.networks.layers import (
     shares_of_sum,
 )
 
-__all__ = ["Fire", "SqueezeFacePoseNet", "last_side"]
+__all__ = ["Fire", "SqueezeFacePoseNet", "last_side", "split_signs"]
 
 
 class Fire(nn.Module):
@@ -255,29 +255,61 @@ class SqueezeFacePoseNet(nn.Module):
         if self.placed is not None:
             nn.init.zeros_(self.placed.weight)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Descriptors (n, 1000), mapped ones (n, 256), all >= 0, of images (n, 3, h, w)."""
-        if self.gdc is not None or self.places is not None:
-            check_image_size(images, self.input_size)
+    @property
+    def value_layers(self) -> list[nn.Sequential]:
+        """The layer that the descriptor's values come from, in a list."""
+        return [self.conv10 if self.gdc is None else self.gdc]
+
+    @property
+    def place_layers(self) -> list[nn.Sequential]:
+        """The layer whose places have weights of their own, in a list; empty if there is none."""
+        return [] if self.places is None else [self.places]
+
+    @property
+    def place_count(self) -> int:
+        """Places of the last map."""
+        return last_side(self.input_size) ** 2
+
+    def take_map_off(self) -> None:
+        """Give what goes into the map instead of descriptors, from now on."""
+        self.map = self.placed = None
+
+    def last_maps(self, images: Tensor) -> Tensor:
+        """What fire9, and the modules after it, make of images: maps (n, 512, h, w)."""
         x = self.maxpool1(self.conv1(images))
         x = self.maxpool4(self.fire4(self.fire3(self.fire2(x))))
         x = self.maxpool8(self.fire8(self.fire7(self.fire6(self.fire5(x)))))
         x = self.fire9(x)
         if self.preactivation:
             x = F.relu(x)
-        if self.deeper is not None:
-            x = self.deeper(x)
+        return x if self.deeper is None else self.deeper(x)
+
+    def maps_of_places(self, last: Tensor) -> Tensor:
+        """The maps (n, places, h, w) whose places have weights of their own."""
+        assert self.places is not None
+        maps: Tensor = self.places(last)
+        return maps
+
+    def averages(self, last: Tensor) -> Tensor:
+        """The 1000 values (n, 1000) of maps that :meth:`last_maps` gives."""
+        x = self.conv10(self.dropout9(last))
+        return x.mean((2, 3)) if self.gdc is None else self.gdc(x).flatten(1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Descriptors (n, 1000), mapped ones (n, 256), all >= 0, of images (n, 3, h, w)."""
+        if self.gdc is not None or self.places is not None:
+            check_image_size(images, self.input_size)
+        last = self.last_maps(images)
         added = None
         if self.places is not None:
-            added = self.places(x)
+            added = self.maps_of_places(last)
             if self.placed is not None:
                 added = self.placed(added)
-        x = self.conv10(self.dropout9(x))
-        x = x.mean((2, 3)) if self.gdc is None else self.gdc(x).flatten(1)
+        values = self.averages(last)
         if self.map is not None:
-            return _split_signs(self.map, x, added)
+            return split_signs(self.map, values, added)
         # What the map was taken off, to be taught: all that it needs.
-        return x if added is None else torch.cat([x, added.flatten(1)], 1)
+        return values if added is None else torch.cat([values, added.flatten(1)], 1)
 
 
 def last_side(input_size: int) -> int:
@@ -290,7 +322,8 @@ def last_side(input_size: int) -> int:
     return side
 
 
-def _split_signs(linear: nn.Linear, values: Tensor, added: Tensor | None) -> Tensor:
+def split_signs(linear: nn.Linear, values: Tensor, added: Tensor | None) -> Tensor:
+    """Descriptors (n, 256) of a linear map of the values (n, d), and what is added to it."""
     shares = shares_of_sum(values)
     mapped = linear(roots_of_shares(shares))
     if added is not None:

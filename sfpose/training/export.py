@@ -20,6 +20,8 @@ from sfpose.networks.registry import (
     build_network,
     check_non_negative,
 )
+from sfpose.networks.squeezefaceposenet import SqueezeFacePoseNet
+from sfpose.networks.two_looks import TwoLooks
 from sfpose.runtime.artifact import DISTANCE, Artifact, Json
 from sfpose.runtime.session import OnnxModel
 
@@ -78,14 +80,15 @@ def scale_descriptor(network: nn.Module, scale: ArrayLike) -> None:
     Parameters
     ----------
     network : nn.Module
-        SqueezeFacePoseNet or a variant without batch normalisation; changed in place.
-    scale : array of shape (1000,)
+        SqueezeFacePoseNet or a variant without batch normalisation, or TwoLooks; changed in place.
+    scale : array of shape (d,)
+        Of the 1000 values that are averaged, or of those of both looks.
     """
     factor = torch.as_tensor(np.asarray(scale), dtype=torch.float32)
     if not bool((factor > 0).all()):
         raise ValueError("the scale of a descriptor must be positive; got zero or less")
-    last = "conv10" if getattr(network, "gdc", None) is None else "gdc"
-    scale_filters(network.get_submodule(f"{last}.0"), factor)
+    assert isinstance(network, SqueezeFacePoseNet | TwoLooks)
+    scale_filters(network.value_layers, factor)
 
 
 def to_random_length(convolution: nn.Module) -> Tensor:
@@ -98,13 +101,17 @@ def to_random_length(convolution: nn.Module) -> Tensor:
     return torch.where(length > 0, 2**0.5 / length, 1.0)
 
 
-def scale_filters(convolution: nn.Module, factor: Tensor) -> None:
-    """Multiply each of a convolution's n filters, and its bias, by its own of ``factor`` (n,)."""
-    assert isinstance(convolution, nn.Conv2d)
-    assert convolution.bias is not None
+def scale_filters(layers: Sequence[nn.Sequential], factor: Tensor) -> None:
+    """Multiply each of n filters, those of all layers, and its bias by its own of ``factor`` (n,).
+
+    Each layer begins with a convolution that has a bias.
+    """
+    convolutions = [layer[0] for layer in layers]
+    parts = factor.split([len(convolution.weight) for convolution in convolutions])
     with torch.no_grad():
-        convolution.weight.mul_(factor[:, None, None, None])
-        convolution.bias.mul_(factor)
+        for convolution, part in zip(convolutions, parts, strict=True):
+            convolution.weight.mul_(part[:, None, None, None])
+            convolution.bias.mul_(part)
 
 
 def to_onnx(network: nn.Module, size: int) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from types import MappingProxyType
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 
 from sfpose.networks import build_network
 from sfpose.networks.layers import length_of_roots
-from sfpose.networks.squeezefaceposenet import SqueezeFacePoseNet, last_side
+from sfpose.networks.squeezefaceposenet import SqueezeFacePoseNet
+from sfpose.networks.two_looks import TwoLooks
 from sfpose.training.export import (
     scale_descriptor,
     scale_filters,
@@ -19,10 +21,10 @@ from sfpose.training.export import (
 )
 from sfpose.training.objectives import DistillationObjective
 
-__all__ = ["DIVISORS", "is_mapped", "join_map", "place_shape", "rebalance", "split_map"]
+__all__ = ["DIVISORS", "is_mapped", "join_map", "place_shape", "rebalance", "split_map", "value_count"]
 
-DIVISORS = MappingProxyType({"conv10": "mean", "places": "place_divisors"})
-"""By what in its state the objective divides what each of a network's last layers gives."""
+DIVISORS = MappingProxyType({"value_layers": "mean", "place_layers": "place_divisors"})
+"""By what in its state the objective divides what a network's last layers give."""
 
 _SUFFIX = "+map"
 
@@ -34,9 +36,20 @@ def is_mapped(network: str) -> bool:
 
 def place_shape(network: nn.Module) -> tuple[int, int]:
     """Maps that a network gives beside its values, and their places; (0, 0) if it has none."""
-    if not isinstance(network, SqueezeFacePoseNet) or network.places is None:
+    if not isinstance(network, SqueezeFacePoseNet | TwoLooks) or not network.place_layers:
         return 0, 0
-    return len(network.places.get_parameter("0.weight")), last_side(network.input_size) ** 2
+    return _filters(network.place_layers), network.place_count
+
+
+def value_count(network: nn.Module) -> int:
+    """Values of a network that the objective's map takes."""
+    if isinstance(network, SqueezeFacePoseNet | TwoLooks):
+        return _filters(network.value_layers)
+    return 1000
+
+
+def _filters(layers: Sequence[nn.Sequential]) -> int:
+    return sum(len(layer.get_parameter("0.weight")) for layer in layers)
 
 
 def split_map(
@@ -70,7 +83,7 @@ def split_map(
     if not is_mapped(name):
         return network, {}
     plain = copy.deepcopy(network)
-    assert isinstance(plain, SqueezeFacePoseNet)
+    assert isinstance(plain, SqueezeFacePoseNet | TwoLooks)
     weight = plain.get_parameter("map.weight").detach()
     mapped, own = weight.shape
     if mapped != teacher_size:
@@ -83,8 +96,7 @@ def split_map(
     if maps:
         placed = plain.get_parameter("placed.weight").detach().flatten(1)
         objective["placed.weight"] = placed * (count**0.5 / length_of_roots(own))
-        plain.placed = None
-    plain.map = None
+    plain.take_map_off()
     return plain, objective
 
 
@@ -103,12 +115,12 @@ def rebalance(network: nn.Module, objective: dict[str, Tensor]) -> None:
         State beside it; changed in place.
     """
     for part, divisor in DIVISORS.items():
-        layer = getattr(network, part)
+        layers = getattr(network, part)
         # Without a bias there is a batch normalisation, which needs no such help.
-        if layer is None or layer[0].bias is None:
+        if any(layer[0].bias is None for layer in layers) or not layers:
             continue
-        factor = to_random_length(layer[0]).float()
-        scale_filters(layer[0], factor)
+        factor = torch.cat([to_random_length(layer[0]) for layer in layers]).float()
+        scale_filters(layers, factor)
         objective[divisor] = factor
 
 
@@ -135,8 +147,9 @@ def join_map(network: nn.Module, objective: DistillationObjective, name: str) ->
         If the network or the map is of another form.
     """
     weight = objective.linear.weight
-    assert isinstance(network, SqueezeFacePoseNet)
+    assert isinstance(network, SqueezeFacePoseNet | TwoLooks)
     joined = build_network(name, batch_norm=False, input_size=network.input_size)
+    assert isinstance(joined, SqueezeFacePoseNet | TwoLooks)
     state = {**network.state_dict(), "map.weight": weight}
     if objective.placed is not None and joined.placed is not None:
         # The objective's features have length 1, the network's roots of shares have not.
@@ -147,6 +160,6 @@ def join_map(network: nn.Module, objective: DistillationObjective, name: str) ->
     if left:
         raise ValueError(f"the parts of {name!r} must fit it; there is nothing for {left}")
     scale_descriptor(joined, 1 / objective.divisors.cpu())
-    if joined.places is not None:
-        scale_filters(joined.get_submodule("places.0"), 1 / objective.place_divisors.cpu())
+    if joined.place_layers:
+        scale_filters(joined.place_layers, 1 / objective.place_divisors.cpu())
     return joined.eval()

@@ -179,16 +179,14 @@ def normalise_modules(
         for name in expands:
             settle(name, within, factor)
     for part, divisor in DIVISORS.items():
-        layer = getattr(new, part)
-        if layer is None:
-            continue
-        if layer[0].bias is not None:
-            layer[0].bias.div_(factor)
-            divisors = objective.get(divisor, torch.ones(len(layer[0].bias)))
-            objective[divisor] = divisors / factor
-        else:
-            layer[1].running_mean.div_(factor)
-            layer[1].running_var.div_(factor**2)
+        for layer in getattr(new, part):
+            if layer[0].bias is not None:
+                layer[0].bias.div_(factor)
+                divisors = objective.get(divisor, torch.ones(len(layer[0].bias)))
+                objective[divisor] = divisors / factor
+            else:
+                layer[1].running_mean.div_(factor)
+                layer[1].running_var.div_(factor**2)
     return new
 
 

@@ -44,9 +44,9 @@ def quantize(
 
     Static quantisation: the range of each activation is a running mean of the extremes of
     batches of images, weights have a scale for each output channel, activations are
-    unsigned, which is what processors without special instructions are fast at. The first
-    convolution, which sees the pixels, and the pooled values with what follows are computed in
-    float32: the first costs most accuracy and little time. A matrix that follows is stored in
+    unsigned, which is what processors without special instructions are fast at. Convolutions
+    that see the pixels, and the pooled values with what follows are computed in
+    float32: the first cost most accuracy and little time. A matrix that follows is stored in
     eight bits.
 
     Parameters
@@ -92,8 +92,8 @@ def quantize(
         )
     batches = list(_inputs(artifact, images, n_jobs))
     network = onnx.load_from_string(artifact.model)
-    first = next(node for node in network.graph.node if node.op_type == "Conv")
-    after_pooling = _even_out_last_layer(network, batches)
+    pixels = _convolutions_of_pixels(network)
+    after_pooling = _even_out_averages(network, batches)
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
         onnx.save(network, source)
@@ -109,7 +109,7 @@ def quantize(
             calibrate_method=CalibrationMethod.MinMax,
             # The extremes of batches, averaged: a single photo's would stretch a range for all.
             extra_options={"CalibMovingAverage": True, "CalibMovingAverageConstant": 0.05},
-            nodes_to_exclude=[first.name, *after_pooling],
+            nodes_to_exclude=[*pixels, *after_pooling],
         )
         model = _with_small_matrices(onnx.load(target)).SerializeToString()
     told: dict[str, Json] = {
@@ -137,30 +137,55 @@ def _inputs(
         yield as_network_input(list(crops), settings.mean, settings.std)
 
 
-def _even_out_last_layer(network: onnx.ModelProto, batches: list[NDArray[np.float32]]) -> list[str]:
-    """Bring the channels of the last convolution to one range, and scale after pooling.
+def _convolutions_of_pixels(network: onnx.ModelProto) -> list[str]:
+    """Names of the convolutions that see the images, as they are or cut and made smaller."""
+    images = {network.graph.input[0].name}
+    found = []
+    for node in network.graph.node:
+        if node.op_type in ("Resize", "Slice") and node.input[0] in images:
+            images.add(node.output[0])
+        elif node.op_type == "Conv" and node.input[0] in images:
+            found.append(node.name)
+    return found
+
+
+def _even_out_averages(network: onnx.ModelProto, batches: list[NDArray[np.float32]]) -> list[str]:
+    """Bring the channels that are averaged to one range, and scale after pooling.
 
     Channels that fire rarely have large values where they do, since export brings all means
     to one: a single scale for all of them would leave nothing of the others. Convolution,
-    ReLU and mean let a positive factor through, so the network says the same. Gives the names
-    of the nodes that come after pooling.
+    ReLU and mean let a positive factor through, so the network says the same. Averages of several
+    convolutions are joined at once. Gives the names of the nodes that come after pooling.
     """
     import onnx
     from onnx import helper, numpy_helper
 
     nodes = list(network.graph.node)
-    convolution = next(node for node in reversed(nodes) if node.op_type == "Conv")
-    place = nodes.index(convolution)
-    if [node.op_type for node in nodes[place + 1 : place + 3]] != ["Relu", "ReduceMean"]:
+    kinds = [node.op_type for node in nodes]
+    averaged = [
+        place
+        for place in range(len(nodes))
+        if kinds[place : place + 3] == ["Conv", "Relu", "ReduceMean"]
+    ]
+    last = len(nodes) - 1 - kinds[::-1].index("Conv")
+    if last not in averaged:
         raise ValueError(
             "a network to be quantised must end in Conv, Relu and ReduceMean, or go on from there; "
-            f"it goes on with {[node.op_type for node in nodes[place + 1 :]]}"
+            f"it goes on with {kinds[last + 1 :]}"
         )
-    relu, mean = nodes[place + 1 : place + 3]
+    end = last + 3 if len(averaged) == 1 else last + 4
+    means = [nodes[place + 2].output[0] for place in averaged]
+    if len(averaged) > 1 and (kinds[last + 3] != "Concat" or list(nodes[last + 3].input) != means):
+        raise ValueError(
+            f"the {len(averaged)} averages of a network to be quantised must be joined at once; "
+            f"it goes on with {kinds[last + 3 :]}"
+        )
     probe = onnx.ModelProto()
     probe.CopyFrom(network)
-    probe.graph.output[0].name = relu.output[0]
-    del probe.graph.node[place + 2 :]
+    del probe.graph.node[last + 2 :]
+    maps = [nodes[place + 1].output[0] for place in averaged]
+    probe.graph.node.append(helper.make_node("Concat", maps, ["probe"], axis=1))
+    probe.graph.output[0].name = "probe"
     del probe.graph.output[0].type.tensor_type.shape.dim[:]
     for axis in ("n", "c", "h", "w"):
         probe.graph.output[0].type.tensor_type.shape.dim.add().dim_param = axis
@@ -169,16 +194,20 @@ def _even_out_last_layer(network: onnx.ModelProto, batches: list[NDArray[np.floa
     # What never fired has no range of its own.
     highest = np.maximum(highest, 1e-3 * highest.max()).astype(np.float32)
     tensors = {tensor.name: tensor for tensor in network.graph.initializer}
-    for name in convolution.input[1:3]:
-        values = numpy_helper.to_array(tensors[name])
-        shape = (-1,) + (1,) * (values.ndim - 1)
-        tensors[name].CopyFrom(numpy_helper.from_array(values / highest.reshape(shape), name))
-    pooled = mean.output[0]
-    mean.output[0] = "pooled"
+    first = 0
+    for place in averaged:
+        for name in nodes[place].input[1:3]:
+            values = numpy_helper.to_array(tensors[name])
+            shape = (-1,) + (1,) * (values.ndim - 1)
+            values = values / highest[first : first + len(values)].reshape(shape)
+            tensors[name].CopyFrom(numpy_helper.from_array(values, name))
+        first += len(values)
+    pooled = nodes[end - 1].output[0]
+    nodes[end - 1].output[0] = "pooled"
     network.graph.initializer.append(numpy_helper.from_array(highest, CHANNEL_SCALE))
     scaled = helper.make_node("Mul", ["pooled", CHANNEL_SCALE], [pooled])
-    network.graph.node.insert(place + 3, scaled)
-    return [node.name for node in nodes[place + 3 :]]
+    network.graph.node.insert(end, scaled)
+    return [node.name for node in nodes[last + 3 :]]
 
 
 def _with_small_matrices(network: onnx.ModelProto) -> onnx.ModelProto:

@@ -25,7 +25,7 @@ from sfpose.training.export import (
 )
 from sfpose.training.faces import TaughtFaces
 from sfpose.training.loop import LoopSettings, Stage, train
-from sfpose.training.maps import is_mapped, join_map, place_shape, rebalance, split_map
+from sfpose.training.maps import is_mapped, join_map, place_shape, rebalance, split_map, value_count
 from sfpose.training.mixing import Blends
 from sfpose.training.normalising import lacks_batch_norm, normalise_modules
 from sfpose.training.objectives import DistillationObjective
@@ -208,6 +208,7 @@ def distillation_objective(
     cosine_weight, hellinger_weight = (3.0, 0.0) if is_mapped(name) else (1.0, 1.0)
     return DistillationObjective(
         bank,
+        value_count(network),
         cosine_temperature=recipe.cosine_temperature,
         hellinger_temperature=recipe.hellinger_temperature,
         cosine_weight=cosine_weight,

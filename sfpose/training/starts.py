@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sfpose.networks import build_network
 from sfpose.networks.imagenet import fill_from_state, read_state
+from sfpose.networks.two_looks import TwoLooks, for_both_looks
 from sfpose.runtime.artifact import read_artifact
 from sfpose.training.checkpoints import load_checkpoint
 from sfpose.training.export import network_from_artifact, take_common_layers
@@ -50,7 +51,7 @@ def start_network(
     network : str, optional
         Architecture; that of the artifact if not given, or ``"squeezefaceposenet"``. If an
         artifact or checkpoint is of another one, what both have in common is taken: the
-        layers of the same name and shape.
+        layers of the same name and shape; both looks of ``TwoLooks`` begin with one network.
     dropout : float, default=0.0
         Before the last convolution.
     input_size : int, optional
@@ -84,7 +85,11 @@ def start_network(
         if network in (None, own):
             return Start(whole, own, [])
         state = whole.state_dict()
-    built = build_network(name, dropout=dropout, input_size=input_size)
+    # Export has folded the batch normalisation of places into their biases.
+    folded = False if any(name.endswith("places.0.bias") for name in state) else None
+    built = build_network(name, batch_norm=folded, dropout=dropout, input_size=input_size)
+    if isinstance(built, TwoLooks) and "conv1.0.weight" in state:
+        state, objective = for_both_looks(state), for_both_looks(objective)
     if "fire9.squeeze.1.weight" in state:
         add_batch_norm(built)
     left = take_common_layers(built, state)
