@@ -10,23 +10,30 @@ from sfpose.networks import build_network  # noqa: E402
 from sfpose.runtime.artifact import read_artifact, write_artifact  # noqa: E402
 from sfpose.training.export import network_from_artifact, take_common_layers  # noqa: E402
 from sfpose.training.loop import LoopSettings, Stage  # noqa: E402
-from sfpose.training.maps import join_map, place_shape, rebalance, split_map  # noqa: E402
+from sfpose.training.maps import join_map, place_shape, rebalance, split_map, value_count  # noqa: E402
 from sfpose.training.objectives import DistillationObjective  # noqa: E402
 from sfpose.training.recipes import DistillationRecipe, distil  # noqa: E402
 from sfpose.training.starts import start_network  # noqa: E402
 
 AVERAGED, PLACED = "squeezefaceposenet+deeper7+map", "squeezefaceposenet+deeper7+places+map"
+SMALL, TWO = "squeezefaceposenet+places+map", "squeezefaceposenet+centre+places+map"
+SHIPPED = [("small-int8", SMALL, 64), ("plus-int8", TWO, 80)]
 
 
-@pytest.mark.parametrize("name", [AVERAGED, PLACED])
+def _objective(network):
+    bank = torch.eye(128)[:5]
+    return DistillationObjective(bank, value_count(network), places=place_shape(network)).eval()
+
+
+@pytest.mark.parametrize("name", [AVERAGED, PLACED, TWO])
 def test_what_is_joined_answers_as_the_objective_does_and_comes_apart_again(name):
     torch.manual_seed(0)
     network, state = split_map(build_network(name, batch_norm=False, input_size=40), name, 128)
-    objective = DistillationObjective(torch.eye(128)[:5], places=place_shape(network)).eval()
+    objective = _objective(network)
     objective.load_state_dict(state, strict=False)
     objective.mean.uniform_(0.5, 2)
-    if name == PLACED:
-        assert place_shape(network) == (64, 16)
+    if name != AVERAGED:
+        assert place_shape(network) == {PLACED: (64, 16), TWO: (128, 9)}[name]
         objective.placed.weight.data.normal_(std=0.02)
     joined = join_map(network.eval(), objective, name)
     images = torch.rand(3, 3, 40, 40)
@@ -39,7 +46,7 @@ def test_what_is_joined_answers_as_the_objective_does_and_comes_apart_again(name
         found = (halves[0] - halves[1]) / 8
         torch.testing.assert_close(found[kept], expected.double()[kept], rtol=1e-3, atol=1e-4)
         again, state = split_map(joined, name, 128)
-        other = DistillationObjective(torch.eye(128)[:5], places=place_shape(again)).eval()
+        other = _objective(again)
         other.load_state_dict(state, strict=False)
         torch.testing.assert_close(
             other.to_teacher(again.eval()(images)), expected, rtol=1e-3, atol=1e-4
@@ -100,36 +107,43 @@ def test_places_are_taught_on_from_a_network_without_them(taught_faces, tmp_path
     torch.testing.assert_close(grown.map.weight, network.map.weight)
 
 
-def test_a_run_goes_on_from_what_ships_and_ends_in_the_same_form(taught_faces, tmp_path):
-    loop = LoopSettings(stages=(Stage(64, 6, 6),), optimizer="muon", learning_rate=0.0)
+@pytest.mark.parametrize(("shipped", "name", "size"), SHIPPED)
+def test_a_run_goes_on_from_what_ships_and_ends_in_the_same_form(
+    shipped, name, size, taught_faces, tmp_path
+):
+    loop = LoopSettings(stages=(Stage(size, 6, 6),), optimizer="muon", learning_rate=0.0)
     recipe = DistillationRecipe(loop=loop)
     artifact, _ = distil(
-        taught_faces(128), tmp_path / "run.pt", start="plus-int8", recipe=recipe, progress=False
+        taught_faces(128), tmp_path / "run.pt", start=shipped, recipe=recipe, progress=False
     )
-    assert artifact.manifest["network"] == PLACED
+    assert artifact.manifest["network"] == name
     assert artifact.manifest["descriptor"] == {"size": 256, "normalization": "l1"}
     state = torch.load(tmp_path / "run.pt", weights_only=True)
-    known = start_network("plus-int8").network.state_dict()
+    known = start_network(shipped).network.state_dict()
     assert torch.equal(state["objective"]["linear.weight"], known["map.weight"])
-    assert torch.equal(state["averaged"]["fire2.squeeze.0.weight"], known["fire2.squeeze.0.weight"])
-    assert read_artifact("plus-int8").manifest["network"] == PLACED
+    layers = [key for key in known if key.endswith("fire2.squeeze.0.weight")]
+    assert layers
+    assert all(torch.equal(state["averaged"][key], known[key]) for key in layers)
+    assert read_artifact(shipped).manifest["network"] == name
     # What does not ship is not taught: the 1000 values' own contrast is left out.
     assert "hellinger_loss" not in (tmp_path / "run.jsonl").read_text(encoding="utf-8")
 
 
-def test_rebalanced_filters_say_the_same():
-    network, state = split_map(network_from_artifact(read_artifact("plus-int8")), PLACED, 128)
-    images = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize(("shipped", "name", "size"), SHIPPED)
+def test_rebalanced_filters_say_the_same(shipped, name, size):
+    network, state = split_map(network_from_artifact(read_artifact(shipped)), name, 128)
+    images = torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(0))
 
     def answers():
-        objective = DistillationObjective(torch.eye(128)[:5], places=place_shape(network)).eval()
+        objective = _objective(network)
         objective.load_state_dict(state, strict=False)
         with torch.inference_mode():
             return objective.to_teacher(network.eval()(images))
 
     before = answers()
     rebalance(network, state)
-    for filters in (network.conv10[0].weight, network.places[0].weight):
+    for layer in network.value_layers + network.place_layers:
+        filters = layer[0].weight
         torch.testing.assert_close(
             filters.flatten(1).norm(dim=1), torch.tensor(2**0.5).expand(len(filters))
         )
@@ -137,7 +151,7 @@ def test_rebalanced_filters_say_the_same():
 
 
 def test_filters_of_zeros_stay_zeros_when_rebalanced():
-    network, state = split_map(network_from_artifact(read_artifact("plus-int8")), PLACED, 128)
+    network, state = split_map(network_from_artifact(read_artifact("small-int8")), SMALL, 128)
     with torch.no_grad():
         network.places[0].weight[0] = 0
         network.places[0].weight[1] *= 1e-12  # far below what float32 squares
@@ -148,20 +162,24 @@ def test_filters_of_zeros_stay_zeros_when_rebalanced():
     assert torch.isfinite(state["place_divisors"]).all()
 
 
-def test_the_first_steps_from_what_ships_keep_what_it_knows(taught_faces, tmp_path):
-    loop = LoopSettings(stages=(Stage(64, 24, 6),), optimizer="muon", learning_rate=3e-4)
+@pytest.mark.parametrize(("shipped", "name", "size"), SHIPPED)
+def test_the_first_steps_from_what_ships_keep_what_it_knows(
+    shipped, name, size, taught_faces, tmp_path
+):
+    loop = LoopSettings(stages=(Stage(size, 24, 6),), optimizer="muon", learning_rate=3e-4)
     artifact, _ = distil(
         taught_faces(128),
         tmp_path / "run.pt",
-        start="plus-int8",
+        start=shipped,
         recipe=DistillationRecipe(loop=loop),
         progress=False,
     )
-    images = torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert artifact.manifest["network"] == name
+    images = torch.randn(8, 3, size, size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         before, after = (
             network_from_artifact(each)(images).unflatten(1, (2, 128)).diff(dim=1)[:, 0]
-            for each in (read_artifact("plus-int8"), artifact)
+            for each in (read_artifact(shipped), artifact)
         )
     assert float(torch.cosine_similarity(before, after).min()) > 0.9
 

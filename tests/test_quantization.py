@@ -50,25 +50,29 @@ def test_descriptors_of_other_photos_hardly_change(small, faces, tmp_path):
     assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
 
 
-@pytest.fixture(scope="module")
-def mapped():
+@pytest.fixture(
+    scope="module",
+    params=["squeezefaceposenet+deeper7+places+map", "squeezefaceposenet+centre+places+map"],
+)
+def mapped(request):
     """A network that ends in a map and places, as the random numbers made it."""
     torch = pytest.importorskip("torch", reason="training needs the [train] extra")
     from sfpose.networks import build_network
     from sfpose.training.export import to_manifest, to_onnx
 
     torch.manual_seed(0)
-    name = "squeezefaceposenet+deeper7+places+map"
+    name = request.param
     network = build_network(name, batch_norm=False).eval()
+    size = network.input_size
     torch.nn.init.normal_(network.placed.weight, std=0.01)
     manifest = to_manifest(
         name="mapped",
         kind="descriptor",
         network=name,
-        size=64,
+        size=size,
         descriptor={"size": 256, "normalization": "l1"},
     )
-    return Artifact(to_onnx(network, 64), manifest)
+    return Artifact(to_onnx(network, size), manifest)
 
 
 def test_a_matrix_in_eight_bits_answers_as_in_float32(mapped):
@@ -76,7 +80,8 @@ def test_a_matrix_in_eight_bits_answers_as_in_float32(mapped):
     small = onnx.load_from_string(mapped.model)
     assert _with_small_matrices(small) is small
     onnx.checker.check_model(small)
-    images = np.random.default_rng(0).normal(size=(4, 3, 64, 64)).astype(np.float32)
+    size = mapped.network_input.size
+    images = np.random.default_rng(0).normal(size=(4, 3, size, size)).astype(np.float32)
     expected, found = (OnnxModel(m.SerializeToString()).run(images) for m in (whole, small))
     assert not np.array_equal(found, expected)
     np.testing.assert_allclose(found, expected, atol=0.02)

@@ -108,7 +108,10 @@ class TwoLooks(nn.Module):
         margin = (self.input_size - self._side) // 2
         small = F.interpolate(images, scale_factor=_SHARE, mode="bilinear", align_corners=False)
         centre = images[:, :, margin : margin + self._side, margin : margin + self._side]
-        looks = (self.whole, self.whole.last_maps(small)), (self.centre, self.centre.last_maps(centre))
+        looks = (
+            (self.whole, self.whole.last_maps(small)),
+            (self.centre, self.centre.last_maps(centre)),
+        )
         added = torch.cat([each.maps_of_places(seen) for each, seen in looks], 1)
         if self.placed is not None:
             added = self.placed(added)

@@ -21,7 +21,15 @@ from sfpose.training.export import (
 )
 from sfpose.training.objectives import DistillationObjective
 
-__all__ = ["DIVISORS", "is_mapped", "join_map", "place_shape", "rebalance", "split_map", "value_count"]
+__all__ = [
+    "DIVISORS",
+    "is_mapped",
+    "join_map",
+    "place_shape",
+    "rebalance",
+    "split_map",
+    "value_count",
+]
 
 DIVISORS = MappingProxyType({"value_layers": "mean", "place_layers": "place_divisors"})
 """By what in its state the objective divides what a network's last layers give."""
