@@ -106,12 +106,14 @@ def scale_filters(layers: Sequence[nn.Sequential], factor: Tensor) -> None:
 
     Each layer begins with a convolution that has a bias.
     """
-    convolutions = [layer[0] for layer in layers]
-    parts = factor.split([len(convolution.weight) for convolution in convolutions])
+    parameters = [
+        (layer.get_parameter("0.weight"), layer.get_parameter("0.bias")) for layer in layers
+    ]
+    parts = torch.split(factor, [len(bias) for _, bias in parameters])
     with torch.no_grad():
-        for convolution, part in zip(convolutions, parts, strict=True):
-            convolution.weight.mul_(part[:, None, None, None])
-            convolution.bias.mul_(part)
+        for (weight, bias), part in zip(parameters, parts, strict=True):
+            weight.mul_(part[:, None, None, None])
+            bias.mul_(part)
 
 
 def to_onnx(network: nn.Module, size: int) -> bytes:
