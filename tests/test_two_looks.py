@@ -9,7 +9,7 @@ from sfpose.networks.two_looks import for_both_looks  # noqa: E402
 from sfpose.training.export import fold_batch_norm, to_onnx  # noqa: E402
 from sfpose.training.starts import start_network  # noqa: E402
 
-NAME, ONE = "squeezefaceposenet+centre+places+map", "squeezefaceposenet+places+map"
+NAME = "squeezefaceposenet+centre+places+map"
 
 
 def _network(size=40):
