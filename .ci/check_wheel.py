@@ -17,7 +17,7 @@ NEEDED = {
     "sfpose/py.typed",
     *(
         f"sfpose/weights/{name}/{file}"
-        for name in ("default", "default-int8", "small-int8", "plus-int8", "landmarks")
+        for name in ("default", "small", "plain", "plain-int8", "landmarks")
         for file in ("model.onnx", "manifest.json", "card.md")
     ),
 }

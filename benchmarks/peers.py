@@ -1,10 +1,11 @@
-"""Error rates of sfpose beside SFace on identical comparisons.
+r"""Error rates of sfpose beside SFace on identical comparisons.
 
 SFace and the YuNet detector that aligns its input are files that you give (both are
 published by OpenCV's model zoo); OpenCV is needed for them alone:
 
     pip install opencv-python-headless
-    python benchmarks/peers.py cfp cfp.zip --people 101-250 --sface S.onnx --yunet Y.onnx
+    python benchmarks/peers.py cfp cfp.zip --people 101-250 --sface S.onnx --yunet Y.onnx \
+        --weights default small
     python benchmarks/peers.py lfw lfw.zip --sface S.onnx --yunet Y.onnx
     python benchmarks/peers.py poses kdef.zip --sface S.onnx --yunet Y.onnx
 """
@@ -82,11 +83,13 @@ def main() -> None:
     parser.add_argument("dataset", choices=("lfw", "cfp", "poses"))
     parser.add_argument("path")
     parser.add_argument("--people", type=people_range)
-    parser.add_argument("--weights", default="default")
+    parser.add_argument("--weights", nargs="+", default=["default"])
     parser.add_argument("--sface", required=True)
     parser.add_argument("--yunet", required=True)
     parser.add_argument("--json", metavar="FILE")
-    parser.add_argument("--figure", metavar="FILE", help="DET curves of both (poses only)")
+    parser.add_argument(
+        "--figure", metavar="FILE", help="DET curves of the first --weights and SFace (poses only)"
+    )
     options = parser.parse_args()
     if options.dataset == "lfw":
         data, compare = LFW(options.path), evaluate_lfw
@@ -94,22 +97,23 @@ def main() -> None:
         data, compare = CFP(options.path, people=options.people), evaluate_cfp
     else:
         data, compare = PoseFolder(options.path, people=options.people), pose_columns
-    embedder = FaceEmbedder(options.weights, n_jobs=2)
     peer = SFace(options.sface, options.yunet)
     if options.figure and options.dataset != "poses":
         parser.error("--figure goes with poses")
     embedded = {
-        "sfpose": embed_with_progress(embedder, data.images),
-        "SFace": peer(data.images),
+        f"sfpose {weights}": embed_with_progress(FaceEmbedder(weights, n_jobs=2), data.images)
+        for weights in options.weights
     }
-    distances = {"sfpose": chi2_pairs_at, "SFace": cosine_distance}
     compared = {
-        name: list(compare(data, lambda _, rows=rows: rows, distances[name]))
+        name: list(compare(data, lambda _, rows=rows: rows, chi2_pairs_at))
         for name, rows in embedded.items()
     }
+    rows = peer(data.images)
+    compared["SFace"] = list(compare(data, lambda _: rows, cosine_distance))
     if options.dataset == "poses":
         if options.figure:
-            det_figure(compared, options.figure, "DET curves of sfpose (lines) and SFace (dashes)")
+            shown = {name: compared[name] for name in (next(iter(embedded)), "SFace")}
+            det_figure(shown, options.figure, "DET curves of sfpose (lines) and SFace (dashes)")
         cells = {name: cells_of(columns) for name, columns in compared.items()}
         print(pose_table(cells, TABLE_4, f"EER %, {Path(options.path).name}") + "\n")
         results = {name: list(found.values()) for name, found in cells.items()}

@@ -1,6 +1,6 @@
 """What small, blurred, dark or compressed photos cost.
 
-    python benchmarks/photo_quality.py CFP [--people 101-250] [--weights plus-int8] [--json FILE]
+    python benchmarks/photo_quality.py CFP [--people 101-250] [--weights default] [--json FILE]
 
 Every photo of CFP is changed in the same way before it is aligned and embedded. Each row is the
 EER in percent of frontal-profile and of frontal-frontal pairs, photos in which no face is seen
@@ -103,7 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cfp", type=Path)
     parser.add_argument("--people", type=people_range, default=range(101, 251))
-    parser.add_argument("--weights", default="plus-int8")
+    parser.add_argument("--weights", default="default")
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
     cfp = CFP(options.cfp, people=options.people)

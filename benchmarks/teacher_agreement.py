@@ -1,6 +1,6 @@
 """How near a mapped network comes to its teacher, on photos like those it learned from and others.
 
-    python benchmarks/teacher_agreement.py DATA --teacher sface.onnx [--weights plus-int8]
+    python benchmarks/teacher_agreement.py DATA --teacher sface.onnx [--weights default]
 
 DATA is the folder of the training data (see docs/training.md), with cfp_dev.zip (people 001 to
 100) and kdef_pose.zip. Each row is the mean cosine between what the network's map gives and the
@@ -68,7 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--teacher", type=Path, required=True, metavar="ONNX")
-    parser.add_argument("--weights", default="plus-int8", help="of a network +map")
+    parser.add_argument("--weights", default="default", help="of a network +map")
     parser.add_argument("--cache", type=Path, default=Path(".cache/sfpose"))
     parser.add_argument("--count", type=int, default=400, help="photos of each kind")
     options = parser.parse_args()

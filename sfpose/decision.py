@@ -49,7 +49,7 @@ class DescriptorForm(NamedTuple):
     >>> from sfpose.decision import DescriptorForm
     >>> form = DescriptorForm.of_weights("default")
     >>> form.size, form.normalization
-    (1000, 'l1')
+    (256, 'l1')
     """
 
     size: int

@@ -37,8 +37,9 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     Parameters
     ----------
     weights : str, path or None, default="default"
-        A shipped name, or the path of an artifact (folder or zip). None starts
-        ``fit`` from random weights.
+        A shipped name, or the path of an artifact (folder or zip): ``"default"`` errs least,
+        ``"small"`` takes half of its time and size, ``"plain"`` is the network of the paper.
+        None starts ``fit`` from random weights.
     network : str, default="squeezefaceposenet"
         Architecture that ``fit`` trains when ``weights`` is None; otherwise the
         artifact's own. One of those of ``sfpose.networks.NETWORKS`` whose values are
@@ -66,10 +67,11 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     learning_rate : float, default=0.01
         Of stochastic gradient descent with momentum, falling to zero along a straight line.
     train_size : int, default=None
-        Side of the training images in pixels; smaller trains faster, since the
-        network ends in a global average. The last fifth of the images is always seen
-        at the size that the trained network will take: that of ``weights``, or the
-        architecture's own. None trains at that size throughout.
+        Side of the training images in pixels; smaller trains faster. For networks that end in a
+        global average, as ``"plain"`` does; ``"default"`` and ``"small"`` have weights for
+        places. The last fifth of the images is always seen at the size that the trained network
+        will take: that of ``weights``, or the architecture's own. None trains at that size
+        throughout.
     random_state : int, default=0
         Seeds weights, order and augmentation.
     device : str, default="auto"
@@ -104,7 +106,7 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     >>> face = data.astronaut()[45:205, 150:310]
     >>> descriptors = FaceEmbedder().transform([face, np.full((96, 96, 3), 30, np.uint8)])
     >>> descriptors.shape, descriptors.dtype
-    ((2, 1000), dtype('float32'))
+    ((2, 256), dtype('float32'))
     >>> np.isnan(descriptors).any(axis=1)  # the second shows nobody
     array([False,  True])
     """
@@ -239,10 +241,11 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Returns
         -------
         float32 array of shape (n, d)
-            Non-negative descriptors of 1000 values, or 256 with ``"small-int8"`` and
-            ``"plus-int8"``; rows sum to 1 if the weights say so (the shipped ones do). The row
-            of an image without a face (see ``min_face_score``), or in which the network finds
-            nothing at all, is NaN: a failure to acquire, which scoring refuses.
+            Non-negative descriptors of :attr:`n_features_out` values: 256 with ``"default"`` and
+            ``"small"``, 1000 with ``"plain"`` and ``"plain-int8"``; rows sum to 1 if the weights
+            say so (the shipped ones do). The row of an image without a face (see
+            ``min_face_score``), or in which the network finds nothing at all, is NaN: a failure
+            to acquire, which scoring refuses.
 
         Raises
         ------

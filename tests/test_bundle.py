@@ -18,7 +18,7 @@ from sfpose.runtime.artifact import read_artifact
 STORED = Path(__file__).parent / "data"
 
 
-def _descriptors(people=40, width=1000):
+def _descriptors(people=40, width=256):
     rng = np.random.default_rng(0)
     rows = rng.gamma(np.repeat(rng.gamma(1.0, 1.0, (people, width)), 4, axis=0) * 5 + 0.1)
     rows /= rows.sum(axis=1, keepdims=True)
@@ -68,7 +68,7 @@ def test_others_can_read_it(bundle, photos, tmp_path):
     session = onnxruntime.InferenceSession(path / "model.onnx")
     size = json.loads((path / "manifest.json").read_text())["input"]["size"]
     (rows,) = session.run(None, {"images": np.zeros((1, 3, size, size), np.float32)})
-    assert rows.shape == (1, 1000)
+    assert rows.shape == (1, 256)
     tensors = safetensors.load_file(path / "templates.safetensors")
     np.testing.assert_array_equal(tensors["templates"], bundle.gallery.templates)
     assert json.loads((path / "ids.json").read_text()) == ["ann", 7]
@@ -125,15 +125,15 @@ def test_parts_that_do_not_fit_together_are_refused_and_nothing_is_left(bundle, 
     unsure = TemplateVerifier(target_fmr=0.01)
     unsure.cohort_ = "learned"
     pair = TemplateGallery()
-    pair.add([("a", 1)], np.full((1, 1000), 1e-3))
+    pair.add([("a", 1)], np.full((1, 256), 1 / 256))
     rows, people = _descriptors()
     raw = TemplateVerifier(target_fmr=0.01).fit(rows * 2, people)
     doubled = TemplateGallery()
     doubled.add(["ann"], rows[:1] * 2)
     for parts, message in [
-        ((bundle.embedder, verifier), "fitted on descriptors of 1000 values, .*got 30"),
-        ((bundle.embedder, raw), "normalization 'l1', .*got 1000, 'none'"),
-        ((bundle.embedder, bundle.verifier, gallery), "gallery must have 1000 values .*got 30"),
+        ((bundle.embedder, verifier), "fitted on descriptors of 256 values, .*got 30"),
+        ((bundle.embedder, raw), "normalization 'l1', .*got 256, 'none'"),
+        ((bundle.embedder, bundle.verifier, gallery), "gallery must have 256 values .*got 30"),
         ((bundle.embedder, bundle.verifier, doubled), "gallery must sum to 1 in each row"),
         ((bundle.embedder, unsure), r"cannot keep \['cohort_'\]"),
         ((bundle.embedder, bundle.verifier, pair), "ids must be str or int"),

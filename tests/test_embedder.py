@@ -31,7 +31,7 @@ def embedder():
 
 def test_descriptors_have_the_documented_form(embedder, photos):
     descriptors = embedder.transform(photos)
-    assert descriptors.shape == (3, 1000)
+    assert descriptors.shape == (3, 256)
     assert descriptors.dtype == np.float32
     assert (descriptors >= 0).all()
     np.testing.assert_allclose(descriptors.sum(1), 1, rtol=1e-5)
@@ -81,7 +81,7 @@ def test_it_is_a_scikit_learn_transformer(embedder, photos):
     frame = clone(embedder).set_output(transform="pandas").transform(photos)
     assert isinstance(frame, pandas.DataFrame)
     assert list(frame.columns[:2]) == ["faceembedder0", "faceembedder1"]
-    assert embedder.n_features_out == 1000
+    assert embedder.n_features_out == 256
     size = read_manifest("default")["input"]["size"]
     pipeline = make_pipeline(FaceAligner(size=size), FaceEmbedder(align="done"))
     np.testing.assert_allclose(

@@ -17,7 +17,7 @@ from sfpose.training.starts import start_network  # noqa: E402
 
 AVERAGED, PLACED = "squeezefaceposenet+deeper7+map", "squeezefaceposenet+deeper7+places+map"
 SMALL, TWO = "squeezefaceposenet+places+map", "squeezefaceposenet+centre+places+map"
-SHIPPED = [("small-int8", SMALL, 64), ("plus-int8", TWO, 80)]
+SHIPPED = [("small", SMALL, 64), ("default", TWO, 80)]
 
 
 def _objective(network):
@@ -68,7 +68,7 @@ def test_places_are_taught_on_from_a_network_without_them(taught_faces, tmp_path
     loop = LoopSettings(stages=(Stage(40, 12, 6),), optimizer="muon", learning_rate=1e-3)
     recipe = DistillationRecipe(network=PLACED, loop=loop)
     artifact, _ = distil(
-        taught_faces(128), tmp_path / "run.pt", start="default", recipe=recipe, progress=False
+        taught_faces(128), tmp_path / "run.pt", start="plain", recipe=recipe, progress=False
     )
     assert artifact.manifest["network"] == PLACED
     assert artifact.manifest["input"]["size"] == 40
@@ -151,7 +151,7 @@ def test_rebalanced_filters_say_the_same(shipped, name, size):
 
 
 def test_filters_of_zeros_stay_zeros_when_rebalanced():
-    network, state = split_map(network_from_artifact(read_artifact("small-int8")), SMALL, 128)
+    network, state = split_map(network_from_artifact(read_artifact("small")), SMALL, 128)
     with torch.no_grad():
         network.places[0].weight[0] = 0
         network.places[0].weight[1] *= 1e-12  # far below what float32 squares
@@ -198,3 +198,18 @@ def test_a_state_without_one_buffer_gives_the_others():
     assert take_common_layers(objective, state) == []
     torch.testing.assert_close(objective.mean, torch.full((1000,), 2.0))
     torch.testing.assert_close(objective.place_divisors, torch.ones(64))
+
+
+def test_a_network_without_a_map_leaves_it_to_the_objective():
+    begun = start_network("small", "squeezefaceposenet", input_size=64)
+    assert begun.new_layers == []
+    objective = DistillationObjective(torch.eye(128)[:5]).eval()
+    objective.load_state_dict(begun.objective, strict=False)
+    whole = start_network("small").network.eval()
+    whole.placed.weight.data.zero_()
+    images = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        found = objective.to_teacher(begun.network.eval()(images))
+        plus, minus = whole(images).split(128, 1)
+        expected = torch.nn.functional.normalize(plus - minus, dim=1)
+    assert float((found * expected).sum(1).min()) > 0.999

@@ -14,7 +14,7 @@ from sfpose.runtime.session import OnnxModel
 from sfpose.training.mirroring import mirrored
 
 
-@pytest.mark.parametrize("weights", ["default", "default-int8"])
+@pytest.mark.parametrize("weights", ["plain", "plain-int8"])
 @pytest.mark.parametrize("count", [1, 3])
 def test_the_answer_is_the_mean_of_both(weights, count):
     whole = read_artifact(weights)
@@ -35,9 +35,9 @@ def test_a_mirrored_artifact_embeds_and_can_be_trained_on(tmp_path, portrait):
     torch = pytest.importorskip("torch", reason="training needs the [train] extra")
     from sfpose.training.export import network_from_artifact
 
-    whole = read_artifact("default")
+    whole = read_artifact("plain")
     made = mirrored(whole)
-    assert made.manifest["name"] == "default-mirrored"
+    assert made.manifest["name"] == "plain-mirrored"
     assert "calibration" not in made.manifest
     path = write_artifact(tmp_path / "mirrored", made.model, made.manifest)
     rows = FaceEmbedder(path).transform([portrait, portrait[:, ::-1]])
@@ -50,12 +50,12 @@ def test_what_cannot_be_mirrored_is_refused():
     with pytest.raises(ValueError, match="got kind 'landmarks'"):
         mirrored(read_artifact("landmarks"))
     with pytest.raises(ValueError, match="can be mirrored once"):
-        mirrored(mirrored(read_artifact("default-int8")))
+        mirrored(mirrored(read_artifact("plain-int8")))
 
 
 def test_the_command_writes_a_mirrored_artifact(tmp_path, capsys):
     out = tmp_path / "out"
-    arguments = ["export", "--target", "mirrored", "--weights", "default-int8", "--out", str(out)]
+    arguments = ["export", "--target", "mirrored", "--weights", "plain-int8", "--out", str(out)]
     assert main([*arguments, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["bytes"] == len(read_artifact(out).model) > told["bytes_before"]

@@ -122,7 +122,7 @@ def test_a_run_of_distil_normalises_and_exports_without(taught_faces, tmp_path):
     loop = LoopSettings(stages=(Stage(40, 12, 6),), optimizer="muon", learning_rate=1e-3)
     recipe = DistillationRecipe(network=PLACED, loop=loop)
     first = tmp_path / "first.pt"
-    artifact, _ = distil(faces, first, start="default", recipe=recipe, progress=False)
+    artifact, _ = distil(faces, first, start="plain", recipe=recipe, progress=False)
     exported = network_from_artifact(artifact)
     assert silent_modules(exported, _images()) == []
     assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in exported.modules())

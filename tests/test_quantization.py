@@ -30,7 +30,7 @@ def faces(shared_data):
 def small(faces):
     logging.disable(logging.WARNING)
     try:
-        return quantize(read_artifact("default"), faces[:48])
+        return quantize(read_artifact("plain"), faces[:48])
     finally:
         logging.disable(logging.NOTSET)
 
@@ -38,9 +38,9 @@ def small(faces):
 @pytest.mark.filterwarnings("ignore")
 def test_descriptors_of_other_photos_hardly_change(small, faces, tmp_path):
     path = write_artifact(tmp_path / "small", small.model, small.manifest)
-    assert len(small.model) < 0.3 * len(read_artifact("default").model)
+    assert len(small.model) < 0.3 * len(read_artifact("plain").model)
     others = list(faces[48:])
-    whole = FaceEmbedder(min_face_score=0).transform(others)
+    whole = FaceEmbedder("plain", min_face_score=0).transform(others)
     eight = FaceEmbedder(path, min_face_score=0).transform(others)
     same = [np.corrcoef(a, b)[0, 1] for a, b in zip(whole, eight, strict=True)]
     assert np.median(same) > 0.99
@@ -110,7 +110,7 @@ def test_training_can_go_on_from_eight_bits(small, faces):
     torch = pytest.importorskip("torch", reason="training needs the [train] extra")
     from sfpose.training.export import network_from_artifact, stored_parameters
 
-    whole = stored_parameters(read_artifact("default"))
+    whole = stored_parameters(read_artifact("plain"))
     network = network_from_artifact(small).eval()
     for name, kept in network.named_parameters():
         if name.endswith("weight"):
@@ -128,7 +128,7 @@ def test_training_can_go_on_from_eight_bits(small, faces):
 
 def test_what_was_calibrated_for_float32_is_not_kept(small):
     assert "calibration" not in small.manifest
-    assert small.manifest["name"] == "default-int8"
+    assert small.manifest["name"] == "plain-int8"
     with pytest.raises(ValueError, match="can be quantised once"):
         quantize(small, [np.zeros((64, 64, 3), np.uint8)])
 
@@ -137,8 +137,8 @@ def test_what_cannot_be_quantised_is_refused():
     with pytest.raises(ValueError, match="got kind 'landmarks'"):
         quantize(read_artifact("landmarks"), [np.zeros((64, 64, 3), np.uint8)])
     with pytest.raises(ValueError, match="got none"):
-        quantize(read_artifact("default"), [])
-    whole = read_artifact("default")
+        quantize(read_artifact("plain"), [])
+    whole = read_artifact("plain")
     graph = onnx.load_from_string(whole.model)
     assert graph.graph.node[-1].op_type == "ReduceMean"
     graph.graph.node[-1].op_type = "ReduceMax"
@@ -151,7 +151,7 @@ def test_what_cannot_be_quantised_is_refused():
 def test_the_command_writes_an_artifact(tmp_path, portrait, capsys):
     for number in range(3):
         Image.fromarray(portrait[number * 4 :]).save(tmp_path / f"{number}.png")
-    arguments = ["export", "--target", "int8", "--out", str(tmp_path / "out")]
+    arguments = ["export", "--weights", "plain", "--target", "int8", "--out", str(tmp_path / "out")]
     assert main(arguments) == 2
     assert "int8 needs --images" in capsys.readouterr().err
     assert main([*arguments, "--images", str(tmp_path), "--json"]) == 0

@@ -188,7 +188,7 @@ def test_both_stores_find_the_nearest_as_brute_force_does(service, database):
     templates = rng.gamma(0.3, 1.0, (120, 1000)).astype(np.float32)
     templates /= templates.sum(1, keepdims=True)
     probes = (templates[:20] + rng.gamma(0.3, 1e-3, (20, 1000))).astype(np.float32)
-    opened = store.open_store(database)
+    opened = store.open_store(database, templates.shape[1])
     try:
         for number, template in enumerate(templates):
             assert opened.add(f"p{number:03}", store.Person(template, 2), "w")

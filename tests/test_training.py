@@ -246,20 +246,20 @@ def test_parity_is_really_checked():
 def test_shipped_graph_has_the_papers_layers_only():
     import onnx
 
-    graph = onnx.load_from_string(read_artifact("default").model).graph
+    graph = onnx.load_from_string(read_artifact("plain").model).graph
     kinds = {node.op_type for node in graph.node}
     assert kinds <= {"Conv", "Relu", "MaxPool", "Concat", "ReduceMean", "Constant"}
     assert sum(node.op_type == "Conv" for node in graph.node) == 26
     parameters = [t for t in graph.initializer if t.name.endswith((".weight", ".bias"))]
     assert sum(int(np.prod(t.dims)) for t in parameters) == 1_235_496
-    model = onnx.load_from_string(read_artifact("default").model)
+    model = onnx.load_from_string(read_artifact("plain").model)
     assert model.opset_import[0].version >= 17
-    assert len(read_artifact("default").model) < 5_000_000
+    assert len(read_artifact("plain").model) < 5_000_000
     assert len(read_artifact("landmarks").model) < 500_000
 
 
 def test_onnx_goes_back_into_torch_and_out_again():
-    artifact = read_artifact("default")
+    artifact = read_artifact("plain")
     network = network_from_artifact(artifact).eval()
     size = artifact.manifest["input"]["size"]
     assert check_parity(network, artifact.model, size) < 1e-4
@@ -463,8 +463,8 @@ def test_without_the_second_contrast_only_the_map_is_taught():
 
 
 def test_a_network_takes_from_weights_of_another_architecture_what_both_have():
-    start = start_network("default", "squeezefaceposenet+dwc")
-    whole = start_network("default").network.state_dict()
+    start = start_network("plain", "squeezefaceposenet+dwc")
+    whole = start_network("plain").network.state_dict()
     assert start.name == "squeezefaceposenet+dwc"
     assert start.new_layers == [
         f"fire{number}.expand3x3.0.{what}" for number in range(2, 10) for what in ("weight", "bias")
@@ -472,12 +472,12 @@ def test_a_network_takes_from_weights_of_another_architecture_what_both_have():
     for name, value in start.network.state_dict().items():
         if name not in start.new_layers:
             assert torch.equal(value, whole[name])
-    wider = start_network("default", "squeezefaceposenet+gdc", input_size=64)
+    wider = start_network("plain", "squeezefaceposenet+gdc", input_size=64)
     images = torch.rand(2, 3, 64, 64)
     with torch.inference_mode():
         torch.testing.assert_close(
             wider.network.eval()(images),
-            start_network("default").network.eval()(images),
+            start_network("plain").network.eval()(images),
             rtol=1e-3,
             atol=1e-4,
         )
@@ -488,7 +488,7 @@ def test_a_start_of_which_nothing_fits_is_refused(tmp_path):
     with pytest.raises(ValueError, match="must have layers of SqueezeFacePoseNet; none fits"):
         start_network(tmp_path / "other.pt")
     with pytest.raises(ValueError, match="must have layers of ResNet50; none fits"):
-        start_network("default", "resnet50")
+        start_network("plain", "resnet50")
 
 
 def test_landmark_targets_are_where_the_crop_shows_the_landmarks():
@@ -578,8 +578,8 @@ def test_turned_faces_teach_landmarks_that_are_known(shared_data):
 
 
 def test_landmarks_start_from_landmarks_alone(tmp_path):
-    with pytest.raises(ValueError, match="start must be a landmark network; no layer of 'default'"):
-        train_landmarks(_faces(), tmp_path / "a.pt", start="default", progress=False)
+    with pytest.raises(ValueError, match="start must be a landmark network; no layer of 'plain'"):
+        train_landmarks(_faces(), tmp_path / "a.pt", start="plain", progress=False)
 
 
 def test_recipes_run_from_start_to_artifact(tmp_path):
@@ -724,7 +724,9 @@ def test_fit_learns_people_and_transform_runs_what_was_trained(photos, tmp_path)
         np.clip(looks[k // 12] + rng.normal(0, 25, (40, 40, 3)), 0, 255).astype(np.uint8)
         for k in range(36)
     ]
-    embedder = FaceEmbedder(align=False, epochs=6, batch_size=12, train_size=32, learning_rate=0.02)
+    embedder = FaceEmbedder(
+        "plain", align=False, epochs=6, batch_size=12, train_size=32, learning_rate=0.02
+    )
     before = embedder.transform(images[:2])
     embedder.fit(images, people)
     assert embedder.classes_.tolist() == ["ann", "bo", "cy"]

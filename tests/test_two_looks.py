@@ -55,9 +55,9 @@ def test_what_the_map_was_taken_off_gives_all_that_goes_into_it():
 
 @torch.inference_mode()
 def test_both_looks_begin_with_the_weights_of_one_network():
-    begun = start_network("small-int8", NAME, input_size=80)
+    begun = start_network("small", NAME, input_size=80)
     assert begun.new_layers == []
-    one = start_network("small-int8").network.state_dict()
+    one = start_network("small").network.state_dict()
     two = begun.network.state_dict()
     for key, value in one.items():
         if not key.startswith(("map", "placed")):
@@ -66,7 +66,7 @@ def test_both_looks_begin_with_the_weights_of_one_network():
     assert torch.equal(two["map.weight"], torch.cat([one["map.weight"]] * 2, 1))
     # An image whose centre looks as the whole does is described as by the one network.
     flat = torch.full((1, 3, 80, 80), 0.3)
-    expected = start_network("small-int8").network.eval()(flat[:, :, :64, :64])
+    expected = start_network("small").network.eval()(flat[:, :, :64, :64])
     # Nearly: shares in the sum of two looks are half as large beside the constant in the root.
     mapped = [d[:, :128] - d[:, 128:] for d in (begun.network.eval()(flat), expected)]
     assert float(torch.cosine_similarity(*mapped)) > 0.95

@@ -91,7 +91,7 @@ def test_many_images_are_averaged(fitted):
 
 
 def test_before_fit_the_shipped_calibration_decides():
-    descriptors, _ = _people(2, 10, 1000)
+    descriptors, _ = _people(2, 10, 256)
     descriptors /= descriptors.sum(axis=1, keepdims=True)
     for entry in read_manifest("default")["calibration"]["conditions"]:
         first = descriptors[: entry["template_images"]]

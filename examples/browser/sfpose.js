@@ -237,7 +237,7 @@ export class Verifier {
     return { points: second.points, score };
   }
 
-  // 1000 values that are not negative and sum to 1.
+  // Values that are not negative and sum to 1.
   async embed(picture) {
     let matrix = centredSquare(picture, (Math.min(picture.width, picture.height) * 224) / 256);
     if (this.descriptor.manifest.alignment === "five-landmarks") {

@@ -60,7 +60,7 @@ def create_app(
     else:
         raise ValueError(f"SFPOSE_DETECTOR must be crop or libfacedetection; got {detector!r}")
     weights = embedder.artifact.digest
-    store: Store = open_store(database)
+    store: Store = open_store(database, embedder.n_features_out)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -50,10 +50,13 @@ class Store(Protocol):
         """Give connections back."""
 
 
-def open_store(database: str) -> Store:
-    """The store that a setting names: ``postgresql://...``, or the path of a SQLite file."""
+def open_store(database: str, width: int) -> Store:
+    """The store that a setting names: ``postgresql://...``, or the path of a SQLite file.
+
+    ``width`` is the number of values of a template, which a column of vectors is declared with.
+    """
     if database.startswith(("postgresql://", "postgres://")):
-        return PostgresStore(database)
+        return PostgresStore(database, width)
     return SqliteStore(database)
 
 
@@ -124,7 +127,7 @@ class SqliteStore:
 class PostgresStore:
     """Templates in PostgreSQL; pgvector's index proposes, chi-square decides."""
 
-    def __init__(self, url: str, width: int = 1000) -> None:
+    def __init__(self, url: str, width: int) -> None:
         from psycopg_pool import ConnectionPool
 
         self._pool = ConnectionPool(url, min_size=1, max_size=8, open=True)

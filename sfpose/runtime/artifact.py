@@ -45,7 +45,7 @@ Result = TypeVar("Result")
 
 FORMAT = "sfpose-artifact"
 FORMAT_VERSION = 1
-SHIPPED = ("default", "default-int8", "small-int8", "plus-int8", "landmarks")
+SHIPPED = ("default", "small", "plain", "plain-int8", "landmarks")
 """Names of the artifacts inside the package."""
 
 DISTANCE: Manifest = MappingProxyType(
@@ -75,7 +75,7 @@ class NetworkInput:
     --------
     >>> from sfpose.runtime.artifact import read_artifact
     >>> read_artifact("default").network_input.size
-    64
+    80
     """
 
     size: int
@@ -99,7 +99,7 @@ class Artifact:
     >>> from sfpose.runtime.artifact import read_artifact
     >>> artifact = read_artifact("default")
     >>> artifact.descriptor_size, len(artifact.digest)
-    (1000, 64)
+    (256, 64)
     """
 
     model: bytes

@@ -35,7 +35,7 @@ def mirrored(artifact: Artifact, *, name: str | None = None) -> Artifact:
     --------
     >>> from sfpose.runtime.artifact import read_artifact
     >>> from sfpose.training.mirroring import mirrored
-    >>> mirrored(read_artifact("default-int8")).manifest["mirrored"]
+    >>> mirrored(read_artifact("plain-int8")).manifest["mirrored"]
     True
     """
     import numpy as np

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from sfpose.networks import build_network
@@ -15,6 +16,7 @@ from sfpose.networks.two_looks import TwoLooks, for_both_looks
 from sfpose.runtime.artifact import read_artifact
 from sfpose.training.checkpoints import load_checkpoint
 from sfpose.training.export import network_from_artifact, take_common_layers
+from sfpose.training.maps import is_mapped, rebalance
 from sfpose.training.normalising import add_batch_norm
 
 __all__ = ["Start", "start_network"]
@@ -51,7 +53,8 @@ def start_network(
     network : str, optional
         Architecture; that of the artifact if not given, or ``"squeezefaceposenet"``. If an
         artifact or checkpoint is of another one, what both have in common is taken: the
-        layers of the same name and shape; both looks of ``TwoLooks`` begin with one network.
+        layers of the same name and shape; both looks of ``TwoLooks`` begin with one network,
+        and the objective of a network without a map begins with the map of one that has it.
     dropout : float, default=0.0
         Before the last convolution.
     input_size : int, optional
@@ -95,4 +98,10 @@ def start_network(
     left = take_common_layers(built, state)
     if len(left) == len(list(built.parameters())):
         raise ValueError(f"start must have layers of {type(built).__name__}; none fits")
+    if "map.weight" in state and not is_mapped(name):
+        # Where the network to train has no map, the objective's begins with it.
+        linear = state["map.weight"]
+        known = {"linear.weight": linear, "mean": torch.ones(linear.shape[1])}
+        rebalance(built, known)
+        objective = known
     return Start(built, name, left, objective)

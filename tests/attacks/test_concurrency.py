@@ -53,11 +53,13 @@ def test_one_session_is_made_however_many_threads_ask_first(monkeypatch):
     monkeypatch.setattr(
         "onnxruntime.InferenceSession", lambda *a, **k: (made.append(1), whole(*a, **k))[1]
     )
-    model, together = OnnxModel(read_artifact("default").model), threading.Barrier(16)
+    shipped = read_artifact("default")
+    model, together = OnnxModel(shipped.model), threading.Barrier(16)
+    size = shipped.network_input.size
 
     def work(_):
         together.wait()
-        return model.run(np.zeros((1, 3, 64, 64), np.float32))
+        return model.run(np.zeros((1, 3, size, size), np.float32))
 
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(work, range(16)))
@@ -266,5 +268,5 @@ def test_embedders_that_are_gone_give_their_memory_back(faces):
     before = resident()
     for _ in range(12):
         FaceEmbedder().transform(faces[:1])
-    # The two networks are 5 MB in the file and more in a session: 12 of them would show.
+    # The two networks are 4 MB in the file and more in a session: 12 of them would show.
     assert resident() - before < 60e6

@@ -12,7 +12,7 @@ from sfpose.decision import DescriptorForm
 from sfpose.runtime.artifact import DISTANCE, read_artifact, write_artifact
 
 
-def _people(normalised=True, width=1000, people=40, images=5):
+def _people(normalised=True, width=256, people=40, images=5):
     rng = np.random.default_rng(0)
     shapes = np.repeat(rng.gamma(1.0, 1.0, (people, width)), images, axis=0)
     rows = rng.gamma(shapes * 9)
@@ -47,10 +47,10 @@ def _decisions(verifier, a, b):
 @pytest.mark.parametrize(
     ("factor", "width", "message"),
     [
-        (2.0, 1000, "must sum to 1 in each row"),
-        (1.01, 1000, "must sum to 1 in each row"),
-        (1.0, 999, "must have 1000 values a row"),
-        (1.0, 128, "must have 1000 values a row"),
+        (2.0, 256, "must sum to 1 in each row"),
+        (1.01, 256, "must sum to 1 in each row"),
+        (1.0, 255, "must have 256 values a row"),
+        (1.0, 128, "must have 256 values a row"),
     ],
 )
 def test_another_normalization_or_width_is_refused_on_either_side(fitted, factor, width, message):
@@ -153,7 +153,7 @@ def test_a_verifier_out_of_a_bundle_refuses_what_it_is_not_for(own, tmp_path, fi
         decide()
     for other, message in (
         (rows * np.float32(2), "must sum to 1 in each row"),
-        (rows[:, :999], "must have 1000 values a row"),
+        (rows[:, :255], "must have 256 values a row"),
     ):
         for sides in ((rows[:3], other[:3]), (other[:3], rows[:3]), (other[:3], other[:3])):
             for decide in _decisions(verifier, *sides):
@@ -220,11 +220,11 @@ def test_a_gallery_with_weights_refuses_what_they_do_not_make(tmp_path):
 
 def test_the_form_of_what_ships_is_that_of_its_descriptors(photos):
     form = DescriptorForm.of_weights("default")
-    assert form == (1000, "l1", read_artifact("default").digest)
+    assert form == (256, "l1", read_artifact("default").digest)
     form.check(FaceEmbedder().transform(photos), "descriptors")
 
 
-@pytest.mark.parametrize("weights", ["default", "default-int8", "small-int8", "plus-int8"])
+@pytest.mark.parametrize("weights", ["default", "small", "plain", "plain-int8"])
 def test_pictures_of_no_face_are_failures_to_acquire(photos, weights):
     """Thousands of pictures of more kinds: benchmarks/non_faces.py."""
     rng = np.random.default_rng(0)
