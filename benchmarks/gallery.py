@@ -1,6 +1,6 @@
 """Exact search beside scoring every template, on embedded faces or made-up ones.
 
-    python benchmarks/gallery.py --images FOLDER_OR_ZIP ... [--rows 5000] [--probes 1000]
+    python benchmarks/gallery.py --images FOLDER_OR_ZIP ... [--weights plain] [--rows 5000]
     python benchmarks/gallery.py --images FOLDER_OR_ZIP ... --mirrored --descriptors FILE.npz
     python benchmarks/gallery.py --rows 100000
 
@@ -52,9 +52,9 @@ def made_up(rows, probes):
     return gallery, enrolled, draw(probes - probes // 2)
 
 
-def embed_all(paths, mirrored_count):
+def embed_all(weights, paths, mirrored_count):
     """Descriptors of all photos, and of the first so many mirrored (all if None)."""
-    embedder = FaceEmbedder(n_jobs=2)
+    embedder = FaceEmbedder(weights, n_jobs=2)
     sides = {"photos": [], "mirrored": []}
     for path in paths:
         files = ImageFiles(path)
@@ -75,7 +75,8 @@ def embedded(options):
         with np.load(path) as stored:
             sides = {name: stored[name] for name in ("photos", "mirrored")}
     else:
-        sides = embed_all(options.images, None if options.mirrored else 2 * half)
+        wanted = None if options.mirrored else 2 * half
+        sides = embed_all(options.weights, options.images, wanted)
         if path is not None:
             np.savez(path, **sides)
     kept = {name: rows[~np.isnan(rows).any(axis=1)] for name, rows in sides.items()}
@@ -161,6 +162,7 @@ def compare(name, rows, probes, k, threads):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", nargs="+")
+    parser.add_argument("--weights", default="default")
     parser.add_argument("--mirrored", action="store_true", help="enrol mirrored photos too")
     parser.add_argument("--descriptors", type=Path, metavar="FILE.npz")
     parser.add_argument("--rows", type=int, default=5000)
