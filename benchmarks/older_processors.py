@@ -21,11 +21,12 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from speed import median_seconds
+from speed import face, median_seconds
 
 from sfpose import FaceAligner
 from sfpose._scoring import chi2_pairs
 from sfpose.decision import Condition, shipped_rule
+from sfpose.preprocessing import as_network_input
 from sfpose.protocols import CFP
 from sfpose.runtime.artifact import SHIPPED, read_artifact
 from sfpose.runtime.session import OnnxModel
@@ -83,17 +84,15 @@ def answer(crops, out, sface):
         crops = {int(size): stored[size] for size in stored.files}
     found, peer = {}, np.nan
     if sface:
-        model, image = OnnxModel(Path(sface).read_bytes(), 1), np.zeros((1, 3, 112, 112), "f4")
+        model = OnnxModel(Path(sface).read_bytes(), 1)
+        image = face(112).transpose(2, 0, 1)[None].astype(np.float32)
         peer = median_seconds(lambda: model.run(image), 15)
     for name in SHIPPED:
         artifact = read_artifact(name)
         if artifact.manifest["kind"] != "descriptor":
             continue
         model, asked = OnnxModel(artifact.model, 1), artifact.network_input
-        pixels = (crops[asked.size] / np.float32(255) - np.float32(asked.mean)) / np.float32(
-            asked.std
-        )
-        images = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32)
+        images = as_network_input(crops[asked.size], asked.mean, asked.std)
         rows = np.concatenate([model.run(part) for part in np.array_split(images, 16)])
         found[name] = rows / rows.sum(1, keepdims=True)
         found[f"{name} time"] = median_seconds(lambda m=model, i=images[:1]: m.run(i), 15) / peer

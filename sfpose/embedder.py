@@ -56,7 +56,8 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Where images are aligned, the face score of
         :meth:`FaceAligner.find_landmarks`, 0 to 1, below which an image shows no face
         and gets a row of NaN. "auto" takes what the landmark network states of itself;
-        0 embeds everything. ``fit`` learns from every image.
+        0 embeds everything, pictures of no face too, which then pass for each other.
+        ``fit`` learns from every image.
     batch_size : int, default=32
         Images per call of the network, in ``transform`` and in ``fit``.
     n_jobs : int, default=None

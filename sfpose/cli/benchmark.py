@@ -40,8 +40,8 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(f"--repeats must be at least 1; got {options.repeats}")
     rng = np.random.default_rng(0)
     photos = rng.integers(0, 256, (32, 160, 160, 3), dtype=np.uint8)
-    rows = rng.random((256, 1000), dtype=np.float32)
     embedder = FaceEmbedder(options.weights, align="done", n_jobs=options.n_jobs)
+    rows = rng.random((256, embedder.n_features_out), dtype=np.float32)
     aligner = FaceAligner(min_face_score=0, n_jobs=options.n_jobs)
 
     def seconds(work: Callable[[], object]) -> float:

@@ -111,7 +111,8 @@ def quantize(
             extra_options={"CalibMovingAverage": True, "CalibMovingAverageConstant": 0.05},
             nodes_to_exclude=[*pixels, *after_pooling],
         )
-        model = _with_small_matrices(onnx.load(target)).SerializeToString()
+        whole = onnx.load(target)
+    model = _with_small_matrices(_pooled_before_relu(whole)).SerializeToString()
     told: dict[str, Json] = {
         "format": "QDQ",
         "weights": "int8, a scale a channel",
@@ -208,6 +209,28 @@ def _even_out_averages(network: onnx.ModelProto, batches: list[NDArray[np.float3
     scaled = helper.make_node("Mul", ["pooled", CHANNEL_SCALE], [pooled])
     network.graph.node.insert(end, scaled)
     return [node.name for node in nodes[last + 3 :]]
+
+
+def _pooled_before_relu(network: onnx.ModelProto) -> onnx.ModelProto:
+    """The network with its maxima of float32 taken before ReLU, which says the same.
+
+    Before a maximum, onnxruntime moves the rounding to eight bits that follows it, and takes that
+    maximum by code that is twenty times slower; a ReLU between them keeps it from that.
+    """
+    graph = network.graph
+    makers = {node.output[0]: node for node in graph.node}
+    for pool in list(graph.node):
+        relu = makers.get(pool.input[0]) if pool.op_type == "MaxPool" else None
+        if relu is None or relu.op_type != "Relu":
+            continue
+        rectified = relu.output[0]
+        relu.output[0], pool.output[0] = pool.output[0], f"{pool.output[0]}_before_relu"
+        pool.input[0], relu.input[0] = relu.input[0], pool.output[0]
+        graph.node.remove(relu)
+        graph.node.insert(list(graph.node).index(pool) + 1, relu)
+        for told in [each for each in graph.value_info if each.name == rectified]:
+            graph.value_info.remove(told)
+    return network
 
 
 def _with_small_matrices(network: onnx.ModelProto) -> onnx.ModelProto:
