@@ -79,10 +79,12 @@ def embedded(options):
         sides = embed_all(options.weights, options.images, wanted)
         if path is not None:
             np.savez(path, **sides)
-    kept = {name: rows[~np.isnan(rows).any(axis=1)] for name, rows in sides.items()}
-    if any(len(kept[name]) < len(rows) for name, rows in sides.items()):
-        raise SystemExit("photos in which nothing was found must be left out first")
-    photos, mirrored = kept["photos"], kept["mirrored"]
+    photos, mirrored = sides["photos"], sides["mirrored"]
+    found = ~np.isnan(photos).any(axis=1)
+    # Whose mirrored photo shows nobody is left out with both.
+    found[: len(mirrored)] &= ~np.isnan(mirrored).any(axis=1)
+    photos, mirrored = photos[found], mirrored[found[: len(mirrored)]]
+    half = min(half, len(mirrored) // 2)
     known = photos[half:]
     if options.mirrored:
         known = np.concatenate([known, mirrored[2 * half :]])

@@ -46,7 +46,8 @@ def scoring(results, descriptors):
     }
     if descriptors:
         with np.load(descriptors) as stored:
-            kinds["of photos"] = stored["photos"][:2560]
+            rows = stored["photos"]
+            kinds["of photos"] = rows[~np.isnan(rows).any(axis=1)][:2560]
     for kind, rows in kinds.items():
         a, b = rows[:512], rows[512:]
         peer = median_seconds(lambda a=a, b=b: additive_chi2_kernel(a, b), 3)
