@@ -46,7 +46,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class DistillationRecipe:
-    """A run of :func:`distil`; the defaults are those of the shipped weights.
+    """A run of :func:`distil`; the defaults are those of the first plain network, from nothing.
 
     Attributes
     ----------
