@@ -13,7 +13,9 @@ pytest.importorskip("onnx", reason="training needs the [train] extra")
 from torch import nn  # noqa: E402
 
 from sfpose import FaceEmbedder  # noqa: E402
+from sfpose._scoring import chi2_pairs  # noqa: E402
 from sfpose.cli import main  # noqa: E402
+from sfpose.decision import shipped_rule  # noqa: E402
 from sfpose.networks import build_network  # noqa: E402
 from sfpose.pose import FACE_POINTS  # noqa: E402
 from sfpose.runtime.artifact import Artifact, read_artifact  # noqa: E402
@@ -738,6 +740,23 @@ def test_fit_learns_people_and_transform_runs_what_was_trained(photos, tmp_path)
     folder = embedder.save(tmp_path / "mine")
     # "auto" follows the artifact: trained without alignment, run without.
     np.testing.assert_array_equal(FaceEmbedder(folder).transform(images[:2]), after)
+
+
+def test_fit_from_a_mirrored_network_gives_a_mirrored_one(portrait):
+    embedder = FaceEmbedder("small", epochs=1, batch_size=4, learning_rate=1e-4)
+    people = [portrait, portrait[6:], portrait[:, 6:], portrait[:, :-6]]
+    before = embedder.transform(people[:1])
+    embedder.fit(people, [0, 0, 1, 1])
+    assert embedder.artifact.manifest["name"] == "fitted"
+    one, other = embedder.transform([portrait, portrait[:, ::-1]])
+    assert not np.array_equal(one, before[0])
+    # The landmarks of both differ a little.
+    assert chi2_pairs([one], [other])[0] < 0.1 * shipped_rule("small", 1e-3).threshold
+    artifact = embedder.artifact
+    images = np.random.default_rng(0).normal(size=(1, 3, 64, 64)).astype(np.float32)
+    model = OnnxModel(artifact.model)
+    flipped = np.ascontiguousarray(images[..., ::-1])
+    np.testing.assert_allclose(model.run(flipped), model.run(images), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from sfpose.training.distillation import normalise_images
 from sfpose.training.export import network_from_artifact, to_manifest, to_onnx
 from sfpose.training.faces import pass_order
 from sfpose.training.loop import LoopSettings, Stage, train
+from sfpose.training.mirroring import mirrored
 from sfpose.training.objectives import SoftmaxObjective
 
 __all__ = [
@@ -121,7 +122,8 @@ def train_identification(
         Class numbers from 0.
     settings : IdentificationSettings
     start : Artifact, optional
-        Weights to start from; random ones if not given.
+        Weights to start from; random ones if not given. If it answers with the mean of an image
+        and its mirror image, so does the result.
     aligned : bool, default=True
         Whether the crops were aligned by landmarks, for the manifest.
 
@@ -188,7 +190,10 @@ def train_identification(
             progress=settings.progress,
             on_epoch=history.append,
         )
-    return export_identified(trained, name, size, aligned=aligned), history
+    artifact = export_identified(trained, name, size, aligned=aligned)
+    if start is not None and start.manifest.get("mirrored"):
+        artifact = mirrored(artifact, name="fitted")
+    return artifact, history
 
 
 def export_identified(network: nn.Module, name: str, size: int, *, aligned: bool) -> Artifact:
