@@ -9,7 +9,7 @@ import sys
 import zipfile
 from pathlib import PurePosixPath
 
-LARGEST_WHEEL = 13_500_000
+LARGEST_WHEEL = 11_500_000
 LARGEST_FILE = 6_000_000
 ENDINGS = {".py", ".onnx", ".json", ".md", ".typed"}
 NEEDED = {
