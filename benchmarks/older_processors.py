@@ -21,14 +21,13 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from speed import face, median_seconds
+from speed import descriptor_networks, face_of_sface, median_seconds
 
 from sfpose import FaceAligner
 from sfpose._scoring import chi2_pairs
-from sfpose.decision import Condition, shipped_rule
+from sfpose.decision import shipped_rule
 from sfpose.preprocessing import as_network_input
 from sfpose.protocols import CFP
-from sfpose.runtime.artifact import SHIPPED, read_artifact
 from sfpose.runtime.session import OnnxModel
 
 # Bits of leaf 7, by subleaf: AVX-512 and its extensions, AVX-VNNI, AMX, AVX-VNNI-INT8 and -INT16.
@@ -70,9 +69,8 @@ def aligned(path):
     """A few hundred crops of CFP people 101 to 250, by the side that networks take."""
     images = CFP(path, people=range(101, 251)).images
     chosen = [images[n] for n in range(0, len(images), 7)]
-    names = [name for name in SHIPPED if read_artifact(name).manifest["kind"] == "descriptor"]
-    sizes = {read_artifact(name).network_input.size for name in names}
-    return names, {
+    sizes = {artifact.network_input.size for artifact in descriptor_networks().values()}
+    return {
         str(size): FaceAligner(size=size, policy="skip", n_jobs=2).align(chosen).images
         for size in sizes
     }
@@ -85,12 +83,9 @@ def answer(crops, out, sface):
     found, peer = {}, np.nan
     if sface:
         model = OnnxModel(Path(sface).read_bytes(), 1)
-        image = face(112).transpose(2, 0, 1)[None].astype(np.float32)
+        image = face_of_sface()
         peer = median_seconds(lambda: model.run(image), 15)
-    for name in SHIPPED:
-        artifact = read_artifact(name)
-        if artifact.manifest["kind"] != "descriptor":
-            continue
+    for name, artifact in descriptor_networks().items():
         model, asked = OnnxModel(artifact.model, 1), artifact.network_input
         images = as_network_input(crops[asked.size], asked.mean, asked.std)
         rows = np.concatenate([model.run(part) for part in np.array_split(images, 16)])
@@ -118,7 +113,7 @@ def main() -> None:
         answer(options.cfp, options.answer, options.sface)
         return
     (library,) = Path(onnxruntime.__file__).parent.glob("capi/onnxruntime_pybind11_state*.so")
-    names, crops = aligned(options.cfp)
+    crops = aligned(options.cfp)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         np.savez(work / "crops.npz", **crops)
@@ -131,13 +126,13 @@ def main() -> None:
         subprocess.run([*command, str(work / "older.npz")], check=True, stdout=subprocess.DEVNULL)
         with np.load(work / "here.npz") as here, np.load(work / "older.npz") as older:
             results = {}
-            for name in names:
+            for name in descriptor_networks():
                 apart = chi2_pairs(here[name], older[name])
                 results[name] = {
                     "images": len(apart),
                     "median chi-square": float(np.median(apart)),
                     "largest": float(apart.max()),
-                    "threshold for FMR 0.1 %": shipped_rule(name, 1e-3, Condition()).threshold,
+                    "threshold for FMR 0.1 %": shipped_rule(name, 1e-3).threshold,
                     "share of SFace's time here": float(here[f"{name} time"]),
                     "share of SFace's time without AVX-512": float(older[f"{name} time"]),
                 }

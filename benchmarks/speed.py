@@ -116,14 +116,27 @@ def face(size):
     return FaceAligner(size=size).transform([portrait])[0]
 
 
+def face_of_sface():
+    """The same as SFace takes it: values 0 to 255, (1, 3, 112, 112)."""
+    return face(112).transpose(2, 0, 1)[None].astype(np.float32)
+
+
+def descriptor_networks():
+    """What ships and gives descriptors, by name."""
+    shipped = {name: read_artifact(name) for name in SHIPPED}
+    return {
+        name: artifact
+        for name, artifact in shipped.items()
+        if artifact.manifest["kind"] == "descriptor"
+    }
+
+
 def embedding(results, sface):
     if sface:
         with open(sface, "rb") as file:
             network = file.read()
-    for name in SHIPPED:
-        artifact = read_artifact(name)
-        if artifact.manifest["kind"] != "descriptor":
-            continue
+        crop = face_of_sface()
+    for name, artifact in descriptor_networks().items():
         asked = artifact.network_input
         image = as_network_input([face(asked.size)], asked.mean, asked.std)
         for threads in (1, 2):
@@ -134,8 +147,7 @@ def embedding(results, sface):
                 row = {"milliseconds an image": 1000 * ours}
                 if sface and batch == 1:
                     other = OnnxModel(network, threads)
-                    crops = face(112).transpose(2, 0, 1)[None].astype(np.float32)
-                    peer = median_seconds(lambda m=other, c=crops: m.run(c), 15)
+                    peer = median_seconds(lambda m=other: m.run(crop), 15)
                     row["share of SFace's time"] = ours / peer
                 results[f"{name} network alone, batch {batch}, {threads} threads"] = row
 

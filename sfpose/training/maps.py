@@ -25,6 +25,7 @@ __all__ = [
     "DIVISORS",
     "is_mapped",
     "join_map",
+    "objective_with",
     "place_shape",
     "rebalance",
     "split_map",
@@ -58,6 +59,11 @@ def value_count(network: nn.Module) -> int:
 
 def _filters(layers: Sequence[nn.Sequential]) -> int:
     return sum(len(layer.get_parameter("0.weight")) for layer in layers)
+
+
+def objective_with(weight: Tensor) -> dict[str, Tensor]:
+    """State of a :class:`DistillationObjective` that begins with a map (d, n) of n values."""
+    return {"linear.weight": weight, "mean": torch.ones(weight.shape[1])}
 
 
 def split_map(
@@ -99,7 +105,7 @@ def split_map(
             f"the teacher's embeddings must have {mapped} values, which the map of {name!r} gives; "
             f"got {teacher_size}"
         )
-    objective = {"linear.weight": weight, "mean": torch.ones(own)}
+    objective = objective_with(weight)
     maps, count = place_shape(plain)
     if maps:
         placed = plain.get_parameter("placed.weight").detach().flatten(1)

@@ -7,7 +7,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from sfpose.networks import build_network
@@ -16,7 +15,7 @@ from sfpose.networks.two_looks import TwoLooks, for_both_looks
 from sfpose.runtime.artifact import read_artifact
 from sfpose.training.checkpoints import load_checkpoint
 from sfpose.training.export import network_from_artifact, take_common_layers
-from sfpose.training.maps import is_mapped, rebalance
+from sfpose.training.maps import is_mapped, objective_with, rebalance
 from sfpose.training.normalising import add_batch_norm
 
 __all__ = ["Start", "start_network"]
@@ -25,7 +24,8 @@ __all__ = ["Start", "start_network"]
 class Start(NamedTuple):
     """A network to train on, the name of its architecture, and what in it is new.
 
-    ``objective`` is the state of the objective that a checkpoint holds beside its network.
+    ``objective`` is the state of an objective: what a checkpoint holds beside its network, or the
+    map of an artifact, where the network to train has none.
     """
 
     network: nn.Module
@@ -100,8 +100,6 @@ def start_network(
         raise ValueError(f"start must have layers of {type(built).__name__}; none fits")
     if "map.weight" in state and not is_mapped(name):
         # Where the network to train has no map, the objective's begins with it.
-        linear = state["map.weight"]
-        known = {"linear.weight": linear, "mean": torch.ones(linear.shape[1])}
-        rebalance(built, known)
-        objective = known
+        objective = objective_with(state["map.weight"])
+        rebalance(built, objective)
     return Start(built, name, left, objective)
