@@ -2,7 +2,9 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import scipy.ndimage
 
 torch = pytest.importorskip("torch", reason="training needs the [train] extra")
 
@@ -10,7 +12,14 @@ from sfpose.networks import build_network  # noqa: E402
 from sfpose.runtime.artifact import read_artifact, write_artifact  # noqa: E402
 from sfpose.training.export import network_from_artifact, take_common_layers  # noqa: E402
 from sfpose.training.loop import LoopSettings, Stage  # noqa: E402
-from sfpose.training.maps import join_map, place_shape, rebalance, split_map, value_count  # noqa: E402
+from sfpose.training.maps import (  # noqa: E402
+    join_map,
+    place_shape,
+    rebalance,
+    resized_places,
+    split_map,
+    value_count,
+)
 from sfpose.training.objectives import DistillationObjective  # noqa: E402
 from sfpose.training.recipes import DistillationRecipe, distil  # noqa: E402
 from sfpose.training.starts import start_network  # noqa: E402
@@ -90,7 +99,7 @@ def test_places_are_taught_on_from_a_network_without_them(taught_faces, tmp_path
     )
     assert before.any()
     torch.testing.assert_close(after, before)
-    # Images of another size have other places: their weights begin anew, all else goes on.
+    # Images of another size have other places, at which their weights are drawn; all else goes on.
     loop = replace(loop, stages=(Stage(56, 6, 6),), learning_rate=0.0)
     recipe = DistillationRecipe(network=PLACED, loop=loop)
     larger = distil(
@@ -103,7 +112,8 @@ def test_places_are_taught_on_from_a_network_without_them(taught_faces, tmp_path
     assert larger.manifest["input"]["size"] == 56
     grown = network_from_artifact(larger)
     assert grown.placed.weight.shape == (128, 64, 6, 6)
-    assert not grown.placed.weight.any()
+    expected = resized_places({"placed.weight": network.placed.weight}, grown)["placed.weight"]
+    torch.testing.assert_close(grown.placed.weight, expected, rtol=1e-4, atol=1e-7)
     torch.testing.assert_close(grown.map.weight, network.map.weight)
 
 
@@ -213,3 +223,30 @@ def test_a_network_without_a_map_leaves_it_to_the_objective():
         plus, minus = whole(images).split(128, 1)
         expected = torch.nn.functional.normalize(plus - minus, dim=1)
     assert float((found * expected).sum(1).min()) > 0.999
+
+
+def test_weights_of_places_are_drawn_at_the_places_of_another_size():
+    one, larger = start_network("small"), start_network("small", input_size=80)
+    assert (larger.name, larger.new_layers) == (one.name, [])
+    assert larger.network.input_size == 80
+    weight, drawn = (each.network.placed.weight.detach() for each in (one, larger))
+    assert (weight.shape, drawn.shape) == ((128, 64, 7, 7), (128, 64, 9, 9))
+    expected = scipy.ndimage.zoom(
+        weight[3, 5].double().numpy(), 9 / 7, order=1, mode="nearest", grid_mode=True
+    )
+    np.testing.assert_allclose(drawn[3, 5].numpy() * 81, expected * 49, rtol=1e-4, atol=1e-5)
+    # The objective, which divides by the number of places itself, says the same of both.
+    parts = [split_map(each.network, each.name, 128)[1] for each in (one, larger)]
+    redrawn = resized_places(parts[0], larger.network)["placed.weight"]
+    torch.testing.assert_close(redrawn, parts[1]["placed.weight"], rtol=1e-4, atol=1e-6)
+    rest = {key: value for key, value in one.network.state_dict().items() if "placed" not in key}
+    for key, value in rest.items():
+        assert torch.equal(larger.network.state_dict()[key], value)
+
+
+def test_states_whose_places_fit_or_are_none_stay_as_they_are():
+    network = start_network("small").network
+    plain = start_network("small", "squeezefaceposenet").network
+    for state in (network.state_dict(), plain.state_dict(), {"placed.weight": torch.ones(128, 90)}):
+        assert resized_places(state, network) is state
+        assert resized_places(state, plain) is state

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sfpose.networks import build_network
@@ -28,6 +29,7 @@ __all__ = [
     "objective_with",
     "place_shape",
     "rebalance",
+    "resized_places",
     "split_map",
     "value_count",
 ]
@@ -136,6 +138,40 @@ def rebalance(network: nn.Module, objective: dict[str, Tensor]) -> None:
         factor = torch.cat([to_random_length(layer[0]) for layer in layers]).float()
         scale_filters(layers, factor)
         objective[divisor] = factor
+
+
+def resized_places(state: Mapping[str, Tensor], network: nn.Module) -> Mapping[str, Tensor]:
+    """Draw the weights of places at the places that a network's last maps have.
+
+    Weights of 7x7 places, say, become such of 9x9 by bilinear interpolation, as much smaller as
+    there are more of them: maps that look alike at both sizes have the same sum.
+
+    Parameters
+    ----------
+    state : mapping of str to Tensor
+        Of a mapped network or of an objective; given back as it is where it has no weights of
+        places, or has them for these places.
+    network : nn.Module
+        For which the state is meant.
+
+    Returns
+    -------
+    mapping of str to Tensor
+    """
+    maps, count = place_shape(network)
+    weight = state.get("placed.weight")
+    if weight is None or not maps:
+        return state
+    old, new = (round(places**0.5) for places in (weight[0].numel() / maps, count))
+    if old == new or weight[0].numel() != maps * old**2:
+        return state
+    drawn = F.interpolate(
+        weight.reshape(-1, maps, old, old), size=new, mode="bilinear", align_corners=False
+    )
+    if weight.dim() == 4:
+        return {**state, "placed.weight": drawn * (old / new) ** 2}
+    # The objective divides maps by the root of the number of their places, a network does not.
+    return {**state, "placed.weight": drawn.flatten(1) * (old / new)}
 
 
 def join_map(network: nn.Module, objective: DistillationObjective, name: str) -> nn.Module:

@@ -15,7 +15,7 @@ from sfpose.networks.two_looks import TwoLooks, for_both_looks
 from sfpose.runtime.artifact import read_artifact
 from sfpose.training.checkpoints import load_checkpoint
 from sfpose.training.export import network_from_artifact, take_common_layers
-from sfpose.training.maps import is_mapped, objective_with, rebalance
+from sfpose.training.maps import is_mapped, objective_with, rebalance, resized_places
 from sfpose.training.normalising import add_batch_norm
 
 __all__ = ["Start", "start_network"]
@@ -59,7 +59,8 @@ def start_network(
         Before the last convolution.
     input_size : int, optional
         Side of the images for an architecture that is built for one size; its own if
-        not given. An artifact keeps its size.
+        not given. The weights of places are drawn at the places of that size
+        (:func:`sfpose.training.maps.resized_places`); other artifacts keep their size.
 
     Returns
     -------
@@ -85,9 +86,10 @@ def start_network(
         artifact = read_artifact(start)
         own = str(artifact.manifest["network"])
         whole = network_from_artifact(artifact, dropout=dropout)
-        if network in (None, own):
+        state, name = whole.state_dict(), network or own
+        drawn = "placed.weight" in state and input_size not in (None, artifact.network_input.size)
+        if name == own and not drawn:
             return Start(whole, own, [])
-        state = whole.state_dict()
     # Export has folded the batch normalisation of places into their biases.
     folded = False if any(name.endswith("places.0.bias") for name in state) else None
     built = build_network(name, batch_norm=folded, dropout=dropout, input_size=input_size)
@@ -95,6 +97,7 @@ def start_network(
         state, objective = for_both_looks(state), for_both_looks(objective)
     if "fire9.squeeze.1.weight" in state:
         add_batch_norm(built)
+    state, objective = (resized_places(each, built) for each in (state, objective))
     left = take_common_layers(built, state)
     if len(left) == len(list(built.parameters())):
         raise ValueError(f"start must have layers of {type(built).__name__}; none fits")
