@@ -26,7 +26,7 @@ from sfpose.training.starts import start_network  # noqa: E402
 
 AVERAGED, PLACED = "squeezefaceposenet+deeper7+map", "squeezefaceposenet+deeper7+places+map"
 SMALL, TWO = "squeezefaceposenet+places+map", "squeezefaceposenet+centre+places+map"
-SHIPPED = [("small", SMALL, 64), ("default", TWO, 80)]
+SHIPPED = [("small", SMALL, 64), ("default", TWO, 100)]
 
 
 def _objective(network):

@@ -88,7 +88,7 @@ def test_sides_that_cannot_be_cut_evenly_are_refused():
     for size in (10, 64, 85):
         with pytest.raises(ValueError, match=f"must be a multiple of 10 from 20 on; got {size}"):
             build_network(NAME, input_size=size)
-    with pytest.raises(ValueError, match=r"shape \(n, 3, 80, 80\).*got \(1, 3, 64, 64\)"):
+    with pytest.raises(ValueError, match=r"shape \(n, 3, 100, 100\).*got \(1, 3, 64, 64\)"):
         build_network(NAME)(torch.zeros(1, 3, 64, 64))
 
 

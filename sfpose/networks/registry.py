@@ -128,7 +128,7 @@ _SPECS = (
     # Their weights are those of places, and they were taught at 64.
     _variant("+places+map", None, None, None, 64, places=64, mapped=True),
     _variant("+deeper7+places+map", None, None, None, 64, deeper=7, places=64, mapped=True),
-    NetworkSpec("squeezefaceposenet+centre+places+map", TwoLooks, 80, 256, True, True),
+    NetworkSpec("squeezefaceposenet+centre+places+map", TwoLooks, 100, 256, True, True),
     NetworkSpec("resnet50", ResNet50, 224, 2048, True, False, 25.6, 146, 160, 1000),
     NetworkSpec("senet50", SENet50, 224, 2048, True, False, 28.1, 155, 210, 1000),
     NetworkSpec("lightcnn29", LightCNN29, 128, 256, False, True, 12.6),

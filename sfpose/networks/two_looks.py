@@ -13,8 +13,6 @@ from sfpose.networks.squeezefaceposenet import SqueezeFacePoseNet, last_side, sp
 
 __all__ = ["TwoLooks", "for_both_looks"]
 
-_SHARE = 0.8
-
 
 class TwoLooks(nn.Module):
     """The whole image, made smaller, and its centre as it is, each in a network of its own.
@@ -30,7 +28,7 @@ class TwoLooks(nn.Module):
         As for SqueezeFacePoseNet.
     dropout : float, default=0.0
         Before each conv10 in training.
-    input_size : int, default=80
+    input_size : int, default=100
         Side of the images, a multiple of 10. Either network sees four fifths of it: the
         image in so many pixels, or so many of its pixels.
     places : int, default=64
@@ -47,7 +45,7 @@ class TwoLooks(nn.Module):
     >>> from sfpose.networks import build_network
     >>> network = build_network("squeezefaceposenet+centre+places+map").eval()
     >>> with torch.inference_mode():
-    ...     network(torch.zeros(2, 3, 80, 80)).shape
+    ...     network(torch.zeros(2, 3, 100, 100)).shape
     torch.Size([2, 256])
     """
 
@@ -56,7 +54,7 @@ class TwoLooks(nn.Module):
         *,
         batch_norm: bool | None = None,
         dropout: float = 0.0,
-        input_size: int = 80,
+        input_size: int = 100,
         places: int = 64,
     ) -> None:
         super().__init__()
@@ -106,7 +104,9 @@ class TwoLooks(nn.Module):
         """Descriptors (n, 256), all >= 0, of images (n, 3, input_size, input_size)."""
         check_image_size(images, self.input_size)
         margin = (self.input_size - self._side) // 2
-        small = F.interpolate(images, scale_factor=_SHARE, mode="bilinear", align_corners=False)
+        # A scale and no size: a size would have ONNX ask each batch for its own.
+        scale = self._side / self.input_size
+        small = F.interpolate(images, scale_factor=scale, mode="bilinear", align_corners=False)
         centre = images[:, :, margin : margin + self._side, margin : margin + self._side]
         looks = (
             (self.whole, self.whole.last_maps(small)),
