@@ -250,3 +250,13 @@ def test_states_whose_places_fit_or_are_none_stay_as_they_are():
     for state in (network.state_dict(), plain.state_dict(), {"placed.weight": torch.ones(128, 90)}):
         assert resized_places(state, network) is state
         assert resized_places(state, plain) is state
+
+
+def test_only_networks_whose_values_are_known_are_distilled(taught_faces, tmp_path):
+    # Of ResNet-50's 2048 values a map of 1000 would have taken the first ones.
+    recipe = DistillationRecipe(
+        network="resnet50", loop=LoopSettings(stages=(Stage(64, 4, 4),), seed=0)
+    )
+    with pytest.raises(ValueError, match="SqueezeFacePoseNet and its variants; got ResNet50"):
+        distil(taught_faces(8), tmp_path / "run.pt", recipe=recipe, progress=False)
+    assert not (tmp_path / "run.pt").exists()

@@ -53,10 +53,19 @@ def place_shape(network: nn.Module) -> tuple[int, int]:
 
 
 def value_count(network: nn.Module) -> int:
-    """Values of a network that the objective's map takes."""
-    if isinstance(network, SqueezeFacePoseNet | TwoLooks):
-        return _filters(network.value_layers)
-    return 1000
+    """Values of a network that the objective's map takes.
+
+    Raises
+    ------
+    ValueError
+        If it is another network than SqueezeFacePoseNet, its variants or ``TwoLooks``.
+    """
+    if not isinstance(network, SqueezeFacePoseNet | TwoLooks):
+        raise ValueError(
+            "distillation teaches SqueezeFacePoseNet and its variants; "
+            f"got {type(network).__name__}"
+        )
+    return _filters(network.value_layers)
 
 
 def _filters(layers: Sequence[nn.Sequential]) -> int:

@@ -147,6 +147,11 @@ def distil(
     Returns
     -------
     DistillationResult
+
+    Raises
+    ------
+    ValueError
+        If the recipe's network is none that can be distilled.
     """
     recipe = recipe or DistillationRecipe()
     torch.manual_seed(recipe.loop.seed)
