@@ -75,7 +75,7 @@ class NetworkInput:
     --------
     >>> from sfpose.runtime.artifact import read_artifact
     >>> read_artifact("default").network_input.size
-    80
+    100
     """
 
     size: int
