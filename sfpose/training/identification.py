@@ -192,7 +192,7 @@ def train_identification(
         )
     artifact = export_identified(trained, name, size, aligned=aligned)
     if start is not None and start.manifest.get("mirrored"):
-        artifact = mirrored(artifact, name="fitted")
+        artifact = mirrored(artifact, name=str(artifact.manifest["name"]))
     return artifact, history
 
 

@@ -91,7 +91,7 @@ def start_network(
         if name == own and not drawn:
             return Start(whole, own, [])
     # Export has folded the batch normalisation of places into their biases.
-    folded = False if any(name.endswith("places.0.bias") for name in state) else None
+    folded = False if any(key.endswith("places.0.bias") for key in state) else None
     built = build_network(name, batch_norm=folded, dropout=dropout, input_size=input_size)
     if isinstance(built, TwoLooks) and "conv1.0.weight" in state:
         state, objective = for_both_looks(state), for_both_looks(objective)
