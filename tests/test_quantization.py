@@ -56,7 +56,10 @@ def test_descriptors_of_other_photos_hardly_change(small, faces, tmp_path):
 
 @pytest.fixture(
     scope="module",
-    params=["squeezefaceposenet+deeper7+places+map", "squeezefaceposenet+centre+places+map"],
+    params=[
+        "squeezefaceposenet+deeper7+places+map",
+        "squeezefaceposenet+centre+coarse+places+map",
+    ],
 )
 def mapped(request):
     """A network that ends in a map and places, as the random numbers made it."""
@@ -109,7 +112,35 @@ def test_matrices_are_stored_in_eight_bits_and_come_back(mapped):
     assert network_from_artifact(small).placed.weight.any()
 
 
+def _check_concatenated_at_one_scale(model, count):
+    graph = onnx.load_from_string(model).graph
+    makers = {name: node for node in graph.node for name in node.output}
+    values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    found = 0
+    for rounds in graph.node:
+        joined = makers.get(rounds.input[0]) if rounds.op_type == "QuantizeLinear" else None
+        if joined is None or joined.op_type != "Concat":
+            continue
+        found += 1
+        halves = [makers[name] for name in joined.input]
+        assert all(half.op_type == "DequantizeLinear" for half in halves)
+        for half in (*halves, *(makers[half.input[0]] for half in halves)):
+            for own, of_all in zip(half.input[1:], rounds.input[1:], strict=True):
+                assert values[own] == values[of_all]
+    assert found == count
+    # Nothing stays behind that is not used.
+    assert set(values) <= {name for node in graph.node for name in node.input}
+
+
 @pytest.mark.filterwarnings("ignore")
+def test_halves_of_a_fire_module_are_rounded_at_one_scale(small, mapped):
+    _check_concatenated_at_one_scale(small.model, 8)
+    photos = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
+    eight = quantize(mapped, list(photos)).model
+    several = "coarse" in mapped.manifest["network"]
+    _check_concatenated_at_one_scale(eight, 25 if several else 15)
+
+
 def test_training_can_go_on_from_eight_bits(small, faces):
     torch = pytest.importorskip("torch", reason="training needs the [train] extra")
     from sfpose.training.export import network_from_artifact, stored_parameters

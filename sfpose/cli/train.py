@@ -86,7 +86,7 @@ def _add_taught(
             help="teach nothing but the face score; landmarks stay those of --start",
         )
         return
-    add_start(parser)
+    add_start(parser, several=True)
     parser.add_argument("--landmarks", default="landmarks", help="landmark artifact to align by")
     parser.add_argument(
         "--teacher",

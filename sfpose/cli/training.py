@@ -16,12 +16,15 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, help="torch threads (default: torch's choice)")
 
 
-def add_start(parser: argparse.ArgumentParser) -> None:
+def add_start(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     """What a run starts from, and of which architecture it is."""
+    looks = "; several fill the looks of a network of several looks, one after the other"
     parser.add_argument(
         "--start",
+        nargs="+" if several else None,
         help="what to start from: a shipped name, an artifact, a SqueezeNet v1.1 state "
-        "(.safetensors or .pth), or another run's checkpoint (.pt); random weights if not given",
+        "(.safetensors or .pth), or another run's checkpoint (.pt); random weights if not given"
+        + (looks if several else ""),
     )
     parser.add_argument(
         "--network",

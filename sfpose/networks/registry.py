@@ -14,9 +14,9 @@ from sfpose.networks.mobilefacenet import MobileFaceNet
 from sfpose.networks.resnet50 import ResNet50
 from sfpose.networks.seesawfacenet import SeesawFaceNet
 from sfpose.networks.senet50 import SENet50
+from sfpose.networks.several_looks import SeveralLooks
 from sfpose.networks.shufflefacenet import ShuffleFaceNet
 from sfpose.networks.squeezefaceposenet import SqueezeFacePoseNet
-from sfpose.networks.two_looks import TwoLooks
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -128,7 +128,16 @@ _SPECS = (
     # Their weights are those of places, and they were taught at 64.
     _variant("+places+map", None, None, None, 64, places=64, mapped=True),
     _variant("+deeper7+places+map", None, None, None, 64, deeper=7, places=64, mapped=True),
-    NetworkSpec("squeezefaceposenet+centre+places+map", TwoLooks, 100, 256, True, True),
+    NetworkSpec("squeezefaceposenet+centre+places+map", SeveralLooks, 100, 256, True, True),
+    NetworkSpec(
+        "squeezefaceposenet+centre+coarse+places+map",
+        SeveralLooks,
+        100,
+        256,
+        True,
+        True,
+        options=MappingProxyType({"coarse": True, "values": 256}),
+    ),
     NetworkSpec("resnet50", ResNet50, 224, 2048, True, False, 25.6, 146, 160, 1000),
     NetworkSpec("senet50", SENet50, 224, 2048, True, False, 28.1, 155, 210, 1000),
     NetworkSpec("lightcnn29", LightCNN29, 128, 256, False, True, 12.6),

@@ -121,14 +121,16 @@ class SqueezeFacePoseNet(nn.Module):
         the arithmetic, seven 3.2 times for two thirds.
         They start by adding nothing, so that weights of the same network without them
         give the same values with them, and can be gone on from.
+    values : int, default=1000
+        Filters of conv10.
     mapped : bool, default=False
-        256 values instead of 1000: square roots of the shares that the 1000 have in their sum, a
+        256 values instead of those: square roots of the shares that they have in their sum, a
         linear map to 128 values with signs, brought to length 1, and each value ``e`` as
         two of ReLU(1 + 4 e) and ReLU(1 - 4 e), none negative. Their chi-square distance orders
         pairs nearly as the cosine of the 128 does, which is what distillation teaches
         best. An image in which nothing fires keeps zeros.
     places : int, default=0
-        Beside the 1000 values, which a global average takes out of their places, so many maps
+        Beside the values, which a global average takes out of their places, so many maps
         of 1x1 filters, every place of which has weights of its own for the 128 values: their
         sum is added to the linear map's before it is brought to length 1. It starts by adding
         nothing. Only with ``mapped``, and for images of ``input_size``.
@@ -171,6 +173,7 @@ class SqueezeFacePoseNet(nn.Module):
         residual: bool = False,
         preactivation: bool = False,
         deeper: int = 0,
+        values: int = 1000,
         mapped: bool = False,
         places: int = 0,
     ) -> None:
@@ -218,21 +221,21 @@ class SqueezeFacePoseNet(nn.Module):
         self.deeper = nn.Sequential(*added, nn.ReLU(inplace=True)) if deeper else None
         self.dropout9 = nn.Dropout(dropout)
         self.conv10 = convolution(
-            512, 1000, batch_norm=everywhere, activation=nn.ReLU(inplace=True)
+            512, values, batch_norm=everywhere, activation=nn.ReLU(inplace=True)
         )
         self.gdc: nn.Sequential | None = None
         if gdc:
             side = last_side(input_size)
             self.gdc = convolution(
-                1000,
-                1000,
+                values,
+                values,
                 side,
                 padding=0,
-                groups=1000,
+                groups=values,
                 batch_norm=everywhere,
                 activation=nn.ReLU(inplace=True),
             )
-        self.map = nn.Linear(1000, 128, bias=False) if mapped else None
+        self.map = nn.Linear(values, 128, bias=False) if mapped else None
         self.places: nn.Sequential | None = None
         self.placed: nn.Conv2d | None = None
         if places:
@@ -291,7 +294,7 @@ class SqueezeFacePoseNet(nn.Module):
         return maps
 
     def averages(self, last: Tensor) -> Tensor:
-        """The 1000 values (n, 1000) of maps that :meth:`last_maps` gives."""
+        """The values (n, values) of maps that :meth:`last_maps` gives."""
         x = self.conv10(self.dropout9(last))
         return x.mean((2, 3)) if self.gdc is None else self.gdc(x).flatten(1)
 

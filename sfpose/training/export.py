@@ -20,8 +20,8 @@ from sfpose.networks.registry import (
     build_network,
     check_non_negative,
 )
+from sfpose.networks.several_looks import SeveralLooks
 from sfpose.networks.squeezefaceposenet import SqueezeFacePoseNet
-from sfpose.networks.two_looks import TwoLooks
 from sfpose.runtime.artifact import DISTANCE, Artifact, Json
 from sfpose.runtime.session import OnnxModel
 
@@ -80,14 +80,15 @@ def scale_descriptor(network: nn.Module, scale: ArrayLike) -> None:
     Parameters
     ----------
     network : nn.Module
-        SqueezeFacePoseNet or a variant without batch normalisation, or TwoLooks; changed in place.
+        SqueezeFacePoseNet, a variant or SeveralLooks, without batch normalisation; changed in
+        place.
     scale : array of shape (d,)
-        Of the 1000 values that are averaged, or of those of both looks.
+        Of the values that are averaged, those of all looks.
     """
     factor = torch.as_tensor(np.asarray(scale), dtype=torch.float32)
     if not bool((factor > 0).all()):
         raise ValueError("the scale of a descriptor must be positive; got zero or less")
-    assert isinstance(network, SqueezeFacePoseNet | TwoLooks)
+    assert isinstance(network, SqueezeFacePoseNet | SeveralLooks)
     scale_filters(network.value_layers, factor)
 
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from sfpose.networks import build_network
 from sfpose.networks.layers import length_of_roots
+from sfpose.networks.several_looks import SeveralLooks
 from sfpose.networks.squeezefaceposenet import SqueezeFacePoseNet
-from sfpose.networks.two_looks import TwoLooks
 from sfpose.training.export import (
     scale_descriptor,
     scale_filters,
@@ -28,6 +28,7 @@ __all__ = [
     "join_map",
     "objective_with",
     "place_shape",
+    "placed_at",
     "rebalance",
     "resized_places",
     "split_map",
@@ -47,7 +48,7 @@ def is_mapped(network: str) -> bool:
 
 def place_shape(network: nn.Module) -> tuple[int, int]:
     """Maps that a network gives beside its values, and their places; (0, 0) if it has none."""
-    if not isinstance(network, SqueezeFacePoseNet | TwoLooks) or not network.place_layers:
+    if not isinstance(network, SqueezeFacePoseNet | SeveralLooks) or not network.place_layers:
         return 0, 0
     return _filters(network.place_layers), network.place_count
 
@@ -58,9 +59,9 @@ def value_count(network: nn.Module) -> int:
     Raises
     ------
     ValueError
-        If it is another network than SqueezeFacePoseNet, its variants or ``TwoLooks``.
+        If it is another network than SqueezeFacePoseNet, its variants or ``SeveralLooks``.
     """
-    if not isinstance(network, SqueezeFacePoseNet | TwoLooks):
+    if not isinstance(network, SqueezeFacePoseNet | SeveralLooks):
         raise ValueError(
             "distillation teaches SqueezeFacePoseNet and its variants; "
             f"got {type(network).__name__}"
@@ -108,7 +109,7 @@ def split_map(
     if not is_mapped(name):
         return network, {}
     plain = copy.deepcopy(network)
-    assert isinstance(plain, SqueezeFacePoseNet | TwoLooks)
+    assert isinstance(plain, SqueezeFacePoseNet | SeveralLooks)
     weight = plain.get_parameter("map.weight").detach()
     mapped, own = weight.shape
     if mapped != teacher_size:
@@ -152,9 +153,6 @@ def rebalance(network: nn.Module, objective: dict[str, Tensor]) -> None:
 def resized_places(state: Mapping[str, Tensor], network: nn.Module) -> Mapping[str, Tensor]:
     """Draw the weights of places at the places that a network's last maps have.
 
-    Weights of 7x7 places, say, become such of 9x9 by bilinear interpolation, as much smaller as
-    there are more of them: maps that look alike at both sizes have the same sum.
-
     Parameters
     ----------
     state : mapping of str to Tensor
@@ -171,16 +169,43 @@ def resized_places(state: Mapping[str, Tensor], network: nn.Module) -> Mapping[s
     weight = state.get("placed.weight")
     if weight is None or not maps:
         return state
-    old, new = (round(places**0.5) for places in (weight[0].numel() / maps, count))
-    if old == new or weight[0].numel() != maps * old**2:
+    old = round((weight[0].numel() / maps) ** 0.5)
+    if weight[0].numel() != maps * old**2:
         return state
+    drawn = placed_at(weight, maps, round(count**0.5))
+    return state if drawn is weight else {**state, "placed.weight": drawn}
+
+
+def placed_at(weight: Tensor, maps: int, side: int) -> Tensor:
+    """Weights of places drawn at ``side`` x ``side`` places of as many maps.
+
+    Weights of 7x7 places, say, become such of 9x9 by bilinear interpolation, as much smaller as
+    there are more of them: maps that look alike at both sizes have the same sum.
+
+    Parameters
+    ----------
+    weight : Tensor of shape (d, maps, h, h) or (d, maps * h * h)
+        Of a network, or of an objective.
+    maps, side : int
+
+    Returns
+    -------
+    Tensor of shape (d, maps, side, side) or (d, maps * side * side)
+    """
+    old = round((weight[0].numel() / maps) ** 0.5)
+    if old == side:
+        return weight
     drawn = F.interpolate(
-        weight.reshape(-1, maps, old, old), size=new, mode="bilinear", align_corners=False
+        weight.reshape(-1, maps, old, old),
+        size=side,
+        mode="bilinear",
+        align_corners=False,
+        antialias=True,
     )
     if weight.dim() == 4:
-        return {**state, "placed.weight": drawn * (old / new) ** 2}
+        return drawn * (old / side) ** 2
     # The objective divides maps by the root of the number of their places, a network does not.
-    return {**state, "placed.weight": drawn.flatten(1) * (old / new)}
+    return drawn.flatten(1) * (old / side)
 
 
 def join_map(network: nn.Module, objective: DistillationObjective, name: str) -> nn.Module:
@@ -206,9 +231,9 @@ def join_map(network: nn.Module, objective: DistillationObjective, name: str) ->
         If the network or the map is of another form.
     """
     weight = objective.linear.weight
-    assert isinstance(network, SqueezeFacePoseNet | TwoLooks)
+    assert isinstance(network, SqueezeFacePoseNet | SeveralLooks)
     joined = build_network(name, batch_norm=False, input_size=network.input_size)
-    assert isinstance(joined, SqueezeFacePoseNet | TwoLooks)
+    assert isinstance(joined, SqueezeFacePoseNet | SeveralLooks)
     state = {**network.state_dict(), "map.weight": weight}
     if objective.placed is not None and joined.placed is not None:
         # The objective's features have length 1, the network's roots of shares have not.

@@ -112,7 +112,8 @@ def quantize(
             nodes_to_exclude=[*pixels, *after_pooling],
         )
         whole = onnx.load(target)
-    model = _with_small_matrices(_pooled_before_relu(whole)).SerializeToString()
+    whole = _concatenated_as_they_are(_pooled_before_relu(whole))
+    model = _with_small_matrices(whole).SerializeToString()
     told: dict[str, Json] = {
         "format": "QDQ",
         "weights": "int8, a scale a channel",
@@ -185,13 +186,18 @@ def _even_out_averages(network: onnx.ModelProto, batches: list[NDArray[np.float3
     probe.CopyFrom(network)
     del probe.graph.node[last + 2 :]
     maps = [nodes[place + 1].output[0] for place in averaged]
-    probe.graph.node.append(helper.make_node("Concat", maps, ["probe"], axis=1))
+    tops = [f"probe.{number}" for number in range(len(maps))]
+    probe.graph.node.extend(
+        helper.make_node("ReduceMax", [name], [top], axes=[2, 3], keepdims=0)
+        for name, top in zip(maps, tops, strict=True)
+    )
+    probe.graph.node.append(helper.make_node("Concat", tops, ["probe"], axis=1))
     probe.graph.output[0].name = "probe"
     del probe.graph.output[0].type.tensor_type.shape.dim[:]
-    for axis in ("n", "c", "h", "w"):
+    for axis in ("n", "c"):
         probe.graph.output[0].type.tensor_type.shape.dim.add().dim_param = axis
     model = OnnxModel(probe.SerializeToString(), 1)
-    highest = np.max([model.run(batch).max((0, 2, 3)) for batch in batches], axis=0)
+    highest = np.max([model.run(batch).max(0) for batch in batches], axis=0)
     # What never fired has no range of its own.
     highest = np.maximum(highest, 1e-3 * highest.max()).astype(np.float32)
     tensors = {tensor.name: tensor for tensor in network.graph.initializer}
@@ -230,6 +236,29 @@ def _pooled_before_relu(network: onnx.ModelProto) -> onnx.ModelProto:
         graph.node.insert(list(graph.node).index(pool) + 1, relu)
         for told in [each for each in graph.value_info if each.name == rectified]:
             graph.value_info.remove(told)
+    return network
+
+
+def _concatenated_as_they_are(network: onnx.ModelProto) -> onnx.ModelProto:
+    """The network with what is concatenated rounded at the scale of the whole, and once.
+
+    Each half of a fire module would have a scale of its own, by which onnxruntime looks up every
+    byte when it puts them together: a sixth of the time. Halves of one scale are copied.
+    """
+    graph = network.graph
+    makers = {name: node for node in graph.node for name in node.output}
+    takers = {name: node for node in graph.node for name in node.input}
+    for node in graph.node:
+        rounds = takers.get(node.output[0]) if node.op_type == "Concat" else None
+        if rounds is None or rounds.op_type != "QuantizeLinear":
+            continue
+        for name in node.input:
+            back = makers[name]
+            for half in (back, makers[back.input[0]]):
+                half.input[1:] = rounds.input[1:]
+    used = {name for node in graph.node for name in node.input}
+    for tensor in [each for each in graph.initializer if each.name not in used]:
+        graph.initializer.remove(tensor)
     return network
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -113,7 +114,7 @@ def distil(
     *,
     landmarks: NDArray[np.float32] | None = None,
     blends: Blends | None = None,
-    start: str | Path | None = None,
+    start: str | Path | Sequence[str | Path] | None = None,
     recipe: DistillationRecipe | None = None,
     face_surface: str | Path | None = None,
     name: str = "distilled",
@@ -131,7 +132,7 @@ def distil(
         By which faces are aligned; the stored ones if not given.
     blends : Blends, optional
         Shown beside the photos; see :func:`sfpose.training.mixing.make_blends`.
-    start : str, Path or None
+    start : str, Path, sequence of them or None
         See :func:`sfpose.training.starts.start_network`. Of the checkpoint of another
         distillation the objective's maps are taken too, which cost tens of thousands of images
         to learn anew. The run's own checkpoint has the last word.

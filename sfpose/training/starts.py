@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -11,11 +11,20 @@ from torch import Tensor, nn
 
 from sfpose.networks import build_network
 from sfpose.networks.imagenet import fill_from_state, read_state
-from sfpose.networks.two_looks import TwoLooks, for_both_looks
+from sfpose.networks.several_looks import SeveralLooks
+from sfpose.networks.squeezefaceposenet import SqueezeFacePoseNet
 from sfpose.runtime.artifact import read_artifact
 from sfpose.training.checkpoints import load_checkpoint
 from sfpose.training.export import network_from_artifact, take_common_layers
-from sfpose.training.maps import is_mapped, objective_with, rebalance, resized_places
+from sfpose.training.joining import join_looks, look_names
+from sfpose.training.maps import (
+    is_mapped,
+    objective_with,
+    place_shape,
+    rebalance,
+    resized_places,
+    split_map,
+)
 from sfpose.training.normalising import add_batch_norm
 
 __all__ = ["Start", "start_network"]
@@ -35,7 +44,7 @@ class Start(NamedTuple):
 
 
 def start_network(
-    start: str | Path | None,
+    start: str | Path | Sequence[str | Path] | None,
     network: str | None = None,
     *,
     dropout: float = 0.0,
@@ -45,15 +54,16 @@ def start_network(
 
     Parameters
     ----------
-    start : str, Path or None
+    start : str, Path, sequence of them or None
         A shipped name or the path of an artifact; a ``.safetensors`` or ``.pth``
         file with a published state, such as SqueezeNet v1.1 (see
         :func:`sfpose.networks.imagenet.fill_from_state`); the ``.pt`` checkpoint of a run;
-        None for random weights.
+        None for random weights. Several artifacts or checkpoints fill the looks of ``SeveralLooks``
+        one after the other.
     network : str, optional
         Architecture; that of the artifact if not given, or ``"squeezefaceposenet"``. If an
         artifact or checkpoint is of another one, what both have in common is taken: the
-        layers of the same name and shape; both looks of ``TwoLooks`` begin with one network,
+        layers of the same name and shape; all looks of ``SeveralLooks`` begin with one network,
         and the objective of a network without a map begins with the map of one that has it.
     dropout : float, default=0.0
         Before the last convolution.
@@ -70,8 +80,13 @@ def start_network(
     Raises
     ------
     ValueError
-        If the start is of another architecture and none of its layers fits.
+        If the start is of another architecture and none of its layers fits, or there are several
+        and the network has not several looks.
     """
+    if start is not None and not isinstance(start, str | Path):
+        if len(start) > 1:
+            return _from_several(start, network, dropout, input_size)
+        (start,) = start
     name = network or "squeezefaceposenet"
     suffix = None if start is None else Path(start).suffix
     if start is None or suffix in (".safetensors", ".pth"):
@@ -90,11 +105,9 @@ def start_network(
         drawn = "placed.weight" in state and input_size not in (None, artifact.network_input.size)
         if name == own and not drawn:
             return Start(whole, own, [])
-    # Export has folded the batch normalisation of places into their biases.
-    folded = False if any(key.endswith("places.0.bias") for key in state) else None
-    built = build_network(name, batch_norm=folded, dropout=dropout, input_size=input_size)
-    if isinstance(built, TwoLooks) and "conv1.0.weight" in state:
-        state, objective = for_both_looks(state), for_both_looks(objective)
+    built = build_network(name, batch_norm=_folded(state), dropout=dropout, input_size=input_size)
+    if _other_form(built, state):
+        return _from_several([start], name, dropout, input_size)
     if "fire9.squeeze.1.weight" in state:
         add_batch_norm(built)
     state, objective = (resized_places(each, built) for each in (state, objective))
@@ -106,3 +119,53 @@ def start_network(
         objective = objective_with(state["map.weight"])
         rebalance(built, objective)
     return Start(built, name, left, objective)
+
+
+def _folded(state: Mapping[str, Tensor]) -> bool | None:
+    """What ``batch_norm`` of a network must be: export has folded that of places into biases."""
+    return False if any(key.endswith("places.0.bias") for key in state) else None
+
+
+def _other_form(network: nn.Module, state: Mapping[str, Tensor]) -> bool:
+    """Whether a mapped network has other looks, or fewer values, than a state."""
+    if place_shape(network) == (0, 0):
+        return False
+    own = network.state_dict()
+    names, own_names = look_names(state), look_names(own)
+    if len(names) != len(own_names):
+        return True
+    last = "conv10.0.weight"
+    return len(state[names[0] + last]) > len(own[own_names[0] + last])
+
+
+def _from_several(
+    starts: Sequence[str | Path], name: str | None, dropout: float, input_size: int | None
+) -> Start:
+    """Looks that begin with the networks of artifacts and checkpoints."""
+    states = [_taught_state(start) for start in starts]
+    folded = _folded(states[0])
+    built = build_network(
+        name or "squeezefaceposenet", batch_norm=folded, dropout=dropout, input_size=input_size
+    )
+    if len(starts) > 1 and not isinstance(built, SeveralLooks):
+        raise ValueError(
+            f"several starts are for a network of several looks; got {len(starts)} for {name!r}"
+        )
+    assert isinstance(built, SqueezeFacePoseNet | SeveralLooks)
+    state = join_looks(states, built)
+    return Start(built, str(name), take_common_layers(built, state), state)
+
+
+def _taught_state(start: str | Path) -> dict[str, Tensor]:
+    """State of a network without its map, and of the objective that has the map."""
+    if Path(start).suffix == ".pt":
+        checkpoint = load_checkpoint(start)
+        return {**checkpoint["averaged"], **checkpoint["objective"]}
+    artifact = read_artifact(start)
+    whole = network_from_artifact(artifact)
+    weight = whole.state_dict().get("map.weight")
+    if weight is None:
+        return whole.state_dict()
+    network, objective = split_map(whole, str(artifact.manifest["network"]), len(weight))
+    rebalance(network, objective)
+    return {**network.state_dict(), **objective}

@@ -1,0 +1,110 @@
+"""Networks of one or several looks begun with the looks of others, and with their best values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from sfpose.networks.layers import length_of_roots
+from sfpose.networks.several_looks import SeveralLooks
+from sfpose.networks.squeezefaceposenet import SqueezeFacePoseNet
+from sfpose.training.maps import place_shape, placed_at, value_count
+
+__all__ = ["join_looks", "look_names"]
+
+_LAST = "conv1.0.weight"
+# What an objective holds of all looks, by the axis along which they follow each other.
+_JOINED = {"mean": 0, "place_divisors": 0, "linear.weight": 1, "placed.weight": 1}
+
+
+def look_names(state: Mapping[str, Tensor]) -> list[str]:
+    """What the names of each look's parameters begin with: ``[""]`` for a network by itself."""
+    return [key.removesuffix(_LAST) for key in state if key.endswith(_LAST)]
+
+
+def join_looks(
+    states: Sequence[Mapping[str, Tensor]], network: SqueezeFacePoseNet | SeveralLooks
+) -> dict[str, Tensor]:
+    """States of a network of one or several looks, and of its objective, from those of its looks.
+
+    Parameters
+    ----------
+    states : sequence of mapping of str to Tensor
+        Each holds the state of a SqueezeFacePoseNet, or of SeveralLooks, without a map, and, where
+        it has been taught, that of its objective.
+    network : SqueezeFacePoseNet or SeveralLooks
+        Its looks are filled in their order, with the last one again where ``states`` have
+        fewer. Where it has fewer values than they, the largest in the mean of photos go on.
+        Left as it is.
+
+    Returns
+    -------
+    dict of str to Tensor
+        What the map makes of a look, and of its places, keeps its share.
+    """
+    names = look_names(network.state_dict())
+    maps, count = place_shape(network)
+    each = value_count(network) // len(names)
+    parts = [part for state in states for part in _parts(state, each)]
+    parts = (parts + parts[-1:] * len(names))[: len(names)]
+    joined: dict[str, Tensor] = {}
+    for part in parts:
+        if maps and "placed.weight" in part:
+            # The objective brings roots of shares to length 1, and shares are of all looks.
+            shorter = length_of_roots(each * len(names)) * len(names) ** 0.5
+            placed = part["placed.weight"] / shorter
+            part["placed.weight"] = placed_at(placed, maps // len(names), round(count**0.5))
+        if "linear.weight" in part:
+            # Silent, so that what it gives is a constant, which does not become smaller.
+            part["linear.weight"][:, -1] /= len(names) ** 0.5
+    for key, axis in _JOINED.items():
+        if all(key in part for part in parts):
+            joined[key] = torch.cat([part[key] for part in parts], axis)
+    for name, part in zip(names, parts, strict=True):
+        joined.update({f"{name}{key}": part[key] for key in part if key not in _JOINED})
+    return joined
+
+
+def _parts(state: Mapping[str, Tensor], count: int) -> list[dict[str, Tensor]]:
+    """The states of each look, of ``count`` values at most, as of a network by itself.
+
+    Weights of places are as for roots of shares in the sum of one look alone, not divided by
+    their length.
+    """
+    names = look_names(state)
+    parts = []
+    for number, name in enumerate(names):
+        part = {
+            key.removeprefix(name): value
+            for key, value in state.items()
+            if key.startswith(name) and key not in _JOINED
+        }
+        for key, axis in _JOINED.items():
+            if key in state:
+                part[key] = state[key].chunk(len(names), axis)[number].clone()
+        if "placed.weight" in part and "mean" in state:
+            part["placed.weight"] *= length_of_roots(len(state["mean"])) * len(names) ** 0.5
+        parts.append(_narrowed(part, count, len(names)))
+    return parts
+
+
+def _narrowed(part: dict[str, Tensor], count: int, looks: int) -> dict[str, Tensor]:
+    """A look with its ``count`` largest values in the mean of photos, the smallest one last."""
+    if "mean" not in part or "linear.weight" not in part or len(part["mean"]) < count:
+        return part
+    order = part["mean"].argsort(descending=True)
+    kept, left = order[:count], order[count:]
+    linear = part["linear.weight"]
+    # Roots of shares of values that are always zero are a constant: one can say it for all.
+    constant = linear[:, left].sum(1) + linear[:, kept[-1]]
+    narrow = {
+        **part,
+        "mean": part["mean"][kept],
+        "linear.weight": linear[:, kept],
+        "conv10.0.weight": part["conv10.0.weight"][kept],
+        "conv10.0.bias": part["conv10.0.bias"][kept],
+    }
+    narrow["linear.weight"][:, -1] = constant * looks**0.5
+    return narrow
