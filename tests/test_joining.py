@@ -39,13 +39,6 @@ def _answers(network, state, images):
     return objective.eval().to_teacher(network.eval()(images))
 
 
-def _photos(faces, size):
-    """Faces of which those without the map are made, as a network sees them."""
-    images = torch.stack([torch.from_numpy(face) for face in faces]).permute(0, 3, 1, 2)
-    images = images.float() / 127.5 - 1
-    return torch.nn.functional.interpolate(images, size=(size, size), mode="bilinear")
-
-
 def test_silent_values_are_left_out_and_their_constant_stays():
     torch.manual_seed(0)
     network = SqueezeFacePoseNet(values=40, mapped=True, places=8, input_size=40, batch_norm=False)
@@ -114,5 +107,7 @@ def test_several_starts_fill_the_looks_of_one_network():
     own = begun.network.state_dict()
     assert torch.equal(own["coarse.fire2.squeeze.0.weight"], own["whole.fire2.squeeze.0.weight"])
     assert start_network(["small"]).new_layers == start_network("small").new_layers == []
+    with pytest.raises(ValueError, match="must have layers of SeveralLooks; none fits"):
+        start_network(["small", "landmarks"], THREE)
     with pytest.raises(ValueError, match="several starts are for a network of several looks"):
         start_network(["small", "small"], ONE)

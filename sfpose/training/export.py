@@ -265,7 +265,8 @@ def stored_parameters(artifact: Artifact) -> dict[str, Tensor]:
     for node in model.graph.node:
         if node.op_type == "DequantizeLinear" and node.input[0] in stored:
             values, scale, zero = (stored[name] for name in node.input)
-            shape = (-1,) + (1,) * (values.ndim - 1)
+            axis = next((each.i for each in node.attribute if each.name == "axis"), 1)
+            shape = [-1 if at == axis and scale.ndim else 1 for at in range(values.ndim)]
             name = node.input[0].removesuffix("_quantized")
             stored[name] = (values.int() - zero.int().view(shape)) * scale.view(shape)
     return stored

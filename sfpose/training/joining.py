@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -45,20 +45,22 @@ def join_looks(
         What the map makes of a look, and of its places, keeps its share.
     """
     names = look_names(network.state_dict())
-    maps, count = place_shape(network)
-    each = value_count(network) // len(names)
-    parts = [part for state in states for part in _parts(state, each)]
+    values = value_count(network)
+    maps, places = place_shape(network)
+    parts = []
+    for state in states:
+        looks = len(look_names(state))
+        # Shares are of the sum of all looks: their roots become as much shorter.
+        shorter = (looks / len(names)) ** 0.5
+        for part in _parts(state):
+            if "placed.weight" in part and "mean" in state:
+                # The objective brings roots of shares to length 1, whatever they were.
+                own = length_of_roots(len(state["mean"])) / length_of_roots(values)
+                placed = part["placed.weight"] * (shorter * own)
+                part["placed.weight"] = placed_at(placed, maps // len(names), round(places**0.5))
+            parts.append(_narrowed(part, values // len(names), shorter))
     parts = (parts + parts[-1:] * len(names))[: len(names)]
     joined: dict[str, Tensor] = {}
-    for part in parts:
-        if maps and "placed.weight" in part:
-            # The objective brings roots of shares to length 1, and shares are of all looks.
-            shorter = length_of_roots(each * len(names)) * len(names) ** 0.5
-            placed = part["placed.weight"] / shorter
-            part["placed.weight"] = placed_at(placed, maps // len(names), round(count**0.5))
-        if "linear.weight" in part:
-            # Silent, so that what it gives is a constant, which does not become smaller.
-            part["linear.weight"][:, -1] /= len(names) ** 0.5
     for key, axis in _JOINED.items():
         if all(key in part for part in parts):
             joined[key] = torch.cat([part[key] for part in parts], axis)
@@ -67,14 +69,9 @@ def join_looks(
     return joined
 
 
-def _parts(state: Mapping[str, Tensor], count: int) -> list[dict[str, Tensor]]:
-    """The states of each look, of ``count`` values at most, as of a network by itself.
-
-    Weights of places are as for roots of shares in the sum of one look alone, not divided by
-    their length.
-    """
+def _parts(state: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """The states of each look, under the names of a network by itself."""
     names = look_names(state)
-    parts = []
     for number, name in enumerate(names):
         part = {
             key.removeprefix(name): value
@@ -83,28 +80,24 @@ def _parts(state: Mapping[str, Tensor], count: int) -> list[dict[str, Tensor]]:
         }
         for key, axis in _JOINED.items():
             if key in state:
-                part[key] = state[key].chunk(len(names), axis)[number].clone()
-        if "placed.weight" in part and "mean" in state:
-            part["placed.weight"] *= length_of_roots(len(state["mean"])) * len(names) ** 0.5
-        parts.append(_narrowed(part, count, len(names)))
-    return parts
+                part[key] = state[key].chunk(len(names), axis)[number]
+        yield part
 
 
-def _narrowed(part: dict[str, Tensor], count: int, looks: int) -> dict[str, Tensor]:
+def _narrowed(part: dict[str, Tensor], count: int, shorter: float) -> dict[str, Tensor]:
     """A look with its ``count`` largest values in the mean of photos, the smallest one last."""
-    if "mean" not in part or "linear.weight" not in part or len(part["mean"]) < count:
+    if "mean" not in part or "linear.weight" not in part or len(part["mean"]) <= count:
         return part
     order = part["mean"].argsort(descending=True)
-    kept, left = order[:count], order[count:]
+    kept, left = order[:count], order[count - 1 :]
     linear = part["linear.weight"]
-    # Roots of shares of values that are always zero are a constant: one can say it for all.
-    constant = linear[:, left].sum(1) + linear[:, kept[-1]]
-    narrow = {
+    # Values that are always zero have a constant for a root: one says what all of them said, and
+    # does not become shorter with the others.
+    constant = linear[:, left].sum(1, keepdim=True) * shorter
+    return {
         **part,
         "mean": part["mean"][kept],
-        "linear.weight": linear[:, kept],
+        "linear.weight": torch.cat([linear[:, kept[:-1]], constant], 1),
         "conv10.0.weight": part["conv10.0.weight"][kept],
         "conv10.0.bias": part["conv10.0.bias"][kept],
     }
-    narrow["linear.weight"][:, -1] = constant * looks**0.5
-    return narrow

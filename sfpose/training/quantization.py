@@ -263,7 +263,11 @@ def _concatenated_as_they_are(network: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _with_small_matrices(network: onnx.ModelProto) -> onnx.ModelProto:
-    """The network with its float32 matrices stored in eight bits, a scale a row."""
+    """The network with its float32 matrices stored in eight bits, a scale a column.
+
+    What a column takes has a size of its own: the root of a value that is never zero, or of one that
+    always is.
+    """
     from onnx import helper, numpy_helper
 
     graph = network.graph
@@ -272,16 +276,16 @@ def _with_small_matrices(network: onnx.ModelProto) -> onnx.ModelProto:
         if node.op_type != "Gemm" or node.input[1] not in stored:
             continue
         name = node.input[1]
-        rows = numpy_helper.to_array(stored[name])
-        scale = np.maximum(np.abs(rows).max(1), np.finfo(np.float32).tiny) / 127
-        whole = np.rint(rows / scale[:, None]).astype(np.int8)
-        parts = {"quantized": whole, "scale": scale, "zero_point": np.zeros(len(rows), np.int8)}
+        matrix = numpy_helper.to_array(stored[name])
+        scale = np.maximum(np.abs(matrix).max(0), np.finfo(np.float32).tiny) / 127
+        whole = np.rint(matrix / scale).astype(np.int8)
+        parts = {"quantized": whole, "scale": scale, "zero_point": np.zeros(len(scale), np.int8)}
         graph.initializer.remove(stored[name])
         graph.initializer.extend(
             numpy_helper.from_array(values, f"{name}_{part}") for part, values in parts.items()
         )
         node.input[1] = f"{name}_dequantized"
         inputs = [f"{name}_{part}" for part in parts]
-        dequantize = helper.make_node("DequantizeLinear", inputs, [node.input[1]], axis=0)
+        dequantize = helper.make_node("DequantizeLinear", inputs, [node.input[1]], axis=1)
         graph.node.insert(list(graph.node).index(node), dequantize)
     return network

@@ -30,6 +30,9 @@ from sfpose.training.normalising import add_batch_norm
 __all__ = ["Start", "start_network"]
 
 
+_NONE_FITS = "start must have layers of {}; none fits"
+
+
 class Start(NamedTuple):
     """A network to train on, the name of its architecture, and what in it is new.
 
@@ -113,7 +116,7 @@ def start_network(
     state, objective = (resized_places(each, built) for each in (state, objective))
     left = take_common_layers(built, state)
     if len(left) == len(list(built.parameters())):
-        raise ValueError(f"start must have layers of {type(built).__name__}; none fits")
+        raise ValueError(_NONE_FITS.format(type(built).__name__))
     if "map.weight" in state and not is_mapped(name):
         # Where the network to train has no map, the objective's begins with it.
         objective = objective_with(state["map.weight"])
@@ -135,7 +138,8 @@ def _other_form(network: nn.Module, state: Mapping[str, Tensor]) -> bool:
     if len(names) != len(own_names):
         return True
     last = "conv10.0.weight"
-    return len(state[names[0] + last]) > len(own[own_names[0] + last])
+    given = state.get(names[0] + last)
+    return given is not None and len(given) > len(own[own_names[0] + last])
 
 
 def _from_several(
@@ -143,17 +147,19 @@ def _from_several(
 ) -> Start:
     """Looks that begin with the networks of artifacts and checkpoints."""
     states = [_taught_state(start) for start in starts]
-    folded = _folded(states[0])
+    name = name or "squeezefaceposenet"
     built = build_network(
-        name or "squeezefaceposenet", batch_norm=folded, dropout=dropout, input_size=input_size
+        name, batch_norm=_folded(states[0]), dropout=dropout, input_size=input_size
     )
     if len(starts) > 1 and not isinstance(built, SeveralLooks):
         raise ValueError(
             f"several starts are for a network of several looks; got {len(starts)} for {name!r}"
         )
     assert isinstance(built, SqueezeFacePoseNet | SeveralLooks)
+    if not all(look_names(state) for state in states):
+        raise ValueError(_NONE_FITS.format(type(built).__name__))
     state = join_looks(states, built)
-    return Start(built, str(name), take_common_layers(built, state), state)
+    return Start(built, name, take_common_layers(built, state), state)
 
 
 def _taught_state(start: str | Path) -> dict[str, Tensor]:
