@@ -26,7 +26,8 @@ from sfpose.training.starts import start_network  # noqa: E402
 
 AVERAGED, PLACED = "squeezefaceposenet+deeper7+map", "squeezefaceposenet+deeper7+places+map"
 SMALL, TWO = "squeezefaceposenet+places+map", "squeezefaceposenet+centre+places+map"
-SHIPPED = [("small", SMALL, 64), ("default", TWO, 100)]
+THREE = "squeezefaceposenet+centre+coarse+places+map"
+SHIPPED = [("small", SMALL, 64), ("default", THREE, 100)]
 
 
 def _objective(network):
@@ -34,7 +35,7 @@ def _objective(network):
     return DistillationObjective(bank, value_count(network), places=place_shape(network)).eval()
 
 
-@pytest.mark.parametrize("name", [AVERAGED, PLACED, TWO])
+@pytest.mark.parametrize("name", [AVERAGED, PLACED, TWO, THREE])
 def test_what_is_joined_answers_as_the_objective_does_and_comes_apart_again(name):
     torch.manual_seed(0)
     network, state = split_map(build_network(name, batch_norm=False, input_size=40), name, 128)
@@ -42,7 +43,7 @@ def test_what_is_joined_answers_as_the_objective_does_and_comes_apart_again(name
     objective.load_state_dict(state, strict=False)
     objective.mean.uniform_(0.5, 2)
     if name != AVERAGED:
-        assert place_shape(network) == {PLACED: (64, 16), TWO: (128, 9)}[name]
+        assert place_shape(network) == {PLACED: (64, 16), TWO: (128, 9), THREE: (192, 4)}[name]
         objective.placed.weight.data.normal_(std=0.02)
     joined = join_map(network.eval(), objective, name)
     images = torch.rand(3, 3, 40, 40)
