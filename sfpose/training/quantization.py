@@ -243,7 +243,7 @@ def _concatenated_as_they_are(network: onnx.ModelProto) -> onnx.ModelProto:
     """The network with what is concatenated rounded at the scale of the whole, and once.
 
     Each half of a fire module would have a scale of its own, by which onnxruntime looks up every
-    byte when it puts them together: a sixth of the time. Halves of one scale are copied.
+    byte when it puts them together: an eighth of the time. Halves of one scale are copied.
     """
     graph = network.graph
     makers = {name: node for node in graph.node for name in node.output}
