@@ -7,6 +7,7 @@ torch = pytest.importorskip("torch", reason="training needs the [train] extra")
 from sfpose.networks import build_network  # noqa: E402
 from sfpose.networks.squeezefaceposenet import SqueezeFacePoseNet  # noqa: E402
 from sfpose.runtime.artifact import read_artifact  # noqa: E402
+from sfpose.training.checkpoints import save_checkpoint  # noqa: E402
 from sfpose.training.export import network_from_artifact, take_common_layers  # noqa: E402
 from sfpose.training.joining import join_looks, look_names  # noqa: E402
 from sfpose.training.maps import place_shape, rebalance, split_map, value_count  # noqa: E402
@@ -99,7 +100,7 @@ def test_looks_that_see_the_same_say_what_one_says(name):
     assert float((found * expected).sum(1).min()) > 0.85
 
 
-def test_several_starts_fill_the_looks_of_one_network():
+def test_several_starts_fill_the_looks_of_one_network(tmp_path):
     begun = start_network(["small", "small"], THREE)
     assert begun.name == THREE
     assert begun.new_layers == ["map.weight", "placed.weight"]  # the objective's go into them
@@ -107,7 +108,10 @@ def test_several_starts_fill_the_looks_of_one_network():
     own = begun.network.state_dict()
     assert torch.equal(own["coarse.fire2.squeeze.0.weight"], own["whole.fire2.squeeze.0.weight"])
     assert start_network(["small"]).new_layers == start_network("small").new_layers == []
-    with pytest.raises(ValueError, match="must have layers of SeveralLooks; none fits"):
-        start_network(["small", "landmarks"], THREE)
+    other = tmp_path / "other.pt"
+    save_checkpoint(other, {"averaged": {"features.weight": torch.ones(1)}, "objective": {}})
+    for starts in (["small", other], other):
+        with pytest.raises(ValueError, match="must have layers of SeveralLooks; none fits"):
+            start_network(starts, THREE)
     with pytest.raises(ValueError, match="several starts are for a network of several looks"):
         start_network(["small", "small"], ONE)

@@ -265,8 +265,8 @@ def _concatenated_as_they_are(network: onnx.ModelProto) -> onnx.ModelProto:
 def _with_small_matrices(network: onnx.ModelProto) -> onnx.ModelProto:
     """The network with its float32 matrices stored in eight bits, a scale a column.
 
-    What a column takes has a size of its own: the root of a value that is never zero, or of one that
-    always is.
+    What a column takes has a size of its own: the root of a value that is never zero, or of one
+    that always is.
     """
     from onnx import helper, numpy_helper
 
