@@ -15,7 +15,7 @@ from sfpose._scoring import chi2_pairs
 from sfpose.cli import _COMMANDS, main
 from sfpose.cli.photos import in_steps
 from sfpose.decision import shipped_rule
-from sfpose.preprocessing import iterate_images
+from sfpose.preprocessing import as_network_input, iterate_images, loose_crop
 from sfpose.runtime.artifact import read_artifact, read_manifest
 
 
@@ -187,13 +187,15 @@ def test_verify_finds_the_face_itself_when_told_so(street, portrait, tmp_path, c
 
 @pytest.mark.parametrize("weights", ["default", "plain"])
 @pytest.mark.parametrize("target", ["onnx", "ort"])
-def test_export_gives_a_file_that_answers_as_the_artifact(tmp_path, capsys, target, weights):
+def test_export_gives_a_file_that_answers_as_the_artifact(
+    tmp_path, capsys, portrait, target, weights
+):
     out = tmp_path / f"model.{target}"
     arguments = ["export", "--weights", weights, "--target", target, "--out", str(out)]
     assert main([*arguments, "--json"]) == 0
     (told,) = _told(capsys)
-    size = told["input"]["size"]
-    batch = np.random.default_rng(0).random((1, 3, size, size), dtype=np.float32)
+    crop = loose_crop(portrait, told["input"]["size"])
+    batch = as_network_input([crop], told["input"]["mean"], told["input"]["std"])
     answers = [
         onnxruntime.InferenceSession(source).run(None, {"images": batch})[0]
         for source in (out.read_bytes(), read_artifact(weights).model)
@@ -201,9 +203,10 @@ def test_export_gives_a_file_that_answers_as_the_artifact(tmp_path, capsys, targ
     if weights == "plain":
         np.testing.assert_allclose(*answers, rtol=1e-4, atol=1e-5)
     else:
-        # Eight bits are rounded elsewhere where other operations are fused.
+        # Eight bits are rounded elsewhere where other operations are fused. On a face that is
+        # little; of noise, whose descriptors mean nothing, a hundred times as much.
         (apart,) = chi2_pairs(*(answer / answer.sum() for answer in answers))
-        assert apart < 0.01 * shipped_rule(weights, 1e-3).threshold
+        assert apart < 0.001 * shipped_rule(weights, 1e-3).threshold
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
     assert main(arguments) == 2
     assert "must not exist" in capsys.readouterr().err
