@@ -6,27 +6,16 @@ torch = pytest.importorskip("torch", reason="training needs the [train] extra")
 
 from sfpose.networks import build_network  # noqa: E402
 from sfpose.networks.squeezefaceposenet import SqueezeFacePoseNet  # noqa: E402
-from sfpose.runtime.artifact import read_artifact  # noqa: E402
 from sfpose.training.checkpoints import save_checkpoint  # noqa: E402
-from sfpose.training.export import network_from_artifact, take_common_layers  # noqa: E402
+from sfpose.training.export import take_common_layers  # noqa: E402
 from sfpose.training.joining import join_looks, look_names  # noqa: E402
-from sfpose.training.maps import place_shape, rebalance, split_map, value_count  # noqa: E402
+from sfpose.training.maps import place_shape, value_count  # noqa: E402
 from sfpose.training.objectives import DistillationObjective  # noqa: E402
-from sfpose.training.starts import start_network  # noqa: E402
+from sfpose.training.starts import _taught_state, start_network  # noqa: E402
 
 ONE = "squeezefaceposenet+places+map"
 TWO = "squeezefaceposenet+centre+places+map"
 THREE = "squeezefaceposenet+centre+coarse+places+map"
-
-
-def _taught(name):
-    """State of a shipped network and its objective, and both put together."""
-    artifact = read_artifact(name)
-    network, objective = split_map(
-        network_from_artifact(artifact), artifact.manifest["network"], 128
-    )
-    rebalance(network, objective)
-    return {**network.state_dict(), **objective}
 
 
 @torch.inference_mode()
@@ -66,7 +55,7 @@ def test_silent_values_are_left_out_and_their_constant_stays():
 
 
 def test_looks_are_filled_in_their_order_and_the_last_again():
-    states = [_taught("small")]
+    states = [_taught_state("small")]
     for name, count in ((TWO, 2), (THREE, 3)):
         network = build_network(name, batch_norm=False)
         joined = join_looks(states, network)
@@ -89,7 +78,7 @@ def test_looks_are_filled_in_their_order_and_the_last_again():
 
 @pytest.mark.parametrize("name", [TWO, THREE])
 def test_looks_that_see_the_same_say_what_one_says(name):
-    state = _taught("small")
+    state = _taught_state("small")
     # Images without detail: all looks see the same.
     images = torch.linspace(-1, 1, 5)[:, None, None, None].expand(5, 3, 100, 100).contiguous()
     images[:, 0] *= 0.5

@@ -86,16 +86,17 @@ def start_network(
         If the start is of another architecture and none of its layers fits, or there are several
         and the network has not several looks.
     """
+    name = network or "squeezefaceposenet"
     if start is not None and not isinstance(start, str | Path):
         if len(start) > 1:
-            return _from_several(start, network, dropout, input_size)
+            return _from_several(start, name, dropout, input_size)
         (start,) = start
-    name = network or "squeezefaceposenet"
     suffix = None if start is None else Path(start).suffix
     if start is None or suffix in (".safetensors", ".pth"):
         built = build_network(name, dropout=dropout, input_size=input_size)
         left = [] if start is None else fill_from_state(built, read_state(start))[1]
         return Start(built, name, left)
+    whole: nn.Module | None = None
     objective: Mapping[str, Tensor] = {}
     if suffix == ".pt":
         checkpoint = load_checkpoint(start)
@@ -110,7 +111,8 @@ def start_network(
             return Start(whole, own, [])
     built = build_network(name, batch_norm=_folded(state), dropout=dropout, input_size=input_size)
     if _other_form(built, state):
-        return _from_several([start], name, dropout, input_size)
+        taught = {**state, **objective} if whole is None else _taught(whole, own)
+        return _joined([taught], built, name)
     if "fire9.squeeze.1.weight" in state:
         add_batch_norm(built)
     state, objective = (resized_places(each, built) for each in (state, objective))
@@ -143,35 +145,43 @@ def _other_form(network: nn.Module, state: Mapping[str, Tensor]) -> bool:
 
 
 def _from_several(
-    starts: Sequence[str | Path], name: str | None, dropout: float, input_size: int | None
+    starts: Sequence[str | Path], name: str, dropout: float, input_size: int | None
 ) -> Start:
     """Looks that begin with the networks of artifacts and checkpoints."""
     states = [_taught_state(start) for start in starts]
-    name = name or "squeezefaceposenet"
     built = build_network(
         name, batch_norm=_folded(states[0]), dropout=dropout, input_size=input_size
     )
-    if len(starts) > 1 and not isinstance(built, SeveralLooks):
+    if not isinstance(built, SeveralLooks):
         raise ValueError(
             f"several starts are for a network of several looks; got {len(starts)} for {name!r}"
         )
-    assert isinstance(built, SqueezeFacePoseNet | SeveralLooks)
+    return _joined(states, built, name)
+
+
+def _joined(states: Sequence[Mapping[str, Tensor]], network: nn.Module, name: str) -> Start:
+    """A network of one or several looks, filled from states of the form of :func:`_taught`."""
+    assert isinstance(network, SqueezeFacePoseNet | SeveralLooks)
     if not all(look_names(state) for state in states):
-        raise ValueError(_NONE_FITS.format(type(built).__name__))
-    state = join_looks(states, built)
-    return Start(built, name, take_common_layers(built, state), state)
+        raise ValueError(_NONE_FITS.format(type(network).__name__))
+    state = join_looks(states, network)
+    return Start(network, name, take_common_layers(network, state), state)
 
 
 def _taught_state(start: str | Path) -> dict[str, Tensor]:
-    """State of a network without its map, and of the objective that has the map."""
+    """What a checkpoint or an artifact holds, as :func:`_taught` gives it."""
     if Path(start).suffix == ".pt":
         checkpoint = load_checkpoint(start)
         return {**checkpoint["averaged"], **checkpoint["objective"]}
     artifact = read_artifact(start)
-    whole = network_from_artifact(artifact)
-    weight = whole.state_dict().get("map.weight")
+    return _taught(network_from_artifact(artifact), str(artifact.manifest["network"]))
+
+
+def _taught(network: nn.Module, name: str) -> dict[str, Tensor]:
+    """State of a network without its map, and of the objective that has the map."""
+    weight = network.state_dict().get("map.weight")
     if weight is None:
-        return whole.state_dict()
-    network, objective = split_map(whole, str(artifact.manifest["network"]), len(weight))
-    rebalance(network, objective)
-    return {**network.state_dict(), **objective}
+        return network.state_dict()
+    plain, objective = split_map(network, name, len(weight))
+    rebalance(plain, objective)
+    return {**plain.state_dict(), **objective}
