@@ -107,6 +107,7 @@ def test_matrices_are_stored_in_eight_bits_and_come_back(mapped):
         assert kinds[name].data_type == onnx.TensorProto.INT8
     before, after = (stored_parameters(each) for each in (mapped, small))
     matrix = before["map.weight"]
+    assert kinds["map.weight_quantized"].dims == [matrix.shape[1], 128]
     step = matrix.abs().amax(0) / 127
     assert float(((after["map.weight"] - matrix) / step).abs().max()) <= 0.5001
     assert network_from_artifact(small).placed.weight.any()

@@ -262,13 +262,19 @@ def stored_parameters(artifact: Artifact) -> dict[str, Tensor]:
         tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy())
         for tensor in model.graph.initializer
     }
+    turned = {
+        node.input[1]
+        for node in model.graph.node
+        if node.op_type == "Gemm" and all(each.name != "transB" for each in node.attribute)
+    }
     for node in model.graph.node:
         if node.op_type == "DequantizeLinear" and node.input[0] in stored:
             values, scale, zero = (stored[name] for name in node.input)
             axis = next((each.i for each in node.attribute if each.name == "axis"), 1)
             shape = [-1 if at == axis and scale.ndim else 1 for at in range(values.ndim)]
             name = node.input[0].removesuffix("_quantized")
-            stored[name] = (values.int() - zero.int().view(shape)) * scale.view(shape)
+            found = (values.int() - zero.int().view(shape)) * scale.view(shape)
+            stored[name] = found.T.contiguous() if node.output[0] in turned else found
     return stored
 
 

@@ -263,10 +263,12 @@ def _concatenated_as_they_are(network: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _with_small_matrices(network: onnx.ModelProto) -> onnx.ModelProto:
-    """The network with its float32 matrices stored in eight bits, a scale a column.
+    """The network with its float32 matrices stored in eight bits, a scale for each value they take.
 
-    What a column takes has a size of its own: the root of a value that is never zero, or of one
-    that always is.
+    What is taken has a size of its own: the root of a value that is never zero, or of one that
+    always is. What belongs to one such value lies together, so that one scale serves a whole row:
+    onnxruntime turns the matrix to float32 for each batch, which takes five times as long with a
+    scale a column.
     """
     from onnx import helper, numpy_helper
 
@@ -276,9 +278,11 @@ def _with_small_matrices(network: onnx.ModelProto) -> onnx.ModelProto:
         if node.op_type != "Gemm" or node.input[1] not in stored:
             continue
         name = node.input[1]
-        matrix = numpy_helper.to_array(stored[name])
-        scale = np.maximum(np.abs(matrix).max(0), np.finfo(np.float32).tiny) / 127
-        whole = np.rint(matrix / scale).astype(np.int8)
+        (turned,) = (each for each in node.attribute if each.name == "transB")
+        node.attribute.remove(turned)
+        matrix = numpy_helper.to_array(stored[name]).T
+        scale = np.maximum(np.abs(matrix).max(1), np.finfo(np.float32).tiny) / 127
+        whole = np.rint(matrix / scale[:, None]).astype(np.int8)
         parts = {"quantized": whole, "scale": scale, "zero_point": np.zeros(len(scale), np.int8)}
         graph.initializer.remove(stored[name])
         graph.initializer.extend(
@@ -286,6 +290,6 @@ def _with_small_matrices(network: onnx.ModelProto) -> onnx.ModelProto:
         )
         node.input[1] = f"{name}_dequantized"
         inputs = [f"{name}_{part}" for part in parts]
-        dequantize = helper.make_node("DequantizeLinear", inputs, [node.input[1]], axis=1)
+        dequantize = helper.make_node("DequantizeLinear", inputs, [node.input[1]], axis=0)
         graph.node.insert(list(graph.node).index(node), dequantize)
     return network
