@@ -10,7 +10,12 @@ torch = pytest.importorskip("torch", reason="training needs the [train] extra")
 
 from sfpose.networks import build_network  # noqa: E402
 from sfpose.runtime.artifact import read_artifact, write_artifact  # noqa: E402
-from sfpose.training.export import network_from_artifact, take_common_layers  # noqa: E402
+from sfpose.training.export import (  # noqa: E402
+    network_from_artifact,
+    take_common_layers,
+    to_manifest,
+    to_onnx,
+)
 from sfpose.training.loop import LoopSettings, Stage  # noqa: E402
 from sfpose.training.maps import (  # noqa: E402
     join_map,
@@ -136,7 +141,7 @@ def test_a_run_goes_on_from_what_ships_and_ends_in_the_same_form(
     assert layers
     assert all(torch.equal(state["averaged"][key], known[key]) for key in layers)
     assert read_artifact(shipped).manifest["network"] == name
-    # What does not ship is not taught: the 1000 values' own contrast is left out.
+    # What does not ship is not taught: the values' own contrast is left out.
     assert "hellinger_loss" not in (tmp_path / "run.jsonl").read_text(encoding="utf-8")
 
 
@@ -211,13 +216,16 @@ def test_a_state_without_one_buffer_gives_the_others():
     torch.testing.assert_close(objective.place_divisors, torch.ones(64))
 
 
-def test_a_network_without_a_map_leaves_it_to_the_objective():
-    begun = start_network("small", "squeezefaceposenet", input_size=64)
+def test_a_network_without_a_map_leaves_it_to_the_objective(tmp_path):
+    torch.manual_seed(0)
+    whole = build_network(AVERAGED, batch_norm=False, input_size=64).eval()
+    manifest = to_manifest(name="mapped", kind="descriptor", network=AVERAGED, size=64)
+    path = write_artifact(tmp_path / "mapped", to_onnx(whole, 64), manifest)
+    # The modules of the one, which the other lacks, begin by adding nothing.
+    begun = start_network(path, "squeezefaceposenet", input_size=64)
     assert begun.new_layers == []
     objective = DistillationObjective(torch.eye(128)[:5]).eval()
     objective.load_state_dict(begun.objective, strict=False)
-    whole = start_network("small").network.eval()
-    whole.placed.weight.data.zero_()
     images = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         found = objective.to_teacher(begun.network.eval()(images))
@@ -247,7 +255,7 @@ def test_weights_of_places_are_drawn_at_the_places_of_another_size():
 
 def test_states_whose_places_fit_or_are_none_stay_as_they_are():
     network = start_network("small").network
-    plain = start_network("small", "squeezefaceposenet").network
+    plain = build_network("squeezefaceposenet")
     for state in (network.state_dict(), plain.state_dict(), {"placed.weight": torch.ones(128, 90)}):
         assert resized_places(state, network) is state
         assert resized_places(state, plain) is state

@@ -92,8 +92,7 @@ def _add_taught(
         "--teacher",
         type=Path,
         metavar="ONNX",
-        help="the network that gave the stored embeddings, asked about the photos and about blends "
-        "of two faces",
+        help="the network that gave the stored embeddings, asked about blends of two faces",
     )
     parser.add_argument(
         "--mixed",
@@ -198,7 +197,7 @@ def _run_distil(options: argparse.Namespace) -> int:
     from sfpose.training import recipes
     from sfpose.training.faces import load_taught_faces
     from sfpose.training.landmarks import find_own_landmarks
-    from sfpose.training.mixing import ask_about_photos, make_blends
+    from sfpose.training.mixing import make_blends
     from sfpose.training.settings import find_device
     from sfpose.training.teachers import OnnxTeacher
 
@@ -213,14 +212,12 @@ def _run_distil(options: argparse.Namespace) -> int:
     )
     faces = load_taught_faces(options.data, options.cache)
     blends = None
-    if options.teacher is not None:
+    if options.teacher is not None and options.mixed:
         device = find_device(options.device)
         teacher = OnnxTeacher(options.teacher).to(device)
-        # Another teacher says other things of the same photos.
+        # Another teacher says other things of the same blends.
         said = options.cache / f"teacher_{sha256(options.teacher.read_bytes()).hexdigest()[:16]}"
-        faces = ask_about_photos(faces, teacher, said, device=device)
-        if options.mixed:
-            blends = make_blends(faces, teacher, options.mixed, said, device=device)
+        blends = make_blends(faces, teacher, options.mixed, said, device=device)
     landmarks = find_own_landmarks(faces, options.landmarks, options.cache)
     artifact, agreement = recipes.distil(
         faces,

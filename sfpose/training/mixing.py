@@ -9,7 +9,7 @@ teacher is patient and consistent", CVPR 2022, call this function matching).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from sfpose.training.augmentation import compose, mirror_matrices, sample_images
 from sfpose.training.faces import PhotoStore, TaughtFaces, known_matrices
 from sfpose.training.teachers import TEACHER_SIZE, Teacher, both_looks
 
-__all__ = ["Blends", "ask_about_photos", "blended", "make_blends"]
+__all__ = ["Blends", "blended", "make_blends"]
 
 _NEIGHBOURS = 200
 
@@ -114,49 +114,12 @@ def make_blends(
     return Blends(rows, mirrored, shares, both_looks(looks[:, 0], looks[:, 1]))
 
 
-def ask_about_photos(
-    faces: TaughtFaces,
-    teacher: Teacher,
-    cache: Path,
-    *,
-    device: torch.device | str = "cpu",
-    part: int = 256,
-) -> TaughtFaces:
-    """The same faces under what the teacher says of them where they are drawn like blends.
-
-    Stored embeddings are of crops that are black where a photo ends, as OpenCV leaves them.
-    Of tight crops that moves all embeddings one way: by the stored ones' mean, those of blends,
-    whose border is reflected, would not be centred.
-
-    Parameters
-    ----------
-    faces : TaughtFaces
-    teacher : Teacher
-    cache : Path
-        Folder for what the teacher said. What an interrupted call has asked is kept.
-    device, part
-        See :func:`make_blends`.
-
-    Returns
-    -------
-    TaughtFaces
-        Photos in which no face was found keep their embeddings.
-    """
-    known = np.flatnonzero(faces.scores > 0)
-    drawn = _Crops(faces, torch.device(device))
-
-    def crops(now: NDArray[np.int64]) -> Tensor:
-        return drawn(known[now], np.zeros(len(now), bool))
-
-    shape = (len(known), 2, faces.embeddings.shape[1])
-    looks = _ask(teacher, crops, cache / "photos.npy", shape, part)
-    embeddings, mirror_embeddings = faces.embeddings.copy(), faces.mirror_embeddings.copy()
-    embeddings[known], mirror_embeddings[known] = looks[:, 0], looks[:, 1]
-    return replace(faces, embeddings=embeddings, mirror_embeddings=mirror_embeddings)
-
-
 class _Crops:
-    """Draws photos as the teacher sees them; nothing is moved to the device before the first."""
+    """Draws photos as the teacher saw them; nothing is moved to the device before the first.
+
+    Black where a photo ends: of faces whose surroundings are cut off so, what SFace says is nearer
+    to what it says of the whole than where they are filled, by reflection or otherwise.
+    """
 
     def __init__(self, faces: TaughtFaces, device: torch.device) -> None:
         self._faces, self._device = faces, device
@@ -177,7 +140,7 @@ class _Crops:
         mirror = mirror_matrices(torch.from_numpy(mirrored).to(self._device))
         around = compose(self._to_photo[places], mirror)
         photos = self._photos.take(places)
-        return sample_images(photos, around, TEACHER_SIZE, padding="reflection")
+        return sample_images(photos, around, TEACHER_SIZE)
 
 
 def _ask(
