@@ -197,6 +197,7 @@ def test_blends_are_shown_as_often_as_asked_for_under_their_own_embeddings(tmp_p
     blends = make_blends(faces, MeanColour(), 30, tmp_path)
     source = TaughtFaceSource(faces, blends=blends, blend_share=0.7, light=0)
     assert source.bank.shape == (34, 2)
+    # The mean of these four photos is zero, so nothing is taken off.
     torch.testing.assert_close(source.bank[4:], torch.from_numpy(blends.embeddings) / 2)
     shown = np.concatenate([source.batch(0, first, 10, 32)[1] for first in range(0, 200, 10)])
     assert (shown >= 4).mean() == pytest.approx(0.7)

@@ -24,7 +24,7 @@ from sfpose.training.mixing import Blends, blended
 from sfpose.training.teachers import both_looks, unit_rows
 from sfpose.training.turning import FaceTurner
 
-__all__ = ["TaughtFaceSource", "normalise_images", "teacher_targets"]
+__all__ = ["TaughtFaceSource", "normalise_images", "teacher_centre", "teacher_targets"]
 
 
 _JITTER = GeometryJitter(turn=6, shift=0.025, log_scale=0.06, log_stretch=0.04)
@@ -37,18 +37,27 @@ def normalise_images(images: Tensor) -> Tensor:
     return (images - mean) / std
 
 
+def teacher_centre(faces: TaughtFaces) -> NDArray[np.float32]:
+    """Mean (d,) of what the teacher says of all photos in which a face was found."""
+    known = faces.scores > 0
+    centre: NDArray[np.float32] = both_looks(
+        faces.embeddings[known], faces.mirror_embeddings[known]
+    ).mean(0)
+    return centre
+
+
 def teacher_targets(faces: TaughtFaces) -> NDArray[np.float32]:
     """What the student has to find: the teacher's mean of image and mirror.
 
-    Not centred: what the photos of a set share, such as where they end, is not in what others
-    take, and a teacher less the mean of one set tells the people of another apart worse.
+    Centred: what all photos of the set share, such as black where tight ones end, says nothing of
+    a person, and would bring strangers on such photos nearer to each other.
 
     Returns
     -------
     float32 array of shape (n, d)
-        Rows of length 1.
+        Centred on the mean of all faces, rows of length 1.
     """
-    return unit_rows(both_looks(faces.embeddings, faces.mirror_embeddings))
+    return unit_rows(both_looks(faces.embeddings, faces.mirror_embeddings) - teacher_centre(faces))
 
 
 class TaughtFaceSource:
@@ -107,7 +116,7 @@ class TaughtFaceSource:
         self.rows = np.flatnonzero(usable)
         bank = teacher_targets(faces)[self.rows]
         if blends is not None:
-            bank = np.concatenate([bank, unit_rows(blends.embeddings)])
+            bank = np.concatenate([bank, unit_rows(blends.embeddings - teacher_centre(faces))])
         self.bank = torch.from_numpy(bank)
         self._device = torch.device(device)
         self._photos = PhotoStore(faces.photos, self._device)
