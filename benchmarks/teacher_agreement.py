@@ -25,7 +25,7 @@ from sfpose.protocols import CFP, PoseFolder
 from sfpose.runtime.artifact import read_artifact
 from sfpose.training.faces import TaughtFaces, load_taught_faces
 from sfpose.training.maps import is_mapped
-from sfpose.training.teachers import OnnxTeacher, both_looks
+from sfpose.training.teachers import OnnxTeacher, both_looks, each_look
 
 
 def mapped_values(descriptors: np.ndarray) -> np.ndarray:
@@ -86,7 +86,7 @@ def main() -> None:
         found = np.isfinite(descriptors).all(1)
         crops = aligner.transform([images[place] for place in np.flatnonzero(found)])
         planes = torch.from_numpy(crops).permute(0, 3, 1, 2) / 255
-        looks = both_looks(*(teacher(each).numpy() for each in (planes, planes.flip(3))))
+        looks = both_looks(*each_look(teacher, planes))
         values = mapped_values(descriptors[found])
         far = paired_cosine_distances(values - values.mean(0), looks - looks.mean(0))
         print(f"{name:36s}  {found.sum():5d}  {1 - far.mean():.3f}", flush=True)

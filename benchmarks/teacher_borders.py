@@ -26,7 +26,7 @@ from sfpose.pose import head_pose
 from sfpose.protocols import CFP
 from sfpose.training.augmentation import sample_images
 from sfpose.training.faces import TaughtFaces, load_taught_faces
-from sfpose.training.teachers import TEACHER_SIZE, OnnxTeacher, both_looks
+from sfpose.training.teachers import TEACHER_SIZE, OnnxTeacher, both_looks, each_look
 
 POSES = {"frontal": (0, 20), "profile": (35, 90)}
 """Absolute yaw in degrees, from and to, of FairFace's photos that go with CFP's."""
@@ -78,17 +78,13 @@ def main() -> None:
     teacher = OnnxTeacher(options.teacher)
 
     def ask(crops: Tensor) -> np.ndarray:
-        looks = (
-            torch.cat([teacher(part) for part in each.split(50)]).numpy()
-            for each in (crops, crops.flip(3))
-        )
-        answers = both_looks(*looks)
+        answers = both_looks(*each_look(teacher, crops))
         centred: np.ndarray = answers - answers.mean(0)
         return centred
 
     for pose in POSES:
         rng = np.random.default_rng(0)
-        chosen = rng.permutation(np.flatnonzero(np.asarray(folder.poses) == pose))[: options.count]
+        chosen = rng.permutation(np.flatnonzero(folder.poses == pose))[: options.count]
         whole = torch.from_numpy(aligner.transform([folder.images[row] for row in chosen]))
         rows = rows_of_pose(faces, pose, len(chosen))
         to_photo = similarity_to_canonical(faces.landmarks[rows]).astype(np.float32)

@@ -22,7 +22,7 @@ from sfpose.geometry import similarity_to_canonical
 from sfpose.pose import head_pose
 from sfpose.training.augmentation import compose, mirror_matrices, sample_images
 from sfpose.training.faces import PhotoStore, TaughtFaces, known_matrices
-from sfpose.training.teachers import TEACHER_SIZE, Teacher, both_looks
+from sfpose.training.teachers import TEACHER_SIZE, Teacher, both_looks, each_look
 
 __all__ = ["Blends", "blended", "make_blends"]
 
@@ -161,9 +161,7 @@ def _ask(
     with tqdm(total=len(left), desc="asking the teacher", unit="face", disable=None) as bar:
         for first in range(0, len(left), part):
             now = left[first : first + part]
-            asked = crops(now)
-            answers = [teacher(each).cpu().numpy() for each in (asked, asked.flip(3))]
-            kept[now] = np.stack(answers, 1)
+            kept[now] = np.stack(each_look(teacher, crops(now)), 1)
             bar.update(len(now))
     return np.asarray(kept)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sfpose.training.settings import autocast
 
-__all__ = ["TEACHER_SIZE", "OnnxTeacher", "Teacher", "both_looks", "unit_rows"]
+__all__ = ["TEACHER_SIZE", "OnnxTeacher", "Teacher", "both_looks", "each_look", "unit_rows"]
 
 TEACHER_SIZE = 112
 
@@ -77,6 +77,12 @@ class OnnxTeacher(nn.Module):
                 given = [getattr(self, at) for at in stored]
                 values = _OPERATIONS[operation](values, *given, **options)
         return values.float()
+
+
+def each_look(teacher: Teacher, crops: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What a teacher says of crops (n, 3, 112, 112) and of their mirror images, (n, d) each."""
+    image, mirror = (teacher(each).cpu().numpy() for each in (crops, crops.flip(3)))
+    return image, mirror
 
 
 def both_looks(
