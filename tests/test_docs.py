@@ -2,6 +2,8 @@
 
 import re
 import runpy
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -82,7 +84,6 @@ def _listed(page):
 
 SMALLER = {
     "displays.py": ["--last", "104"],
-    "fairface_impostors.py": ["--help"],  # minutes, on data that is not here everywhere
     "distributed_search.py": ["--rows", "6000"],
     "faiss_candidates.py": ["--rows", "1000"],
 }
@@ -100,15 +101,16 @@ def test_examples_run(example, monkeypatch, request, tmp_path):
     if example.name in NEEDED:
         pytest.importorskip(NEEDED[example.name], reason="the example needs it")
     arguments = SMALLER.get(example.name, [])
-    if example.name == "fairface_impostors.py":
-        data = request.getfixturevalue("shared_data")
-        arguments = [str(data), str(data / "cfp_dev.zip"), "--limit", "100"]
     if example.name == "displays.py":
         data = request.getfixturevalue("shared_data")
         arguments = [str(data / "cfp_dev.zip"), "--out", str(tmp_path), *arguments]
     monkeypatch.setattr("sys.argv", [example.name, *arguments])
-    if arguments == ["--help"]:
-        with pytest.raises(SystemExit, match="0"):
-            runpy.run_path(str(example), run_name="__main__")
-        return
     runpy.run_path(str(example), run_name="__main__")
+
+
+def test_errors_by_group_are_told_of_every_network(shared_data):
+    command = [sys.executable, ROOT / "benchmarks" / "groups.py", shared_data]
+    command += [shared_data / "cfp_dev.zip", "--limit", "60", "--weights", "plain-int8", "small"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert told.count("within race: worst over geometric mean") == 2
+    assert re.findall(r"of ([\d,]+)$", told, re.MULTILINE).count("1,770") == 2, "60 x 59 / 2 pairs"
