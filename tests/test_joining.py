@@ -102,5 +102,7 @@ def test_several_starts_fill_the_looks_of_one_network(tmp_path):
     for starts in (["small", other], other):
         with pytest.raises(ValueError, match="must have layers of SeveralLooks; none fits"):
             start_network(starts, THREE)
+    with pytest.raises(ValueError, match="start must name at least one artifact or checkpoint"):
+        start_network([], THREE)
     with pytest.raises(ValueError, match="several starts are for a network of several looks"):
         start_network(["small", "small"], ONE)

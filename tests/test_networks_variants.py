@@ -27,6 +27,8 @@ COUNTS = {
     "squeezefaceposenet+deeper7": 1_235_496 + 7 * ADDED_MODULE,
     "squeezefaceposenet+deeper7+map": 3_992_488 + 128 * 1000,
     "squeezefaceposenet+places+map": 1_235_496 + 128 * 1000 + 513 * 64 + 64 * 7 * 7 * 128,
+    # 256 values instead of 1000.
+    "squeezefaceposenet+tight+places+map": 1_797_736 - 744 * (513 + 128),
     "squeezefaceposenet+deeper7+places+map": 4_120_488 + 513 * 64 + 64 * 7 * 7 * 128,
 }
 # Table 2: squeeze and expand widths of fire2 to fire9.
@@ -264,12 +266,28 @@ def test_places_add_what_the_average_forgets():
 def test_places_need_a_map_and_images_of_one_size():
     with pytest.raises(ValueError, match="places add to the values of a map; give mapped=True"):
         SqueezeFacePoseNet(places=64)
+    with pytest.raises(ValueError, match="a tight part is for images of one size; give places"):
+        SqueezeFacePoseNet(tight=True)
     network = build_network("squeezefaceposenet+deeper7+places+map")
     with pytest.raises(ValueError, match=r"shape \(n, 3, 64, 64\).*got \(1, 3, 48, 48\)"):
         network(torch.zeros(1, 3, 48, 48))
     for name, size in (("+gdc", 14), ("+deeper7+places+map", 14)):
         with pytest.raises(ValueError, match="input_size must be at least 15; got 14"):
             build_network("squeezefaceposenet" + name, input_size=size)
+
+
+def test_a_tight_network_sees_five_sixths():
+    torch.manual_seed(0)
+    tight = build_network("squeezefaceposenet+tight+places+map").eval()
+    torch.nn.init.normal_(tight.placed.weight, std=0.01)
+    whole = SqueezeFacePoseNet(input_size=64, values=256, mapped=True, places=64).eval()
+    whole.load_state_dict(tight.state_dict())
+    images = torch.randn(2, 3, 76, 76)
+    with torch.inference_mode():
+        # 76 rows and columns: 12 above and 6 on each side are left out.
+        torch.testing.assert_close(tight(images), whole(images[:, :, 12:, 6:70]))
+    with pytest.raises(ValueError, match=r"shape \(n, 3, 76, 76\).*got \(1, 3, 64, 64\)"):
+        tight(torch.zeros(1, 3, 64, 64))
 
 
 @pytest.mark.parametrize("name", COUNTS)

@@ -688,7 +688,7 @@ def test_settings_of_ones_own_go_into_the_run(tmp_path, monkeypatch):
     ("wrong", "message"),
     [
         (["--batch-size", "1"], "--batch-size must be at least 2; got 1"),
-        (["--mixed", "-1"], "--mixed must be at least 0; got -1"),
+        (["--mixed", "0"], "--mixed must be at least 1 (no --teacher shows no blends); got 0"),
     ],
 )
 def test_numbers_too_small_are_refused(wrong, message, tmp_path, capsys):

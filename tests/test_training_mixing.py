@@ -148,7 +148,7 @@ def test_the_teacher_is_asked_once(tmp_path):
     faces, teacher = _grey([0, 100, 200]), MeanColour()
     first = make_blends(faces, teacher, 80, tmp_path, part=32)
     assert teacher.asked == 160
-    rows = np.lib.format.open_memmap(tmp_path / "blends_0.npy", mode="r+")
+    rows = np.lib.format.open_memmap(tmp_path / "blends_black_0.npy", mode="r+")
     rows[64:] = 0  # as if it had been stopped after the second part
     again = make_blends(faces, teacher, 80, tmp_path)
     assert teacher.asked == 192
@@ -275,16 +275,16 @@ def test_the_command_asks_the_teacher_that_it_is_given(tmp_path, monkeypatch):
     monkeypatch.setattr("sfpose.training.faces.load_taught_faces", lambda *_: _grey([0, 100, 200]))
     monkeypatch.setattr("sfpose.training.landmarks.find_own_landmarks", lambda *_: None)
     monkeypatch.setattr("sfpose.training.recipes.distil", distil)
+    command = ["train", "distil", "data", "--out", str(tmp_path / "out")]
     for name in ("one.onnx", "other.onnx"):
         weight = rng.normal(0, 0.01, (2, 3 * SIDE * SIDE)).astype(np.float32)
         flat = ("Flatten", ["data"], "flat", {})
         linear = ("Gemm", ["flat", "weight", "bias"], "answer", {"transB": 1})
         stored = {"weight": weight, "bias": np.zeros(2, np.float32)}
         _save_teacher(tmp_path / name, [flat, linear], stored)
-        command = ["train", "distil", "data", "--out", str(tmp_path / "out"), "--mixed", "5"]
-        command += ["--teacher", str(tmp_path / name), "--cache", str(tmp_path), "--device", "cpu"]
-        assert main(command) == 2
-    assert main([*command, "--mixed", "0"]) == 2
+        asked = ["--teacher", str(tmp_path / name), "--cache", str(tmp_path), "--device", "cpu"]
+        assert main([*command, *asked, "--mixed", "5"]) == 2
+    assert main(command) == 2
     blends, other_blends, none = given
     assert none is None
     assert len(blends.rows) == 5

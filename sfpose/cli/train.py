@@ -99,7 +99,7 @@ def _add_taught(
         type=int,
         default=60_000,
         metavar="N",
-        help="how many blends to ask --teacher about; 0 shows none (default: 60000)",
+        help="how many blends to ask --teacher about (default: 60000)",
     )
     parser.add_argument(
         "--mixed-share",
@@ -187,8 +187,10 @@ def _run_landmarks(options: argparse.Namespace) -> int:
 
 def _run_distil(options: argparse.Namespace) -> int:
     """Distil the descriptor network, calibrate it and say where the artifact is."""
-    if options.mixed < 0:
-        raise ValueError(f"--mixed must be at least 0; got {options.mixed}")
+    if options.mixed < 1:
+        raise ValueError(
+            f"--mixed must be at least 1 (no --teacher shows no blends); got {options.mixed}"
+        )
     checkpoint = checkpoint_of(options)
     from sfpose.cli.evaluate import people_range
     from sfpose.evaluation import calibrated
@@ -212,7 +214,7 @@ def _run_distil(options: argparse.Namespace) -> int:
     )
     faces = load_taught_faces(options.data, options.cache)
     blends = None
-    if options.teacher is not None and options.mixed:
+    if options.teacher is not None:
         device = find_device(options.device)
         teacher = OnnxTeacher(options.teacher).to(device)
         # Another teacher says other things of the same blends.

@@ -127,6 +127,9 @@ _SPECS = (
     _variant("+deeper7+map", None, None, None, deeper=7, mapped=True),
     # Their weights are those of places, and they were taught at 64.
     _variant("+places+map", None, None, None, 64, places=64, mapped=True),
+    _variant(
+        "+tight+places+map", None, None, None, 76, places=64, mapped=True, values=256, tight=True
+    ),
     _variant("+deeper7+places+map", None, None, None, 64, deeper=7, places=64, mapped=True),
     NetworkSpec("squeezefaceposenet+centre+places+map", SeveralLooks, 100, 256, True, True),
     NetworkSpec(
@@ -137,6 +140,15 @@ _SPECS = (
         True,
         True,
         options=MappingProxyType({"coarse": True, "values": 256}),
+    ),
+    NetworkSpec(
+        "squeezefaceposenet+tight+centre+coarse+places+map",
+        SeveralLooks,
+        120,
+        256,
+        True,
+        True,
+        options=MappingProxyType({"coarse": True, "values": 256, "tight": True}),
     ),
     NetworkSpec("resnet50", ResNet50, 224, 2048, True, False, 25.6, 146, 160, 1000),
     NetworkSpec("senet50", SENet50, 224, 2048, True, False, 28.1, 155, 210, 1000),

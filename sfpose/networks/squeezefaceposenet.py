@@ -11,6 +11,8 @@ from sfpose.networks.layers import (
     convolution,
     roots_of_shares,
     shares_of_sum,
+    tight_part,
+    tight_side,
 )
 
 __all__ = ["Fire", "SqueezeFacePoseNet", "last_side", "split_signs"]
@@ -134,12 +136,15 @@ class SqueezeFacePoseNet(nn.Module):
         of 1x1 filters, every place of which has weights of its own for the 128 values: their
         sum is added to the linear map's before it is brought to length 1. It starts by adding
         nothing. Only with ``mapped``, and for images of ``input_size``.
+    tight : bool, default=False
+        See five sixths of the images' side alone, the lower ones and those in the middle
+        (:func:`sfpose.networks.layers.tight_part`). Only with ``places``.
 
     Raises
     ------
     ValueError
-        If ``input_size`` is too small for ``gdc`` or ``places``, or ``places`` is given without
-        ``mapped``.
+        If ``input_size`` is too small for ``gdc`` or ``places``, ``places`` is given without
+        ``mapped``, or ``tight`` without ``places``.
 
     References
     ----------
@@ -176,6 +181,7 @@ class SqueezeFacePoseNet(nn.Module):
         values: int = 1000,
         mapped: bool = False,
         places: int = 0,
+        tight: bool = False,
     ) -> None:
         super().__init__()
         everywhere = bool(batch_norm)
@@ -194,7 +200,10 @@ class SqueezeFacePoseNet(nn.Module):
         def pool() -> nn.MaxPool2d:
             return nn.MaxPool2d(3, stride=2)
 
+        if tight and not places:
+            raise ValueError("a tight part is for images of one size; give places too")
         self.input_size = input_size
+        self._tight = tight
         self.preactivation = preactivation
         self.conv1 = convolution(
             3,
@@ -244,7 +253,7 @@ class SqueezeFacePoseNet(nn.Module):
             self.places = convolution(
                 512, places, batch_norm=batch_norm is not False, activation=nn.ReLU(inplace=True)
             )
-            self.placed = nn.Conv2d(places, 128, last_side(input_size), bias=False)
+            self.placed = nn.Conv2d(places, 128, self.last_side, bias=False)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -269,9 +278,14 @@ class SqueezeFacePoseNet(nn.Module):
         return [] if self.places is None else [self.places]
 
     @property
+    def last_side(self) -> int:
+        """Side of the last map."""
+        return last_side(tight_side(self.input_size) if self._tight else self.input_size)
+
+    @property
     def place_count(self) -> int:
         """Places of the last map."""
-        return last_side(self.input_size) ** 2
+        return self.last_side**2
 
     def take_map_off(self) -> None:
         """Give what goes into the map instead of descriptors, from now on."""
@@ -302,7 +316,7 @@ class SqueezeFacePoseNet(nn.Module):
         """Descriptors (n, 1000), mapped ones (n, 256), all >= 0, of images (n, 3, h, w)."""
         if self.gdc is not None or self.places is not None:
             check_image_size(images, self.input_size)
-        last = self.last_maps(images)
+        last = self.last_maps(tight_part(images, self.input_size) if self._tight else images)
         added = None
         if self.places is not None:
             added = self.maps_of_places(last)

@@ -110,7 +110,8 @@ def make_blends(
         return blended(first, second, torch.from_numpy(shares[now]).to(first.device))
 
     shape = (count, 2, faces.embeddings.shape[1])
-    looks = _ask(teacher, crops, cache / f"blends_{seed}.npy", shape, part)
+    # Named after their borders: earlier versions asked about others.
+    looks = _ask(teacher, crops, cache / f"blends_black_{seed}.npy", shape, part)
     return Blends(rows, mirrored, shares, both_looks(looks[:, 0], looks[:, 1]))
 
 

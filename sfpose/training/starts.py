@@ -83,12 +83,12 @@ def start_network(
     Raises
     ------
     ValueError
-        If the start is of another architecture and none of its layers fits, or there are several
-        and the network has not several looks.
+        If the start is of another architecture and none of its layers fits, there are several
+        and the network has not several looks, or an empty sequence is given.
     """
     name = network or "squeezefaceposenet"
     if start is not None and not isinstance(start, str | Path):
-        if len(start) > 1:
+        if len(start) != 1:
             return _from_several(start, name, dropout, input_size)
         (start,) = start
     suffix = None if start is None else Path(start).suffix
@@ -148,6 +148,8 @@ def _from_several(
     starts: Sequence[str | Path], name: str, dropout: float, input_size: int | None
 ) -> Start:
     """Looks that begin with the networks of artifacts and checkpoints."""
+    if not starts:
+        raise ValueError("start must name at least one artifact or checkpoint, or be None; got []")
     states = [_taught_state(start) for start in starts]
     built = build_network(
         name, batch_norm=_folded(states[0]), dropout=dropout, input_size=input_size
