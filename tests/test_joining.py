@@ -5,6 +5,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs the [train] extra")
 
 from sfpose.networks import build_network  # noqa: E402
+from sfpose.networks.several_looks import SeveralLooks  # noqa: E402
 from sfpose.networks.squeezefaceposenet import SqueezeFacePoseNet  # noqa: E402
 from sfpose.training.checkpoints import save_checkpoint  # noqa: E402
 from sfpose.training.export import take_common_layers  # noqa: E402
@@ -13,8 +14,7 @@ from sfpose.training.maps import place_shape, value_count  # noqa: E402
 from sfpose.training.objectives import DistillationObjective  # noqa: E402
 from sfpose.training.starts import _taught_state, start_network  # noqa: E402
 
-ONE = "squeezefaceposenet+places+map"
-TWO = "squeezefaceposenet+centre+places+map"
+ONE = "squeezefaceposenet+tight+places+map"
 THREE = "squeezefaceposenet+centre+coarse+places+map"
 
 
@@ -56,8 +56,8 @@ def test_silent_values_are_left_out_and_their_constant_stays():
 
 def test_looks_are_filled_in_their_order_and_the_last_again():
     states = [_taught_state("small")]
-    for name, count in ((TWO, 2), (THREE, 3)):
-        network = build_network(name, batch_norm=False)
+    for count in (2, 3):
+        network = SeveralLooks(values=256, coarse=count == 3, batch_norm=False)
         joined = join_looks(states, network)
         for prefix in ("whole.", "centre.", "coarse.")[:count]:
             assert torch.equal(
@@ -76,14 +76,14 @@ def test_looks_are_filled_in_their_order_and_the_last_again():
     assert torch.equal(joined[f"coarse.{key}"], other[key])
 
 
-@pytest.mark.parametrize("name", [TWO, THREE])
-def test_looks_that_see_the_same_say_what_one_says(name):
+@pytest.mark.parametrize("coarse", [False, True])
+def test_looks_that_see_the_same_say_what_one_says(coarse):
     state = _taught_state("small")
     # Images without detail: all looks see the same.
     images = torch.linspace(-1, 1, 5)[:, None, None, None].expand(5, 3, 100, 100).contiguous()
     images[:, 0] *= 0.5
-    expected = _answers(build_network(ONE, batch_norm=False), state, images[:, :, :64, :64])
-    network = build_network(name, batch_norm=False)
+    expected = _answers(build_network(ONE, batch_norm=False), state, images[:, :, :76, :76])
+    network = SeveralLooks(values=256, coarse=coarse, batch_norm=False)
     found = _answers(network, join_looks([state], network), images)
     # Nearly: more places lie within the image, and fewer at its border.
     assert float((found * expected).sum(1).min()) > 0.85

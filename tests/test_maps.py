@@ -30,9 +30,11 @@ from sfpose.training.recipes import DistillationRecipe, distil  # noqa: E402
 from sfpose.training.starts import start_network  # noqa: E402
 
 AVERAGED, PLACED = "squeezefaceposenet+deeper7+map", "squeezefaceposenet+deeper7+places+map"
-SMALL, TWO = "squeezefaceposenet+places+map", "squeezefaceposenet+centre+places+map"
+SMALL, TWO = "squeezefaceposenet+tight+places+map", "squeezefaceposenet+centre+places+map"
 THREE = "squeezefaceposenet+centre+coarse+places+map"
-SHIPPED = [("small", SMALL, 64), ("default", THREE, 100)]
+SHIPPED = [("small", SMALL, 76), ("default", THREE, 100)]
+# Maps of places, and places, of images of 40x40, or of 48x48 of which 40x40 are seen.
+PLACES = {PLACED: (64, 16), SMALL: (64, 16), TWO: (128, 9), THREE: (192, 4)}
 
 
 def _objective(network):
@@ -40,18 +42,19 @@ def _objective(network):
     return DistillationObjective(bank, value_count(network), places=place_shape(network)).eval()
 
 
-@pytest.mark.parametrize("name", [AVERAGED, PLACED, TWO, THREE])
+@pytest.mark.parametrize("name", [AVERAGED, *PLACES])
 def test_what_is_joined_answers_as_the_objective_does_and_comes_apart_again(name):
     torch.manual_seed(0)
-    network, state = split_map(build_network(name, batch_norm=False, input_size=40), name, 128)
+    size = 48 if "+tight" in name else 40
+    network, state = split_map(build_network(name, batch_norm=False, input_size=size), name, 128)
     objective = _objective(network)
     objective.load_state_dict(state, strict=False)
     objective.mean.uniform_(0.5, 2)
     if name != AVERAGED:
-        assert place_shape(network) == {PLACED: (64, 16), TWO: (128, 9), THREE: (192, 4)}[name]
+        assert place_shape(network) == PLACES[name]
         objective.placed.weight.data.normal_(std=0.02)
     joined = join_map(network.eval(), objective, name)
-    images = torch.rand(3, 3, 40, 40)
+    images = torch.rand(3, 3, size, size)
     with torch.inference_mode():
         expected = objective.to_teacher(network(images))
         halves = joined(images).double().split(128, 1)
@@ -235,9 +238,9 @@ def test_a_network_without_a_map_leaves_it_to_the_objective(tmp_path):
 
 
 def test_weights_of_places_are_drawn_at_the_places_of_another_size():
-    one, larger = start_network("small"), start_network("small", input_size=80)
+    one, larger = start_network("small"), start_network("small", input_size=96)
     assert (larger.name, larger.new_layers) == (one.name, [])
-    assert larger.network.input_size == 80
+    assert larger.network.input_size == 96  # of which 80 are seen
     weight, drawn = (each.network.placed.weight.detach() for each in (one, larger))
     assert (weight.shape, drawn.shape) == ((128, 64, 7, 7), (128, 64, 9, 9))
     expected = scipy.ndimage.zoom(

@@ -753,7 +753,7 @@ def test_fit_from_a_mirrored_network_gives_a_mirrored_one(portrait):
     # The landmarks of both differ a little.
     assert chi2_pairs([one], [other])[0] < 0.1 * shipped_rule("small", 1e-3).threshold
     artifact = embedder.artifact
-    images = np.random.default_rng(0).normal(size=(1, 3, 64, 64)).astype(np.float32)
+    images = np.random.default_rng(0).normal(size=(1, 3, 76, 76)).astype(np.float32)
     model = OnnxModel(artifact.model)
     flipped = np.ascontiguousarray(images[..., ::-1])
     np.testing.assert_allclose(model.run(flipped), model.run(images), rtol=1e-4, atol=1e-5)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfpose.networks.layers import check_image_size, tight_part, tight_side
+from sfpose.networks.layers import check_image_size
 from sfpose.networks.squeezefaceposenet import SqueezeFacePoseNet, split_signs
 
 __all__ = ["SeveralLooks"]
@@ -36,14 +36,11 @@ class SeveralLooks(nn.Module):
     coarse : bool, default=False
         A third network that sees the whole image in 0.64 of its side. Its maps are smaller, so
         neighbours in those of the others are averaged until all have as many places.
-    tight : bool, default=False
-        All look at five sixths of the images' side alone, the lower ones and those in the middle
-        (:func:`sfpose.networks.layers.tight_part`), which are "the whole" then.
 
     Raises
     ------
     ValueError
-        If ``input_size`` is no multiple of 10, with ``tight`` of 12, or below twice as much.
+        If ``input_size`` is no multiple of 10 or below 20.
 
     Examples
     --------
@@ -64,19 +61,12 @@ class SeveralLooks(nn.Module):
         places: int = 64,
         values: int = 1000,
         coarse: bool = False,
-        tight: bool = False,
     ) -> None:
         super().__init__()
-        step = 12 if tight else 10
-        if input_size < 2 * step or input_size % step:
-            raise ValueError(
-                f"input_size must be a multiple of {step} from {2 * step} on; got {input_size}"
-            )
-        seen = tight_side(input_size) if tight else input_size
+        if input_size < 20 or input_size % 10:
+            raise ValueError(f"input_size must be a multiple of 10 from 20 on; got {input_size}")
         self.input_size = input_size
-        self._tight = tight
-        self._side = seen * 4 // 5
-        self._margin = seen // 10
+        self._side = input_size * 4 // 5
 
         def look(side: int) -> SqueezeFacePoseNet:
             network = SqueezeFacePoseNet(
@@ -91,7 +81,7 @@ class SeveralLooks(nn.Module):
             return network
 
         self.whole, self.centre = look(self._side), look(self._side)
-        self.coarse = look(seen * 16 // 25) if coarse else None
+        self.coarse = look(input_size * 16 // 25) if coarse else None
         count = len(self.looks)
         self._places = (self.coarse or self.whole).last_side
         self.map: nn.Linear | None = nn.Linear(count * values, 128, bias=False)
@@ -126,9 +116,8 @@ class SeveralLooks(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Descriptors (n, 256), all >= 0, of images (n, 3, input_size, input_size)."""
         check_image_size(images, self.input_size)
-        if self._tight:
-            images = tight_part(images, self.input_size)
-        middle = slice(self._margin, self._margin + self._side)
+        margin = (self.input_size - self._side) // 2
+        middle = slice(margin, margin + self._side)
         seen = {"whole": _smaller(images, 0.8), "centre": images[:, :, middle, middle]}
         if self.coarse is not None:
             seen["coarse"] = _smaller(images, 0.64)
