@@ -20,8 +20,6 @@ __all__ = [
     "map_side",
     "roots_of_shares",
     "shares_of_sum",
-    "tight_part",
-    "tight_side",
 ]
 
 _LEAST_SHARE = 1e-4
@@ -292,21 +290,6 @@ def roots_of_shares(shares: Tensor) -> Tensor:
 def length_of_roots(count: int) -> float:
     """Length of the :func:`roots_of_shares` of ``count`` values that do not all vanish."""
     return float((1 + count * _LEAST_SHARE) ** 0.5)
-
-
-def tight_side(size: int) -> int:
-    """Side of what :func:`tight_part` leaves of images of that side: five sixths of it."""
-    return size - 2 * (size // 12)
-
-
-def tight_part(images: Tensor, size: int) -> Tensor:
-    """The face in aligned images (n, 3, size, size), without the sixth above it and the sides.
-
-    Photos of faces often end there, so that nothing else of them can be taught.
-    """
-    # The side is given: a tracer would take the one of the images for no number.
-    margin = size // 12
-    return images[:, :, 2 * margin :, margin : size - margin]
 
 
 def check_image_size(images: Tensor, size: int) -> None:

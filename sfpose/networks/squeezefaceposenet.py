@@ -11,8 +11,6 @@ from sfpose.networks.layers import (
     convolution,
     roots_of_shares,
     shares_of_sum,
-    tight_part,
-    tight_side,
 )
 
 __all__ = ["Fire", "SqueezeFacePoseNet", "last_side", "split_signs"]
@@ -137,8 +135,8 @@ class SqueezeFacePoseNet(nn.Module):
         sum is added to the linear map's before it is brought to length 1. It starts by adding
         nothing. Only with ``mapped``, and for images of ``input_size``.
     tight : bool, default=False
-        See five sixths of the images' side alone, the lower ones and those in the middle
-        (:func:`sfpose.networks.layers.tight_part`). Only with ``places``.
+        See five sixths of the images' side alone, the lower ones and those in the middle: photos
+        of faces often end there, so that nothing else of them can be taught. Only with ``places``.
 
     Raises
     ------
@@ -203,7 +201,8 @@ class SqueezeFacePoseNet(nn.Module):
         if tight and not places:
             raise ValueError("a tight part is for images of one size; give places too")
         self.input_size = input_size
-        self._tight = tight
+        # Left out on either side, and twice as much above.
+        self._margin = input_size // 12 if tight else 0
         self.preactivation = preactivation
         self.conv1 = convolution(
             3,
@@ -234,7 +233,7 @@ class SqueezeFacePoseNet(nn.Module):
         )
         self.gdc: nn.Sequential | None = None
         if gdc:
-            side = last_side(input_size)
+            side = self.last_side
             self.gdc = convolution(
                 values,
                 values,
@@ -280,7 +279,7 @@ class SqueezeFacePoseNet(nn.Module):
     @property
     def last_side(self) -> int:
         """Side of the last map."""
-        return last_side(tight_side(self.input_size) if self._tight else self.input_size)
+        return last_side(self.input_size - 2 * self._margin)
 
     @property
     def place_count(self) -> int:
@@ -316,7 +315,11 @@ class SqueezeFacePoseNet(nn.Module):
         """Descriptors (n, 1000), mapped ones (n, 256), all >= 0, of images (n, 3, h, w)."""
         if self.gdc is not None or self.places is not None:
             check_image_size(images, self.input_size)
-        last = self.last_maps(tight_part(images, self.input_size) if self._tight else images)
+        if self._margin:
+            # To a side that is known: a tracer would take the images' own for no number.
+            middle = slice(self._margin, self.input_size - self._margin)
+            images = images[:, :, 2 * self._margin :, middle]
+        last = self.last_maps(images)
         added = None
         if self.places is not None:
             added = self.maps_of_places(last)
