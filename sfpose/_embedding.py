@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from sfpose.geometry import (
     BOX_SCALE,
     LANDMARK_CROP_SCALE,
+    MIRROR,
+    MIRRORED_LANDMARKS,
     similarity_to_canonical,
     squares_around,
     widen_matrix,
@@ -52,6 +54,10 @@ MinFaceScore: TypeAlias = 'float | Literal["auto"]'
 CropKind: TypeAlias = Literal["landmarks", "loose", "done"]
 
 _NORMALIZATIONS = ("none", "l1")
+_SURE = np.log(99)
+"""Logit of 0.99: two looks that say more, of a face or of none, are left at that."""
+_SIZES = (1.0, 0.8, 1.25)
+"""What is looked at more closely, over what was looked at first; outside of these little is won."""
 
 
 class _Network:
@@ -68,6 +74,10 @@ class _Network:
 
 class LandmarkFinder:
     """Finds landmarks in crops: one look at the whole, one at what the first found.
+
+    Where the two are in doubt whether it is a face, it is looked for again: in squares of three
+    sizes, in each and in its mirror image by three looks, as one that is lost for one of them,
+    most of all a profile, is found in another.
 
     Parameters
     ----------
@@ -87,18 +97,57 @@ class LandmarkFinder:
         """Landmarks (n, 5, 2) in pixels of each image and face scores (n,), 0 to 1.
 
         Looked for in squares (n, 3, 3) of the images, or in the whole of them. The score
-        is what both looks say together: the mean of their logits.
+        is what all looks say together: the mean of their logits.
         """
         if squares is None:
             squares = np.stack([letterbox_matrix(image.shape) for image in images])
-        landmarks, logits = self._look(images, squares)
-        around = similarity_to_canonical(landmarks) @ widen_matrix(LANDMARK_CROP_SCALE)
-        landmarks, again = self._look(images, around)
-        return landmarks, 1 / (1 + np.exp(-(logits + again) / 2))
+        landmarks, logits = self._follow(images, squares, looks=2)
+        doubtful = np.flatnonzero(np.abs(logits) < _SURE)
+        if len(doubtful):
+            again = [images[row] for row in doubtful]
+            landmarks[doubtful], logits[doubtful] = self._find_again(again, squares[doubtful])
+        return landmarks, 1 / (1 + np.exp(-logits))
+
+    def _find_again(
+        self, images: list[NDArray[np.uint8]], squares: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Landmarks where most is said for a face, and the mean logits of all looks."""
+        found = [
+            self._follow(images, squares @ widen_matrix(size), looks=3, mirrored=mirrored)
+            for size in _SIZES
+            for mirrored in (False, True)
+        ]
+        landmarks, logits = (np.stack(each) for each in zip(*found, strict=True))
+        return landmarks[logits.argmax(axis=0), np.arange(len(images))], logits.mean(axis=0)
+
+    def _follow(
+        self,
+        images: list[NDArray[np.uint8]],
+        squares: NDArray[np.float64],
+        *,
+        looks: int,
+        mirrored: bool = False,
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """What the last of some looks finds, each after the first around what the one before did.
+
+        With it the mean of their logits.
+        """
+        landmarks, logits = self._look(images, squares, mirrored=mirrored)
+        for _ in range(looks - 1):
+            around = similarity_to_canonical(landmarks) @ widen_matrix(LANDMARK_CROP_SCALE)
+            landmarks, more = self._look(images, around, mirrored=mirrored)
+            logits = logits + more
+        return landmarks, logits / looks
 
     def _look(
-        self, images: list[NDArray[np.uint8]], matrices: NDArray[np.float64]
+        self,
+        images: list[NDArray[np.uint8]],
+        matrices: NDArray[np.float64],
+        *,
+        mirrored: bool,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        if mirrored:
+            matrices = matrices @ MIRROR
         crops = [
             aligned_crop(image, matrix, self._network.size)
             for image, matrix in zip(images, matrices, strict=True)
@@ -110,6 +159,8 @@ class LandmarkFinder:
                 f"got shape {output.shape} for {len(crops)} images"
             )
         points = output[:, :10].reshape(-1, 5, 2)
+        if mirrored:
+            points = points[:, MIRRORED_LANDMARKS]
         landmarks = points @ matrices[:, :2, :2].transpose(0, 2, 1) + matrices[:, None, :2, 2]
         return landmarks, output[:, 10]
 

@@ -12,6 +12,8 @@ __all__ = [
     "BOX_SCALE",
     "CANONICAL_LANDMARKS",
     "LANDMARK_CROP_SCALE",
+    "MIRROR",
+    "MIRRORED_LANDMARKS",
     "similarity_to_canonical",
     "squares_around",
     "widen_matrix",
@@ -39,6 +41,12 @@ LANDMARK_CROP_SCALE = 1.4
 
 BOX_SCALE = 1.4
 """Side of the square in which the landmarks of a detector's box are looked for, in boxes."""
+
+MIRROR = np.array([[-1.0, 0, 1], [0, 1, 0], [0, 0, 1]])
+"""Map from the unit square to itself, left and right exchanged."""
+
+MIRRORED_LANDMARKS = [1, 0, 2, 4, 3]
+"""Order of the five landmarks of a mirrored face: eyes and mouth corners change sides."""
 
 
 def similarity_to_canonical(landmarks: ArrayLike) -> NDArray[np.float64]:

@@ -623,17 +623,20 @@ def test_agreement_with_the_teacher_is_over_the_right_photos():
     assert found["held_out"] == pytest.approx(cosines[20:].mean(), abs=1e-5)
 
 
-def test_a_run_goes_on_from_what_another_one_of_another_network_learned(tmp_path):
+def test_a_run_goes_on_from_what_another_one_of_another_network_learned(tmp_path, caplog):
     loop = LoopSettings(stages=(Stage(32, 12, 6),), optimizer="muon", learning_rate=1e-3)
     recipe = DistillationRecipe(loop=loop)
     first = tmp_path / "first.pt"
     distil(_faces(), first, recipe=recipe, progress=False)
+    assert caplog.text == ""  # from nothing, all is new
     learned = load_checkpoint(first)
     still = replace(loop, learning_rate=0.0)
     small = replace(recipe, network="squeezefaceposenet+dwc", loop=still)
     artifact, _ = distil(
         _faces(), tmp_path / "second.pt", start=first, recipe=small, name="small", progress=False
     )
+    assert "begun anew: fire2.expand3x3.0.weight, fire2.expand3x3.0.bias" in caplog.text
+    assert "conv10" not in caplog.text
     assert artifact.manifest["network"] == "squeezefaceposenet+dwc"
     assert artifact.manifest["name"] == "small"
     second = load_checkpoint(tmp_path / "second.pt")

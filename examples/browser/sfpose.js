@@ -17,6 +17,11 @@ const CANONICAL = [
   [70.7299, 92.2041],
 ].map(([x, y]) => [x / 112, y / 112]);
 const LANDMARK_CROP_SCALE = 1.4;
+const MIRROR = [-1, 0, 1, 0, 1, 0, 0, 0, 1];
+const MIRRORED_LANDMARKS = [1, 0, 2, 4, 3];
+// Two looks that say more are left at that; else faces are looked for in squares of these sizes.
+const SURE = Math.log(99);
+const SIZES = [1, 0.8, 1.25];
 
 // A picture: {width, height, data}, data of three bytes a pixel.
 
@@ -215,26 +220,42 @@ export class Verifier {
     return Object.assign(new Verifier(), { descriptor, landmarks });
   }
 
-  async #look(picture, square) {
-    const output = await this.landmarks.run(alignedCrop(picture, square, this.landmarks.size));
-    const points = [0, 1, 2, 3, 4].map((i) => {
+  async #look(picture, square, mirrored) {
+    const part = mirrored ? multiply(square, MIRROR) : square;
+    const output = await this.landmarks.run(alignedCrop(picture, part, this.landmarks.size));
+    const found = [0, 1, 2, 3, 4].map((i) => {
       const [u, v] = [output[2 * i], output[2 * i + 1]];
-      return [
-        square[0] * u + square[1] * v + square[2],
-        square[3] * u + square[4] * v + square[5],
-      ];
+      return [part[0] * u + part[1] * v + part[2], part[3] * u + part[4] * v + part[5]];
     });
+    const points = mirrored ? MIRRORED_LANDMARKS.map((i) => found[i]) : found;
     return { points, logit: output[10] };
+  }
+
+  // Each look after the first is at what the one before it found.
+  async #follow(picture, square, looks, mirrored = false) {
+    let seen = await this.#look(picture, square, mirrored);
+    const logits = [seen.logit];
+    while (logits.length < looks) {
+      const around = multiply(similarityToCanonical(seen.points), widening(LANDMARK_CROP_SCALE));
+      seen = await this.#look(picture, around, mirrored);
+      logits.push(seen.logit);
+    }
+    return { points: seen.points, logit: mean(logits) };
   }
 
   // Five points [x, y] in pixels of a loose crop of one face, and how surely it is one.
   async findLandmarks(picture) {
     const whole = centredSquare(picture, Math.max(picture.width, picture.height));
-    const first = await this.#look(picture, whole);
-    const around = multiply(similarityToCanonical(first.points), widening(LANDMARK_CROP_SCALE));
-    const second = await this.#look(picture, around);
-    const score = 1 / (1 + Math.exp(-(first.logit + second.logit) / 2));
-    return { points: second.points, score };
+    let { points, logit } = await this.#follow(picture, whole, 2);
+    if (Math.abs(logit) < SURE) {
+      const again = [];
+      for (const size of SIZES)
+        for (const mirrored of [false, true])
+          again.push(await this.#follow(picture, multiply(whole, widening(size)), 3, mirrored));
+      points = again.reduce((best, one) => (one.logit > best.logit ? one : best)).points;
+      logit = mean(again.map((one) => one.logit));
+    }
+    return { points, score: 1 / (1 + Math.exp(-logit)) };
   }
 
   // Values that are not negative and sum to 1.

@@ -104,9 +104,8 @@ def _add_taught(
     parser.add_argument(
         "--mixed-share",
         type=float,
-        default=0.5,
         metavar="SHARE",
-        help="of the images shown, those that are blends (default: 0.5)",
+        help="of the images shown, those that are blends (default: the recipe's)",
     )
     parser.add_argument(
         "--calibrate-on", type=Path, metavar="CFP", help="CFP folder or zip for the threshold"
@@ -120,16 +119,14 @@ def _add_taught(
     parser.add_argument(
         "--turned",
         type=float,
-        default=0.3,
         metavar="SHARE",
-        help="of the frontal faces, those that --face-surface turns (default: 0.3)",
+        help="of the frontal faces, those that --face-surface turns (default: the recipe's)",
     )
     parser.add_argument(
         "--light",
         type=float,
-        default=1.0,
         metavar="STRENGTH",
-        help="of changes of light, colour and sharpness (default: 1)",
+        help="of changes of light, colour and sharpness (default: the recipe's)",
     )
 
 
@@ -204,14 +201,13 @@ def _run_distil(options: argparse.Namespace) -> int:
     from sfpose.training.teachers import OnnxTeacher
 
     recipe = recipes.shorter(recipes.DistillationRecipe(), options.scale)
-    recipe = replace(
-        recipe,
-        network=options.network,
-        loop=_loop_settings(recipe.loop, options),
-        turned_share=options.turned,
-        blend_share=options.mixed_share,
-        light=options.light,
-    )
+    recipe = replace(recipe, network=options.network, loop=_loop_settings(recipe.loop, options))
+    own = {
+        "turned_share": options.turned,
+        "blend_share": options.mixed_share,
+        "light": options.light,
+    }
+    recipe = replace(recipe, **{name: value for name, value in own.items() if value is not None})
     faces = load_taught_faces(options.data, options.cache)
     blends = None
     if options.teacher is not None:

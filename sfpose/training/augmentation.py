@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = [
-    "MIRRORED_LANDMARKS",
     "GeometryJitter",
     "compose",
     "jitter_matrices",
@@ -24,10 +23,6 @@ __all__ = [
     "round_at_random",
     "sample_images",
 ]
-
-
-MIRRORED_LANDMARKS = [1, 0, 2, 4, 3]
-"""Order of the five landmarks of a mirrored face: eyes and mouth corners change sides."""
 
 
 class GeometryJitter(NamedTuple):

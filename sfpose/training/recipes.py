@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -43,6 +44,8 @@ __all__ = [
     "shorter",
     "teacher_agreement",
 ]
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,8 @@ def distil(
     start : str, Path, sequence of them or None
         See :func:`sfpose.training.starts.start_network`. Of the checkpoint of another
         distillation the objective's maps are taken too, which cost tens of thousands of images
-        to learn anew. The run's own checkpoint has the last word.
+        to learn anew. What the network has and the start has not is logged as a warning. The run's
+        own checkpoint has the last word.
     recipe : DistillationRecipe, optional
     face_surface : path, optional
         Surface for a :class:`~sfpose.training.turning.FaceTurner`; no face is turned
@@ -170,6 +174,10 @@ def distil(
     )
     begin = start_network(start, recipe.network, input_size=recipe.size)
     network, known = split_map(begin.network, begin.name, source.bank.shape[1])
+    own = dict(network.named_parameters())
+    left = [key for key in begin.new_layers if key in own]
+    if left and start is not None:
+        _LOG.warning("not in the start, so begun anew: %s", ", ".join(left))
     objective = distillation_objective(recipe, begin.name, network, source.bank)
     if known and not begin.objective:
         rebalance(network, known)
