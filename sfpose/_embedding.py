@@ -57,7 +57,7 @@ _NORMALIZATIONS = ("none", "l1")
 _SURE = np.log(99)
 """Logit of 0.99: two looks that say more, of a face or of none, are left at that."""
 _SIZES = (1.0, 0.8, 1.25)
-"""What is looked at more closely, over what was looked at first; outside of these little is won."""
+"""Sides of the squares that are looked at again, over the first one's; more of them win little."""
 
 
 class _Network:
@@ -76,8 +76,8 @@ class LandmarkFinder:
     """Finds landmarks in crops: one look at the whole, one at what the first found.
 
     Where the two are in doubt whether it is a face, it is looked for again: in squares of three
-    sizes, in each and in its mirror image by three looks, as one that is lost for one of them,
-    most of all a profile, is found in another.
+    sizes, in each and in its mirror image by three looks. A profile that is lost in one of them
+    often is found in another.
 
     Parameters
     ----------
@@ -128,10 +128,7 @@ class LandmarkFinder:
         looks: int,
         mirrored: bool = False,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """What the last of some looks finds, each after the first around what the one before did.
-
-        With it the mean of their logits.
-        """
+        """Landmarks of the last look, each being at what the one before found; mean logits."""
         landmarks, logits = self._look(images, squares, mirrored=mirrored)
         for _ in range(looks - 1):
             around = similarity_to_canonical(landmarks) @ widen_matrix(LANDMARK_CROP_SCALE)
