@@ -107,12 +107,16 @@ def test_the_page_answers_as_python_does(browse, portrait, hopper):
     )
     embedder, verifier = FaceEmbedder(), TemplateVerifier()
     # Mirrored pixels fall between two bytes where rounding decides; three looks add that up.
-    for first, second, loose in [(portrait, hopper, 1), (turned, portrait, 1), (lying, hopper, 10)]:
+    for first, second, pixels, loose in [
+        (portrait, hopper, 0.01, 1),
+        (turned, portrait, 0.01, 1),
+        (lying, hopper, 0.4, 10),
+    ]:
         told = browse(first, second)
         rows = embedder.transform([first, second])
         expected = verifier.verify(rows[0], rows[1])
         landmarks, scores = FaceAligner().find_landmarks([first])
-        np.testing.assert_allclose(told["landmarks"], landmarks[0], atol=0.04 * loose)
+        np.testing.assert_allclose(told["landmarks"], landmarks[0], atol=pixels)
         assert told["score"] == pytest.approx(scores[0], abs=1e-4 * loose)
         assert told["distance"] == pytest.approx(expected.distance, abs=1e-3 * loose)
         assert told["threshold"] == expected.threshold
