@@ -691,10 +691,13 @@ def test_settings_of_ones_own_go_into_the_run(tmp_path, monkeypatch):
     ("wrong", "message"),
     [
         (["--batch-size", "1"], "--batch-size must be at least 2; got 1"),
-        (["--mixed", "0"], "--mixed must be at least 1 (no --teacher shows no blends); got 0"),
+        (["--mixed", "-1"], "--mixed must be at least 0; got -1"),
+        (["--mixed", "5"], "as they with it; got no --teacher"),
+        (["--zooms", "0.9"], "as they with it; got no --teacher"),
+        (["--teacher", "a.onnx"], "--teacher must be given with --zooms or --mixed"),
     ],
 )
-def test_numbers_too_small_are_refused(wrong, message, tmp_path, capsys):
+def test_options_that_ask_for_nothing_are_refused(wrong, message, tmp_path, capsys):
     assert main(["train", "distil", "nowhere", "--out", str(tmp_path / "out"), *wrong]) == 2
     assert message in capsys.readouterr().err
 

@@ -92,14 +92,23 @@ def _add_taught(
         "--teacher",
         type=Path,
         metavar="ONNX",
-        help="the network that gave the stored embeddings, asked about blends of two faces",
+        help="the network that gave the stored embeddings, to ask about --zooms or --mixed",
+    )
+    parser.add_argument(
+        "--zooms",
+        nargs="+",
+        type=float,
+        default=(),
+        metavar="ZOOM",
+        help="ask --teacher about each photo in crops of so many times the usual side too, and "
+        "teach the mean (default: teach what is stored)",
     )
     parser.add_argument(
         "--mixed",
         type=int,
-        default=60_000,
+        default=0,
         metavar="N",
-        help="how many blends to ask --teacher about (default: 60000)",
+        help="ask --teacher about so many blends of two faces, and show them too (default: none)",
     )
     parser.add_argument(
         "--mixed-share",
@@ -184,9 +193,12 @@ def _run_landmarks(options: argparse.Namespace) -> int:
 
 def _run_distil(options: argparse.Namespace) -> int:
     """Distil the descriptor network, calibrate it and say where the artifact is."""
-    if options.mixed < 1:
+    if options.mixed < 0:
+        raise ValueError(f"--mixed must be at least 0; got {options.mixed}")
+    if (options.teacher is None) != (not options.zooms and not options.mixed):
         raise ValueError(
-            f"--mixed must be at least 1 (no --teacher shows no blends); got {options.mixed}"
+            "--teacher must be given with --zooms or --mixed, as they with it; got "
+            + ("no --teacher" if options.teacher is None else "--teacher alone")
         )
     checkpoint = checkpoint_of(options)
     from sfpose.cli.evaluate import people_range
@@ -194,6 +206,7 @@ def _run_distil(options: argparse.Namespace) -> int:
     from sfpose.protocols import CFP
     from sfpose.runtime.artifact import write_artifact
     from sfpose.training import recipes
+    from sfpose.training.asking import ask_at_zooms
     from sfpose.training.faces import load_taught_faces
     from sfpose.training.landmarks import find_own_landmarks
     from sfpose.training.mixing import make_blends
@@ -209,14 +222,17 @@ def _run_distil(options: argparse.Namespace) -> int:
     }
     recipe = replace(recipe, **{name: value for name, value in own.items() if value is not None})
     faces = load_taught_faces(options.data, options.cache)
+    landmarks = find_own_landmarks(faces, options.landmarks, options.cache)
     blends = None
     if options.teacher is not None:
         device = find_device(options.device)
         teacher = OnnxTeacher(options.teacher).to(device)
-        # Another teacher says other things of the same blends.
+        # Another teacher says other things of the same crops.
         said = options.cache / f"teacher_{sha256(options.teacher.read_bytes()).hexdigest()[:16]}"
-        blends = make_blends(faces, teacher, options.mixed, said, device=device)
-    landmarks = find_own_landmarks(faces, options.landmarks, options.cache)
+        if options.zooms:
+            faces = ask_at_zooms(faces, landmarks, teacher, options.zooms, said, device=device)
+        if options.mixed:
+            blends = make_blends(faces, teacher, options.mixed, said, device=device)
     artifact, agreement = recipes.distil(
         faces,
         checkpoint,

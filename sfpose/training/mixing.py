@@ -8,9 +8,7 @@ teacher is patient and consistent", CVPR 2022, call this function matching).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sfpose.geometry import similarity_to_canonical
 from sfpose.pose import head_pose
-from sfpose.training.augmentation import compose, mirror_matrices, sample_images
-from sfpose.training.faces import PhotoStore, TaughtFaces, known_matrices
-from sfpose.training.teachers import TEACHER_SIZE, Teacher, both_looks, each_look
+from sfpose.training.asking import PhotoCrops, ask
+from sfpose.training.faces import TaughtFaces
+from sfpose.training.teachers import Teacher, both_looks
 
 __all__ = ["Blends", "blended", "make_blends"]
 
@@ -103,7 +100,7 @@ def make_blends(
     chosen = order[np.stack([place, other], 1)]
     rows, mirrored = usable[chosen], yaw[chosen] < 0
     shares = draw.uniform(0.35, 0.65, count).astype(np.float32)
-    drawn = _Crops(faces, torch.device(device))
+    drawn = PhotoCrops(faces, torch.device(device))
 
     def crops(now: NDArray[np.int64]) -> Tensor:
         first, second = (drawn(rows[now, at], mirrored[now, at]) for at in (0, 1))
@@ -111,70 +108,8 @@ def make_blends(
 
     shape = (count, 2, faces.embeddings.shape[1])
     # Named after their borders: earlier versions asked about others.
-    looks = _ask(teacher, crops, cache / f"blends_black_{seed}.npy", shape, part)
+    looks = ask(teacher, crops, cache / f"blends_black_{seed}.npy", shape, part)
     return Blends(rows, mirrored, shares, both_looks(looks[:, 0], looks[:, 1]))
-
-
-class _Crops:
-    """Draws photos as the teacher saw them; nothing is moved to the device before the first.
-
-    Black where a photo ends: of faces whose surroundings are cut off so, what SFace says is nearer
-    to what it says of the whole than where they are filled, by reflection or otherwise.
-    """
-
-    def __init__(self, faces: TaughtFaces, device: torch.device) -> None:
-        self._faces, self._device = faces, device
-
-    @cached_property
-    def _photos(self) -> PhotoStore:
-        return PhotoStore(self._faces.photos, self._device)
-
-    @cached_property
-    def _to_photo(self) -> Tensor:
-        faces = self._faces
-        known = faces.scores > 0
-        return known_matrices(similarity_to_canonical, faces.landmarks, known, self._device)
-
-    def __call__(self, rows: NDArray[np.int64], mirrored: NDArray[np.bool_]) -> Tensor:
-        """Crops (n, 3, 112, 112) of photos by their rows (n,), mirrored where it says so."""
-        places = torch.from_numpy(rows).to(self._device)
-        mirror = mirror_matrices(torch.from_numpy(mirrored).to(self._device))
-        around = compose(self._to_photo[places], mirror)
-        photos = self._photos.take(places)
-        return sample_images(photos, around, TEACHER_SIZE)
-
-
-def _ask(
-    teacher: Teacher,
-    crops: Callable[[NDArray[np.int64]], Tensor],
-    path: Path,
-    shape: tuple[int, int, int],
-    part: int,
-) -> NDArray[np.float32]:
-    """Embeddings (n, 2, d) of crops by their number and of their mirror images.
-
-    What ``path`` holds already is not asked again.
-    """
-    from tqdm import tqdm
-
-    kept = _open(path, shape)
-    left = np.flatnonzero(~kept.any((1, 2)))
-    with tqdm(total=len(left), desc="asking the teacher", unit="face", disable=None) as bar:
-        for first in range(0, len(left), part):
-            now = left[first : first + part]
-            kept[now] = np.stack(each_look(teacher, crops(now)), 1)
-            bar.update(len(now))
-    return np.asarray(kept)
-
-
-def _open(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    if path.exists():
-        array = np.lib.format.open_memmap(path, mode="r+")
-        if array.shape == shape:
-            return array
-        raise ValueError(f"{path} must hold embeddings of shape {shape}; it has {array.shape}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
 
 
 def blended(first: Tensor, second: Tensor, shares: Tensor) -> Tensor:

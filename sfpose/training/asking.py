@@ -1,0 +1,161 @@
+"""What a teacher says of crops of photos: asked once, and kept in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sfpose.geometry import similarity_to_canonical, widen_matrix
+from sfpose.training.augmentation import compose, mirror_matrices, sample_images
+from sfpose.training.faces import PhotoStore, TaughtFaces, known_matrices
+from sfpose.training.teachers import TEACHER_SIZE, Teacher, each_look, unit_rows
+
+__all__ = ["PhotoCrops", "ask", "ask_at_zooms"]
+
+
+class PhotoCrops:
+    """Draws photos as the teacher saw them; nothing is moved to the device before the first.
+
+    Black where a photo ends: of faces whose surroundings are cut off so, what SFace says is nearer
+    to what it says of the whole than where they are filled, by reflection or otherwise.
+
+    Parameters
+    ----------
+    faces : TaughtFaces
+    device : torch.device
+    zoom : float, default=1.0
+        Side of the crops over the canonical crop's: below 1 is nearer.
+    """
+
+    def __init__(self, faces: TaughtFaces, device: torch.device, zoom: float = 1.0) -> None:
+        self._faces, self._device, self._zoom = faces, device, zoom
+
+    @cached_property
+    def _photos(self) -> PhotoStore:
+        return PhotoStore(self._faces.photos, self._device)
+
+    @cached_property
+    def _to_photo(self) -> Tensor:
+        faces = self._faces
+        known = faces.scores > 0
+
+        def zoomed(landmarks: NDArray[np.float32]) -> NDArray[np.float64]:
+            return similarity_to_canonical(landmarks) @ widen_matrix(self._zoom)
+
+        return known_matrices(zoomed, faces.landmarks, known, self._device)
+
+    def __call__(self, rows: NDArray[np.int64], mirrored: NDArray[np.bool_]) -> Tensor:
+        """Crops (n, 3, 112, 112) of photos by their rows (n,), mirrored where it says so."""
+        places = torch.from_numpy(rows).to(self._device)
+        mirror = mirror_matrices(torch.from_numpy(mirrored).to(self._device))
+        around = compose(self._to_photo[places], mirror)
+        photos = self._photos.take(places)
+        return sample_images(photos, around, TEACHER_SIZE)
+
+
+def ask(
+    teacher: Teacher,
+    crops: Callable[[NDArray[np.int64]], Tensor],
+    path: Path,
+    shape: tuple[int, int, int],
+    part: int = 256,
+) -> NDArray[np.float32]:
+    """Embeddings (n, 2, d) of crops by their number and of their mirror images.
+
+    What ``path`` holds already is not asked again.
+
+    Raises
+    ------
+    ValueError
+        If ``path`` holds embeddings of another shape.
+    """
+    from tqdm import tqdm
+
+    kept = _open(path, shape)
+    left = np.flatnonzero(~kept.any((1, 2)))
+    with tqdm(total=len(left), desc="asking the teacher", unit="face", disable=None) as bar:
+        for first in range(0, len(left), part):
+            now = left[first : first + part]
+            kept[now] = np.stack(each_look(teacher, crops(now)), 1)
+            bar.update(len(now))
+    return np.asarray(kept)
+
+
+def _open(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    if path.exists():
+        array = np.lib.format.open_memmap(path, mode="r+")
+        if array.shape == shape:
+            return array
+        raise ValueError(f"{path} must hold embeddings of shape {shape}; it has {array.shape}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+
+
+def ask_at_zooms(
+    faces: TaughtFaces,
+    landmarks: NDArray[np.float32] | None,
+    teacher: Teacher,
+    zooms: Sequence[float],
+    cache: Path,
+    *,
+    device: torch.device | str = "cpu",
+) -> TaughtFaces:
+    """Put the mean of what a teacher says of each face at several zooms in the place of one.
+
+    A teacher errs otherwise at each zoom: of CFP people 001 to 100, frontal against profile, SFace
+    has an EER of 5.30 % with image and mirror image, and of 5.03 % with the mean of two zooms.
+
+    Parameters
+    ----------
+    faces : TaughtFaces
+    landmarks : float32 array of shape (n, 5, 2) or None
+        By which faces are aligned for the teacher; the stored ones if None.
+    teacher : Teacher
+        The one that gave the stored embeddings, which count as one zoom more.
+    zooms : sequence of float
+        Sides of the crops over the canonical crop's, each above 0.
+    cache : Path
+        Folder for what the teacher said. What an interrupted call has asked is kept.
+    device : torch.device or str, default="cpu"
+        Where crops are drawn.
+
+    Returns
+    -------
+    TaughtFaces
+        ``faces`` with other embeddings, each the mean of rows of length 1.
+
+    Raises
+    ------
+    ValueError
+        If a zoom is not above 0.
+    """
+    if not all(zoom > 0 for zoom in zooms):
+        raise ValueError(f"zooms must be above 0; got {list(zooms)}")
+    points = faces.landmarks if landmarks is None else landmarks
+    aligned = replace(faces, landmarks=points)
+    known = np.flatnonzero(faces.scores > 0)
+    straight = np.zeros(len(known), bool)
+    # What is said of other landmarks is another thing.
+    by = sha256(np.ascontiguousarray(points).tobytes()).hexdigest()[:16]
+    looks = [unit_rows(each[known]) for each in (faces.embeddings, faces.mirror_embeddings)]
+    for zoom in zooms:
+        drawn = PhotoCrops(aligned, torch.device(device), zoom)
+
+        def crops(now: NDArray[np.int64], drawn: PhotoCrops = drawn) -> Tensor:
+            return drawn(known[now], straight[now])
+
+        shape = (len(known), 2, faces.embeddings.shape[1])
+        said = ask(teacher, crops, cache / f"photos_black_{by}_{zoom:g}.npy", shape)
+        looks = [look + unit_rows(said[:, side]) for side, look in enumerate(looks)]
+    images, mirrors = (np.zeros_like(faces.embeddings) for _ in range(2))
+    for embeddings, look in zip((images, mirrors), looks, strict=True):
+        embeddings[known] = look / (1 + len(zooms))
+    return replace(faces, embeddings=images, mirror_embeddings=mirrors)
