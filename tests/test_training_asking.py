@@ -113,7 +113,7 @@ def test_no_zoom_leaves_targets_as_they_are(tmp_path):
     np.testing.assert_allclose(teacher_targets(same), teacher_targets(faces), atol=1e-6)
 
 
-@pytest.mark.parametrize("wrong", [0.0, -1.0, float("nan")])
-def test_zooms_must_be_above_zero(wrong, tmp_path):
-    with pytest.raises(ValueError, match=r"zooms must be above 0; got \[1.0, "):
+@pytest.mark.parametrize("wrong", [0.0, -1.0, float("nan"), float("inf")])
+def test_zooms_must_be_above_zero_and_finite(wrong, tmp_path):
+    with pytest.raises(ValueError, match=r"zooms must be above 0 and finite; got \[1.0, "):
         ask_at_zooms(_faces(), None, Corners(), [1.0, wrong], tmp_path)

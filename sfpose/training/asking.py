@@ -136,10 +136,10 @@ def ask_at_zooms(
     Raises
     ------
     ValueError
-        If a zoom is not above 0.
+        If a zoom is not above 0 and finite.
     """
-    if not all(zoom > 0 for zoom in zooms):
-        raise ValueError(f"zooms must be above 0; got {list(zooms)}")
+    if not all(0 < zoom < np.inf for zoom in zooms):
+        raise ValueError(f"zooms must be above 0 and finite; got {list(zooms)}")
     points = faces.landmarks if landmarks is None else landmarks
     aligned = replace(faces, landmarks=points)
     known = np.flatnonzero(faces.scores > 0)
