@@ -19,12 +19,8 @@ from peers import cosine_distance
 
 from sfpose import FaceAligner
 from sfpose.evaluation import evaluate_cfp
-from sfpose.geometry import similarity_to_canonical, widen_matrix
-from sfpose.preprocessing import aligned_crop
 from sfpose.protocols import CFP
 from sfpose.training.teachers import TEACHER_SIZE, OnnxTeacher, both_looks, each_look
-
-PART = 100
 
 
 def main() -> None:
@@ -35,17 +31,12 @@ def main() -> None:
     options = parser.parse_args()
     folder = CFP(options.data / "cfp_dev.zip", people=range(1, 101))
     teacher = OnnxTeacher(options.teacher)
-    landmarks, _ = FaceAligner(min_face_score=0, n_jobs=2).find_landmarks(folder.images)
     said = {}
     for zoom in options.zooms:
-        matrices = similarity_to_canonical(landmarks) @ widen_matrix(zoom)
-        answers = []
-        for first in range(0, len(matrices), PART):
-            now = range(first, min(first + PART, len(matrices)))
-            crops = [aligned_crop(folder.images[k], matrices[k], TEACHER_SIZE) for k in now]
-            planes = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2) / 255
-            answers.append(both_looks(*each_look(teacher, planes)))
-        said[zoom] = np.concatenate(answers)
+        aligner = FaceAligner(size=TEACHER_SIZE, margin=zoom, min_face_score=0, n_jobs=2)
+        crops = torch.from_numpy(aligner.transform(folder.images)).permute(0, 3, 1, 2)
+        parts = (both_looks(*each_look(teacher, part / 255)) for part in crops.split(100))
+        said[zoom] = np.concatenate(list(parts))
     print("zooms                 F-P    F-F  5 v 4")
     for count in range(1, len(said) + 1):
         for zooms in combinations(said, count):

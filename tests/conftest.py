@@ -35,6 +35,21 @@ def portrait():
     return np.asarray(image)[45:205, 150:310, :3]
 
 
+@pytest.fixture(scope="session")
+def opencv_crop():
+    """OpenCV's crop (side, side, 3), values 0 to 1, by a map from the unit square to pixels."""
+    cv2 = pytest.importorskip("cv2")
+    # OpenCV counts from the centre of the first pixel.
+    half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
+
+    def crop(photo, matrix, side):
+        inverse = np.linalg.inv(half) @ matrix @ np.diag([1 / side, 1 / side, 1]) @ half
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        return cv2.warpAffine(photo, inverse[:2], (side, side), flags=flags) / 255
+
+    return crop
+
+
 @pytest.fixture
 def photos(portrait):
     """Three images of one face, of different sizes."""

@@ -66,21 +66,16 @@ def test_the_mean_of_stored_and_asked_embeddings_is_taught(tmp_path):
     np.testing.assert_array_equal(taught.landmarks, faces.landmarks)
 
 
-def test_crops_are_drawn_as_opencv_draws_them(tmp_path):
+def test_crops_are_drawn_as_opencv_draws_them(tmp_path, opencv_crop):
     """By the landmarks given, of the zoom asked for, black where a photo ends."""
-    cv2 = pytest.importorskip("cv2")
     faces, teacher = _faces(), Corners()
     own = faces.landmarks + np.random.default_rng(1).normal(0, 3, (5, 5, 2)).astype(np.float32)
     ask_at_zooms(faces, own, teacher, [0.8, 1.2], tmp_path)
-    half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
     shown = zip(teacher.shown[::2], teacher.shown[1::2], strict=True)
     for zoom, (image, mirror) in zip((0.8, 1.2), shown, strict=True):
         for row, photo in enumerate(faces.photos):
             matrix = (similarity_to_canonical(own) @ widen_matrix(zoom))[row]
-            # OpenCV counts from the centre of the first pixel.
-            inverse = np.linalg.inv(half) @ matrix @ np.diag([1 / SIDE, 1 / SIDE, 1]) @ half
-            flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-            expected = cv2.warpAffine(photo, inverse[:2], (SIDE, SIDE), flags=flags) / 255
+            expected = opencv_crop(photo, matrix, SIDE)
             assert ((expected == 0).all(2).mean() > 0.1) == (zoom > 1)
             assert np.abs(image[row] - expected).mean() < 0.01
             assert np.abs(mirror[row] - expected[:, ::-1]).mean() < 0.01

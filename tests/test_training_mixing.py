@@ -157,7 +157,7 @@ def test_the_teacher_is_asked_once(tmp_path):
         make_blends(faces, teacher, 81, tmp_path)
 
 
-def test_blends_are_drawn_for_the_teacher_as_opencv_draws_photos(tmp_path):
+def test_blends_are_drawn_for_the_teacher_as_opencv_draws_photos(tmp_path, opencv_crop):
     """Black where a photo ends: so were the crops that stored embeddings are of."""
     cv2 = pytest.importorskip("cv2")
     rng = np.random.default_rng(0)
@@ -178,12 +178,7 @@ def test_blends_are_drawn_for_the_teacher_as_opencv_draws_photos(tmp_path):
     to_photos = similarity_to_canonical(faces.landmarks)
     for place in alone:
         row = blends.rows[place, 0]
-        matrix = to_photos[row] @ np.diag([1 / 112, 1 / 112, 1])
-        # OpenCV counts from the centre of the first pixel.
-        half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
-        inverse = (np.linalg.inv(half) @ matrix @ half)[:2]
-        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        expected = cv2.warpAffine(faces.photos[row], inverse, (112, 112), flags=flags) / 255
+        expected = opencv_crop(faces.photos[row], to_photos[row], 112)
         assert (expected == 0).all(2).mean() > 0.02
         assert np.abs(seen[0][place] - expected).mean() < 0.01
 

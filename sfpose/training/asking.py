@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sfpose.geometry import similarity_to_canonical, widen_matrix
-from sfpose.training.augmentation import compose, mirror_matrices, sample_images
+from sfpose.training.augmentation import compose, sample_images
 from sfpose.training.faces import PhotoStore, TaughtFaces, known_matrices
 from sfpose.training.teachers import TEACHER_SIZE, Teacher, each_look, unit_rows
 
@@ -31,12 +31,10 @@ class PhotoCrops:
     ----------
     faces : TaughtFaces
     device : torch.device
-    zoom : float, default=1.0
-        Side of the crops over the canonical crop's: below 1 is nearer.
     """
 
-    def __init__(self, faces: TaughtFaces, device: torch.device, zoom: float = 1.0) -> None:
-        self._faces, self._device, self._zoom = faces, device, zoom
+    def __init__(self, faces: TaughtFaces, device: torch.device) -> None:
+        self._faces, self._device = faces, device
 
     @cached_property
     def _photos(self) -> PhotoStore:
@@ -46,17 +44,16 @@ class PhotoCrops:
     def _to_photo(self) -> Tensor:
         faces = self._faces
         known = faces.scores > 0
+        return known_matrices(similarity_to_canonical, faces.landmarks, known, self._device)
 
-        def zoomed(landmarks: NDArray[np.float32]) -> NDArray[np.float64]:
-            return similarity_to_canonical(landmarks) @ widen_matrix(self._zoom)
+    def __call__(self, rows: NDArray[np.int64], inner: Tensor) -> Tensor:
+        """Crops (n, 3, 112, 112) of photos by their rows (n,).
 
-        return known_matrices(zoomed, faces.landmarks, known, self._device)
-
-    def __call__(self, rows: NDArray[np.int64], mirrored: NDArray[np.bool_]) -> Tensor:
-        """Crops (n, 3, 112, 112) of photos by their rows (n,), mirrored where it says so."""
+        ``inner`` maps the unit square to what is seen of the canonical crop: (n, 3, 3), or
+        (3, 3) for all.
+        """
         places = torch.from_numpy(rows).to(self._device)
-        mirror = mirror_matrices(torch.from_numpy(mirrored).to(self._device))
-        around = compose(self._to_photo[places], mirror)
+        around = compose(self._to_photo[places], inner.to(self._device))
         photos = self._photos.take(places)
         return sample_images(photos, around, TEACHER_SIZE)
 
@@ -65,7 +62,7 @@ def ask(
     teacher: Teacher,
     crops: Callable[[NDArray[np.int64]], Tensor],
     path: Path,
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     part: int = 256,
 ) -> NDArray[np.float32]:
     """Embeddings (n, 2, d) of crops by their number and of their mirror images.
@@ -141,22 +138,21 @@ def ask_at_zooms(
     if not all(0 < zoom < np.inf for zoom in zooms):
         raise ValueError(f"zooms must be above 0 and finite; got {list(zooms)}")
     points = faces.landmarks if landmarks is None else landmarks
-    aligned = replace(faces, landmarks=points)
+    drawn = PhotoCrops(replace(faces, landmarks=points), torch.device(device))
     known = np.flatnonzero(faces.scores > 0)
-    straight = np.zeros(len(known), bool)
     # What is said of other landmarks is another thing.
     by = sha256(np.ascontiguousarray(points).tobytes()).hexdigest()[:16]
-    looks = [unit_rows(each[known]) for each in (faces.embeddings, faces.mirror_embeddings)]
+    looks = np.stack([faces.embeddings, faces.mirror_embeddings], axis=1)
+    said = unit_rows(looks[known])
     for zoom in zooms:
-        drawn = PhotoCrops(aligned, torch.device(device), zoom)
+        wider = torch.from_numpy(widen_matrix(zoom).astype(np.float32))
 
-        def crops(now: NDArray[np.int64], drawn: PhotoCrops = drawn) -> Tensor:
-            return drawn(known[now], straight[now])
+        def crops(now: NDArray[np.int64], wider: Tensor = wider) -> Tensor:
+            return drawn(known[now], wider)
 
-        shape = (len(known), 2, faces.embeddings.shape[1])
-        said = ask(teacher, crops, cache / f"photos_black_{by}_{zoom:g}.npy", shape)
-        looks = [look + unit_rows(said[:, side]) for side, look in enumerate(looks)]
-    images, mirrors = (np.zeros_like(faces.embeddings) for _ in range(2))
-    for embeddings, look in zip((images, mirrors), looks, strict=True):
-        embeddings[known] = look / (1 + len(zooms))
-    return replace(faces, embeddings=images, mirror_embeddings=mirrors)
+        said += unit_rows(
+            ask(teacher, crops, cache / f"photos_black_{by}_{zoom:g}.npy", said.shape)
+        )
+    taught = np.zeros_like(looks)
+    taught[known] = said / (1 + len(zooms))
+    return replace(faces, embeddings=taught[:, 0], mirror_embeddings=taught[:, 1])

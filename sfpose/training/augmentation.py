@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sfpose.geometry import MIRROR
+
 __all__ = [
     "GeometryJitter",
     "compose",
@@ -62,10 +64,8 @@ def jitter_matrices(count: int, jitter: GeometryJitter, *, device: torch.device)
 
 def mirror_matrices(flags: Tensor) -> Tensor:
     """3x3 matrices that mirror the unit square left to right where ``flags`` is set."""
-    matrices = torch.eye(3, device=flags.device).repeat(len(flags), 1, 1)
-    matrices[:, 0, 0] = 1 - 2 * flags.float()
-    matrices[:, 0, 2] = flags.float()
-    return matrices
+    mirror = torch.tensor(MIRROR, dtype=torch.float32, device=flags.device)
+    return torch.where(flags[:, None, None], mirror, torch.eye(3, device=flags.device))
 
 
 def compose(outer: Tensor, inner: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sfpose.pose import head_pose
 from sfpose.training.asking import PhotoCrops, ask
+from sfpose.training.augmentation import mirror_matrices
 from sfpose.training.faces import TaughtFaces
 from sfpose.training.teachers import Teacher, both_looks
 
@@ -103,7 +104,10 @@ def make_blends(
     drawn = PhotoCrops(faces, torch.device(device))
 
     def crops(now: NDArray[np.int64]) -> Tensor:
-        first, second = (drawn(rows[now, at], mirrored[now, at]) for at in (0, 1))
+        first, second = (
+            drawn(rows[now, at], mirror_matrices(torch.from_numpy(mirrored[now, at])))
+            for at in (0, 1)
+        )
         return blended(first, second, torch.from_numpy(shares[now]).to(first.device))
 
     shape = (count, 2, faces.embeddings.shape[1])

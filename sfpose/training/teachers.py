@@ -93,8 +93,8 @@ def both_looks(
 
 
 def unit_rows(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows (n, d) brought to length 1."""
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-8)
+    """Rows (..., d) brought to length 1."""
+    return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-8)
 
 
 # Each names every attribute that it knows, so that one that it does not know is an error.
