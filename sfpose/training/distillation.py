@@ -24,7 +24,7 @@ from sfpose.training.mixing import Blends, blended
 from sfpose.training.teachers import both_looks, unit_rows
 from sfpose.training.turning import FaceTurner
 
-__all__ = ["TaughtFaceSource", "normalise_images", "teacher_centre", "teacher_targets"]
+__all__ = ["TaughtFaceSource", "normalise_images", "teacher_targets"]
 
 
 _JITTER = GeometryJitter(turn=6, shift=0.025, log_scale=0.06, log_stretch=0.04)
@@ -37,27 +37,23 @@ def normalise_images(images: Tensor) -> Tensor:
     return (images - mean) / std
 
 
-def teacher_centre(faces: TaughtFaces) -> NDArray[np.float32]:
-    """Mean (d,) of what the teacher says of all photos in which a face was found."""
-    known = faces.scores > 0
-    centre: NDArray[np.float32] = both_looks(
-        faces.embeddings[known], faces.mirror_embeddings[known]
-    ).mean(0)
-    return centre
-
-
-def teacher_targets(faces: TaughtFaces) -> NDArray[np.float32]:
+def teacher_targets(faces: TaughtFaces, blends: Blends | None = None) -> NDArray[np.float32]:
     """What the student has to find: the teacher's mean of image and mirror.
 
-    Centred: what all photos of the set share, such as black where tight ones end, says nothing of
-    a person, and would bring strangers on such photos nearer to each other.
+    Centred on the mean of the photos in which a face was found: what all of them share, such as
+    black where tight ones end, says nothing of a person, and would bring strangers on such photos
+    nearer to each other.
 
     Returns
     -------
     float32 array of shape (n, d)
-        Centred on the mean of all faces, rows of length 1.
+        Rows of length 1: all faces, then all blends.
     """
-    return unit_rows(both_looks(faces.embeddings, faces.mirror_embeddings) - teacher_centre(faces))
+    looks = both_looks(faces.embeddings, faces.mirror_embeddings)
+    centre = looks[faces.scores > 0].mean(0)
+    if blends is not None:
+        looks = np.concatenate([looks, blends.embeddings])
+    return unit_rows(looks - centre)
 
 
 class TaughtFaceSource:
@@ -114,10 +110,9 @@ class TaughtFaceSource:
                 raise ValueError(f"{name} must be between 0 and 1; got {share}")
         usable = (faces.scores >= smallest_score) & ~faces.held_out
         self.rows = np.flatnonzero(usable)
-        bank = teacher_targets(faces)[self.rows]
-        if blends is not None:
-            bank = np.concatenate([bank, unit_rows(blends.embeddings - teacher_centre(faces))])
-        self.bank = torch.from_numpy(bank)
+        targets = teacher_targets(faces, blends)
+        blended_rows = np.arange(len(usable), len(targets))
+        self.bank = torch.from_numpy(targets[np.concatenate([self.rows, blended_rows])])
         self._device = torch.device(device)
         self._photos = PhotoStore(faces.photos, self._device)
         points = faces.landmarks if landmarks is None else landmarks
