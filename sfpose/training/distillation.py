@@ -111,8 +111,7 @@ class TaughtFaceSource:
         usable = (faces.scores >= smallest_score) & ~faces.held_out
         self.rows = np.flatnonzero(usable)
         targets = teacher_targets(faces, blends)
-        blended_rows = np.arange(len(usable), len(targets))
-        self.bank = torch.from_numpy(targets[np.concatenate([self.rows, blended_rows])])
+        self.bank = torch.from_numpy(np.concatenate([targets[self.rows], targets[len(usable) :]]))
         self._device = torch.device(device)
         self._photos = PhotoStore(faces.photos, self._device)
         points = faces.landmarks if landmarks is None else landmarks
