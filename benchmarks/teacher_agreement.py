@@ -7,6 +7,8 @@ DATA is the folder of the training data (see docs/training.md), with cfp_dev.zip
 teacher's embedding (mean of image and mirror image) of the same photo, aligned by the landmark
 network, either less its mean over the photos of the row: what all of them share, such as the black
 border of tight crops, is not agreement about who is who. Photos without a face are left out.
+FairFace's rows by yaw tell, of heads turned alike, photos that networks learn from and photos held
+out apart: a network that is far behind on the latter knows the former by heart.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import csv
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +24,15 @@ import torch
 from sklearn.metrics.pairwise import paired_cosine_distances
 
 from sfpose import FaceAligner, FaceEmbedder
+from sfpose.pose import head_pose
 from sfpose.protocols import CFP, PoseFolder
 from sfpose.runtime.artifact import read_artifact
 from sfpose.training.faces import TaughtFaces, load_taught_faces
 from sfpose.training.maps import is_mapped
 from sfpose.training.teachers import OnnxTeacher, both_looks, each_look
+
+YAWS = (0, 15, 30, 45, 60, 75, 91)
+"""Degrees of yaw, to either side, between which FairFace's photos are taken together."""
 
 
 def mapped_values(descriptors: np.ndarray) -> np.ndarray:
@@ -53,6 +60,14 @@ def photos_by_kind(
     race = np.full(len(faces.held_out), "", dtype=object)
     race[faces.held_out] = [races[str(name)] for name in names]
     yield "FairFace, held out", faces.photos, some(faces.held_out)
+    seen = faces.scores > 0
+    yaw = np.full(len(seen), np.nan)
+    yaw[seen] = np.abs(head_pose(faces.landmarks[seen]).yaw)
+    for least, most in pairwise(YAWS):
+        alike = (yaw >= least) & (yaw < most)
+        for kind, group in (("learned from", ~faces.held_out), ("held out", faces.held_out)):
+            name = f"FairFace, {kind}, yaw {least:2d} to {most}"
+            yield name, faces.photos, some(alike & group)
     for name in np.unique(race[faces.held_out]):
         yield f"FairFace, held out, {name}", faces.photos, some(faces.held_out & (race == name))
     folders = {

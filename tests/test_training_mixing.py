@@ -47,6 +47,13 @@ class MeanColour:
         return torch.stack([means, 1 - means], 1)
 
 
+def _given(blends, heights):
+    """Shares (n, h) of the first face at heights 0 to 1 of the crop, by the definition."""
+    seams = np.float64(blends.seams)[:, None]
+    above = 1 / (1 + np.exp((heights - seams) / 0.03))
+    return np.where(np.isnan(seams), blends.shares[:, None], above)
+
+
 def _means(blends):
     """What MeanColour saw: the embeddings are twice its answers at length 1."""
     return blends.embeddings[:, 0] / blends.embeddings.sum(1)
@@ -61,8 +68,13 @@ def test_a_blend_lies_between_its_two_faces_and_the_teacher_saw_it(tmp_path):
     assert both.sum() > 20
     assert blends.shares.min() >= 0.35
     assert blends.shares.max() <= 0.65
+    with_seam = np.isfinite(blends.seams)
+    assert 20 < with_seam.sum() < 50
+    assert blends.seams[with_seam].min() >= 0.4
+    assert blends.seams[with_seam].max() <= 0.65
     levels = np.float32([0, 200])[blends.rows] / 255
-    expected = blends.shares * levels[:, 0] + (1 - blends.shares) * levels[:, 1]
+    given = _given(blends, (np.arange(SIDE) + 0.5) / SIDE).mean(1)
+    expected = given * levels[:, 0] + (1 - given) * levels[:, 1]
     np.testing.assert_allclose(_means(blends), expected, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(blends.embeddings, axis=1), 2, rtol=1e-5)
 
@@ -148,13 +160,36 @@ def test_the_teacher_is_asked_once(tmp_path):
     faces, teacher = _grey([0, 100, 200]), MeanColour()
     first = make_blends(faces, teacher, 80, tmp_path, part=32)
     assert teacher.asked == 160
-    rows = np.lib.format.open_memmap(tmp_path / "blends_black_0.npy", mode="r+")
+    (kept,) = tmp_path.iterdir()
+    rows = np.lib.format.open_memmap(kept, mode="r+")
     rows[64:] = 0  # as if it had been stopped after the second part
     again = make_blends(faces, teacher, 80, tmp_path)
     assert teacher.asked == 192
     np.testing.assert_array_equal(again.embeddings, first.embeddings)
-    with pytest.raises(ValueError, match=r"must hold embeddings of shape \(81, 2, 2\)"):
-        make_blends(faces, teacher, 81, tmp_path)
+    moved = replace(faces, landmarks=faces.landmarks + 1)
+    for other in ({"faces": faces, "count": 81}, {"faces": moved, "count": 80}):
+        before = teacher.asked
+        make_blends(teacher=teacher, cache=tmp_path, **other)
+        assert teacher.asked - before == 2 * other["count"]
+
+
+def test_heads_turned_far_are_blended_as_often_as_others(tmp_path):
+    """Nine in ten of these photos look at the camera; of the blends only as many as of degrees."""
+    rng = np.random.default_rng(0)
+    degrees = np.concatenate([rng.uniform(0, 20, 900), rng.uniform(20, 80, 100)])
+    points = np.stack([6 * FACE_POINTS @ _turned_by(each).T[:, :2] + SIDE / 2 for each in degrees])
+    faces = replace(_grey([0] * 1000), landmarks=points.astype(np.float32))
+    found = np.abs(head_pose(faces.landmarks).yaw)
+    np.testing.assert_allclose(found, degrees, atol=2)
+    first = found[make_blends(faces, MeanColour(), 2000, tmp_path).rows[:, 0]]
+    # To the hundredth that is turned farthest.
+    most = np.quantile(found, 0.99)
+    shares = np.histogram(first, most * np.array([0, 0.25, 0.5, 0.75, 1.05]))[0] / 2000
+    np.testing.assert_allclose(shares, 0.25, atol=0.05)
+    turned = make_blends(faces, MeanColour(), 500, tmp_path, least_yaw=30)
+    assert found[turned.rows].min() >= 30
+    with pytest.raises(ValueError, match="least_yaw must be from 0 to below 90 degrees; got 90"):
+        make_blends(faces, MeanColour(), 4, tmp_path, least_yaw=90)
 
 
 def test_blends_are_drawn_for_the_teacher_as_opencv_draws_photos(tmp_path, opencv_crop):
@@ -200,8 +235,8 @@ def test_blends_are_shown_as_often_as_asked_for_under_their_own_embeddings(tmp_p
     levels = np.float32([0, 60, 120, 180]) / 255
     mixed = np.flatnonzero(targets >= 4)
     own = levels[blends.rows[targets[mixed] - 4]]
-    share = blends.shares[targets[mixed] - 4]
-    expected = share * own[:, 0] + (1 - share) * own[:, 1]
+    share = _given(blends, np.array([16.5 / 32]))[targets[mixed] - 4, 0]
+    expected = np.float32(share * own[:, 0] + (1 - share) * own[:, 1])
     centre = normalise_images(torch.from_numpy(expected).view(-1, 1, 1, 1).expand(-1, 3, 1, 1))
     torch.testing.assert_close(images[mixed, :, 16, 16], centre[:, :, 0, 0], atol=1e-4, rtol=0)
 
@@ -267,8 +302,9 @@ def test_the_command_asks_the_teacher_that_it_is_given(tmp_path, monkeypatch):
         given.append(blends)
         raise ValueError("enough")
 
-    monkeypatch.setattr("sfpose.training.faces.load_taught_faces", lambda *_: _grey([0, 100, 200]))
-    monkeypatch.setattr("sfpose.training.landmarks.find_own_landmarks", lambda *_: None)
+    faces = _grey([0, 100, 200])
+    monkeypatch.setattr("sfpose.training.faces.load_taught_faces", lambda *_: faces)
+    monkeypatch.setattr("sfpose.training.landmarks.find_own_landmarks", lambda *_: faces.landmarks)
     monkeypatch.setattr("sfpose.training.recipes.distil", distil)
     command = ["train", "distil", "data", "--out", str(tmp_path / "out")]
     for name in ("one.onnx", "other.onnx"):

@@ -111,6 +111,13 @@ def _add_taught(
         help="ask --teacher about so many blends of two faces, and show them too (default: none)",
     )
     parser.add_argument(
+        "--mixed-from",
+        type=float,
+        default=0.0,
+        metavar="DEGREES",
+        help="blend heads alone that are turned to the side by so much or more (default: 0)",
+    )
+    parser.add_argument(
         "--mixed-share",
         type=float,
         metavar="SHARE",
@@ -232,7 +239,14 @@ def _run_distil(options: argparse.Namespace) -> int:
         if options.zooms:
             faces = ask_at_zooms(faces, landmarks, teacher, options.zooms, said, device=device)
         if options.mixed:
-            blends = make_blends(faces, teacher, options.mixed, said, device=device)
+            blends = make_blends(
+                replace(faces, landmarks=landmarks),
+                teacher,
+                options.mixed,
+                said,
+                least_yaw=options.mixed_from,
+                device=device,
+            )
     artifact, agreement = recipes.distil(
         faces,
         checkpoint,

@@ -123,9 +123,9 @@ class TaughtFaceSource:
         self._light = light
         self._blend_share = 0.0 if blends is None else blend_share
         if blends is not None:
-            self._pairs, self._mirrored, self._shares = (
+            self._pairs, self._mirrored, self._shares, self._seams = (
                 torch.from_numpy(each).to(self._device)
-                for each in (blends.rows, blends.mirrored, blends.shares)
+                for each in (blends.rows, blends.mirrored, blends.shares, blends.seams)
             )
         self._turner = turner
         self._turned_share = turned_share
@@ -169,7 +169,8 @@ class TaughtFaceSource:
         crops = look(rows, mirrored, inner)
         if mixed:
             second = look(self._pairs[drawn, 1], self._mirrored[drawn, 1], inner[:mixed])
-            crops[:mixed] = blended(crops[:mixed], second, self._shares[drawn])
+            how = (each[drawn] for each in (self._shares, self._seams))
+            crops[:mixed] = blended(crops[:mixed], second, *how)
         if self._turner is not None:
             turned = self._frontal[rows] & (torch.rand(count, device=device) < self._turned_share)
             turned[:mixed] = False
