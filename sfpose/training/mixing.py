@@ -106,7 +106,8 @@ def make_blends(
         raise ValueError(f"least_yaw must be from 0 to below 90 degrees; got {least_yaw}")
     usable = np.flatnonzero((faces.scores >= 0.6) & ~faces.held_out)
     yaw = head_pose(faces.landmarks[usable]).yaw
-    usable, yaw = (each[np.abs(yaw) >= least_yaw] for each in (usable, yaw))
+    enough = np.abs(yaw) >= least_yaw
+    usable, yaw = usable[enough], yaw[enough]
     if len(usable) < 2:
         raise ValueError(f"blends need at least two faces to learn from; got {len(usable)}")
     # Neighbours in this order are turned alike, but for the side.
