@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch", reason="training needs the [train] extra")
 from sfpose.cli import main  # noqa: E402
 from sfpose.geometry import CANONICAL_LANDMARKS, similarity_to_canonical  # noqa: E402
 from sfpose.pose import FACE_POINTS, head_pose  # noqa: E402
+from sfpose.training.asking import ask  # noqa: E402
 from sfpose.training.augmentation import GeometryJitter  # noqa: E402
 from sfpose.training.distillation import TaughtFaceSource, normalise_images  # noqa: E402
 from sfpose.training.faces import TaughtFaces  # noqa: E402
@@ -166,6 +167,8 @@ def test_the_teacher_is_asked_once(tmp_path):
     again = make_blends(faces, teacher, 80, tmp_path)
     assert teacher.asked == 192
     np.testing.assert_array_equal(again.embeddings, first.embeddings)
+    with pytest.raises(ValueError, match=r"must hold embeddings of shape \(81, 2, 2\)"):
+        ask(teacher, lambda _: torch.zeros(0), kept, (81, 2, 2))
     moved = replace(faces, landmarks=faces.landmarks + 1)
     for other in ({"faces": faces, "count": 81}, {"faces": moved, "count": 80}):
         before = teacher.asked

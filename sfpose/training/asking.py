@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from sfpose.training.augmentation import compose, sample_images
 from sfpose.training.faces import PhotoStore, TaughtFaces, known_matrices
 from sfpose.training.teachers import TEACHER_SIZE, Teacher, each_look, unit_rows
 
-__all__ = ["PhotoCrops", "ask", "ask_at_zooms"]
+__all__ = ["PhotoCrops", "ask", "ask_at_zooms", "digest"]
 
 
 class PhotoCrops:
@@ -86,6 +87,14 @@ def ask(
     return np.asarray(kept)
 
 
+def digest(*arrays: NDArray[Any]) -> str:
+    """Sixteen hexadecimal digits that tell other arrays apart, for the names of files."""
+    found = sha256()
+    for array in arrays:
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()[:16]
+
+
 def _open(path: Path, shape: tuple[int, ...]) -> np.memmap:
     if path.exists():
         array = np.lib.format.open_memmap(path, mode="r+")
@@ -141,7 +150,7 @@ def ask_at_zooms(
     drawn = PhotoCrops(replace(faces, landmarks=points), torch.device(device))
     known = np.flatnonzero(faces.scores > 0)
     # What is said of other landmarks is another thing.
-    by = sha256(np.ascontiguousarray(points).tobytes()).hexdigest()[:16]
+    by = digest(points)
     looks = np.stack([faces.embeddings, faces.mirror_embeddings], axis=1)
     said = unit_rows(looks[known])
     for zoom in zooms:

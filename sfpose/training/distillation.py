@@ -169,8 +169,7 @@ class TaughtFaceSource:
         crops = look(rows, mirrored, inner)
         if mixed:
             second = look(self._pairs[drawn, 1], self._mirrored[drawn, 1], inner[:mixed])
-            how = (each[drawn] for each in (self._shares, self._seams))
-            crops[:mixed] = blended(crops[:mixed], second, *how)
+            crops[:mixed] = blended(crops[:mixed], second, self._shares[drawn], self._seams[drawn])
         if self._turner is not None:
             turned = self._frontal[rows] & (torch.rand(count, device=device) < self._turned_share)
             turned[:mixed] = False

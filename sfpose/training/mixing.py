@@ -10,7 +10,6 @@ matching).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sfpose.pose import head_pose
-from sfpose.training.asking import PhotoCrops, ask
+from sfpose.training.asking import PhotoCrops, ask, digest
 from sfpose.training.augmentation import mirror_matrices
 from sfpose.training.faces import TaughtFaces
 from sfpose.training.teachers import Teacher, both_looks
@@ -136,10 +135,8 @@ def make_blends(
 
     shape = (count, 2, faces.embeddings.shape[1])
     # What is said of other blends, or of other landmarks, is another thing.
-    by = sha256()
-    for each in (rows, mirrored, shares, seams, faces.landmarks):
-        by.update(np.ascontiguousarray(each).tobytes())
-    looks = ask(teacher, crops, cache / f"blends_{by.hexdigest()[:16]}.npy", shape, part)
+    by = digest(rows, mirrored, shares, seams, faces.landmarks)
+    looks = ask(teacher, crops, cache / f"blends_{by}.npy", shape, part)
     return Blends(rows, mirrored, shares, seams, both_looks(looks[:, 0], looks[:, 1]))
 
 
