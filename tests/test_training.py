@@ -694,6 +694,8 @@ def test_settings_of_ones_own_go_into_the_run(tmp_path, monkeypatch):
         (["--mixed", "-1"], "--mixed must be at least 0; got -1"),
         (["--mixed", "5"], "as they with it; got no --teacher"),
         (["--zooms", "0.9"], "as they with it; got no --teacher"),
+        (["--mixed-from", "30"], "must be given with --mixed; got no --mixed"),
+        (["--mixed-share", "0"], "must be given with --mixed; got no --mixed"),
         (["--teacher", "a.onnx"], "--teacher must be given with --zooms or --mixed"),
     ],
 )

@@ -64,9 +64,7 @@ def test_a_blend_lies_between_its_two_faces_and_the_teacher_saw_it(tmp_path):
     faces = _grey([0, 200])
     blends = make_blends(faces, MeanColour(), 70, tmp_path)
     assert blends.rows.shape == (70, 2)
-    # A face's neighbour may be itself, at the end of the row.
-    both = blends.rows[:, 0] != blends.rows[:, 1]
-    assert both.sum() > 20
+    assert (blends.rows[:, 0] != blends.rows[:, 1]).all()
     assert blends.shares.min() >= 0.35
     assert blends.shares.max() <= 0.65
     with_seam = np.isfinite(blends.seams)
@@ -150,6 +148,22 @@ def test_both_faces_of_a_blend_look_the_same_way(tmp_path):
     assert (right - left > 0.3).all()
 
 
+def test_nobody_is_drawn_oftener_for_being_near_the_end_of_the_row(tmp_path):
+    """Faces turned by 0.2 degrees more each: those next to the last one as those before."""
+    points = np.stack(
+        [6 * FACE_POINTS @ _turned_by(each).T[:, :2] for each in np.linspace(0, 80, 400)]
+    )
+    faces = replace(_grey([0] * 400), landmarks=(points + SIDE / 2).astype(np.float32))
+    rows = make_blends(faces, MeanColour(), 8000, tmp_path).rows
+    order = np.argsort(np.argsort(np.abs(head_pose(faces.landmarks).yaw)))[rows]
+    apart = order[:, 1] - order[:, 0]
+    assert (apart != 0).all()
+    assert np.abs(apart).max() == 150
+    last = order[:, 1][order[:, 0] > 380]
+    # From among the 150 to 169 nearest, all alike: none more than a few times.
+    assert np.bincount(last).max() < len(last) * 0.03
+
+
 def test_blends_use_nobody_who_is_held_out(tmp_path):
     blends = make_blends(_grey([10, 10, 250], held_out=[2]), MeanColour(), 40, tmp_path)
     assert blends.rows.max() == 1
@@ -199,19 +213,20 @@ def test_blends_are_drawn_for_the_teacher_as_opencv_draws_photos(tmp_path, openc
     """Black where a photo ends: so were the crops that stored embeddings are of."""
     cv2 = pytest.importorskip("cv2")
     rng = np.random.default_rng(0)
-    faces = _grey([0] * 5)
-    coarse = rng.integers(0, 256, (5, 6, 6, 3)).astype(np.uint8)
-    faces.photos[:] = [cv2.resize(each, (SIDE, SIDE)) for each in coarse]
-    faces.landmarks[:] += rng.normal(0, 9, (5, 5, 2))
+    faces = _grey([0] * 6)
+    coarse = rng.integers(0, 256, (3, 6, 6, 3)).astype(np.uint8)
+    faces.photos[:] = [cv2.resize(each, (SIDE, SIDE)) for each in coarse] * 2
+    faces.landmarks[:] += np.tile(rng.normal(0, 9, (3, 5, 2)), (2, 1, 1))
     seen = []
 
     def teacher(crops):
         seen.append(crops.permute(0, 2, 3, 1).numpy())
         return torch.ones(len(crops), 2)
 
-    blends = make_blends(faces, teacher, 40, tmp_path)
-    # What is half of a photo and half of it again, neither mirrored, is that photo.
-    alone = np.flatnonzero((blends.rows[:, 0] == blends.rows[:, 1]) & ~blends.mirrored[:, 0])
+    blends = make_blends(faces, teacher, 120, tmp_path)
+    # What is half of a photo and half of its copy, neither mirrored, is that photo.
+    first, second = blends.rows.T
+    alone = np.flatnonzero((abs(first - second) == 3) & ~blends.mirrored[:, 0])
     assert len(alone) > 3
     to_photos = similarity_to_canonical(faces.landmarks)
     for place in alone:

@@ -113,7 +113,6 @@ def _add_taught(
     parser.add_argument(
         "--mixed-from",
         type=float,
-        default=0.0,
         metavar="DEGREES",
         help="blend heads alone that are turned to the side by so much or more (default: 0)",
     )
@@ -207,6 +206,10 @@ def _run_distil(options: argparse.Namespace) -> int:
             "--teacher must be given with --zooms or --mixed, as they with it; got "
             + ("no --teacher" if options.teacher is None else "--teacher alone")
         )
+    if not options.mixed and (options.mixed_from, options.mixed_share) != (None, None):
+        raise ValueError(
+            "--mixed-from and --mixed-share must be given with --mixed; got no --mixed"
+        )
     checkpoint = checkpoint_of(options)
     from sfpose.cli.evaluate import people_range
     from sfpose.evaluation import calibrated
@@ -244,7 +247,7 @@ def _run_distil(options: argparse.Namespace) -> int:
                 teacher,
                 options.mixed,
                 said,
-                least_yaw=options.mixed_from,
+                least_yaw=options.mixed_from or 0.0,
                 device=device,
             )
     artifact, agreement = recipes.distil(

@@ -116,8 +116,10 @@ def make_blends(
     # The last few are far apart: drawn by degrees they would come again and again.
     most = np.quantile(turned, 0.99)
     place = np.searchsorted(turned, draw.uniform(turned[0], most, count))
-    step = draw.integers(1, _NEIGHBOURS + 1, count) * draw.choice([-1, 1], count)
-    other = np.clip(place + step, 0, len(order) - 1)
+    nearest = np.maximum(place - _NEIGHBOURS, 0)
+    farthest = np.minimum(place + _NEIGHBOURS, len(order) - 1)
+    other = draw.integers(nearest, farthest)
+    other += other >= place  # anyone but itself
     chosen = order[np.stack([place, other], 1)]
     rows, mirrored = usable[chosen], yaw[chosen] < 0
     shares = draw.uniform(0.35, 0.65, count).astype(np.float32)
