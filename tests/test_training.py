@@ -647,6 +647,26 @@ def test_a_run_goes_on_from_what_another_one_of_another_network_learned(tmp_path
     assert second["averaged"]["fire3.expand3x3.0.weight"].shape == (64, 1, 3, 3)
 
 
+def test_frozen_modules_learn_nothing_and_the_others_as_ever(tmp_path):
+    says = np.random.default_rng(1).normal(size=(2, 24, 128)).astype(np.float32)
+    faces = replace(_faces(), embeddings=says[0], mirror_embeddings=says[1])
+    loop = LoopSettings(stages=(Stage(100, 12, 6),), optimizer="muon", learning_rate=1e-3)
+    recipe = DistillationRecipe(loop=loop, frozen=("conv1", "fire2"))
+    distil(faces, tmp_path / "run.pt", start="default", recipe=recipe, progress=False)
+    before = network_from_artifact(read_artifact("default")).state_dict()
+    after = load_checkpoint(tmp_path / "run.pt")["network"]
+    for look in ("whole", "centre", "coarse"):
+        for name in ("conv1.0.weight", "conv1.0.bias", "fire2.expand3x3.0.bias"):
+            assert torch.equal(after[f"{look}.{name}"], before[f"{look}.{name}"])
+        for name in ("fire3.squeeze.0.weight", "fire9.squeeze.0.bias"):
+            assert not torch.equal(after[f"{look}.{name}"], before[f"{look}.{name}"])
+    wrong = replace(recipe, frozen=("fire2", "fire1"))
+    with pytest.raises(ValueError, match=r"frozen must name modules .* it has no \['fire1'\]"):
+        distil(faces, tmp_path / "wrong.pt", start="default", recipe=wrong, progress=False)
+    with pytest.raises(ValueError, match="frozen modules must have a start to keep; got none for"):
+        distil(faces, tmp_path / "wrong.pt", recipe=recipe, progress=False)
+
+
 @pytest.mark.parametrize("what", ["distil", "landmarks"])
 def test_stages_of_ones_own_are_checked_before_anything_is_read(what, tmp_path, capsys):
     command = ["train", what, "nowhere", "--out", str(tmp_path / "out"), "--stages"]
@@ -671,14 +691,20 @@ def test_settings_of_ones_own_go_into_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr("sfpose.training.faces.load_taught_faces", lambda *_: _faces())
     monkeypatch.setattr("sfpose.training.landmarks.find_own_landmarks", lambda *_: None)
     monkeypatch.setattr("sfpose.training.recipes.distil", distil)
+    monkeypatch.setattr("sfpose.training.teachers.OnnxTeacher", lambda _: torch.nn.Identity())
+    monkeypatch.setattr("sfpose.training.mixing.make_blends", lambda *_, **__: None)
+    teacher = tmp_path / "teacher.onnx"
+    teacher.touch()
     command = ["train", "distil", "data", "--out", str(tmp_path / "out")]
-    own = ["--seed", "7", "--turned", "0.1", "--light", "0.5", "--mixed-share", "0.7"]
+    own = ["--seed", "7", "--turned", "0.1", "--light", "0.5", "--freeze", "conv1", "fire2"]
+    own += ["--teacher", str(teacher), "--mixed", "5", "--mixed-share", "0.7"]
     own += ["--batch-size", "32", "--device", "cpu", "--compile"]
     for given in ([], own):
         assert main([*command, *given]) == 2
     assert recipes[0] == DistillationRecipe()
     changed = recipes[1]
     assert (changed.turned_share, changed.light, changed.blend_share) == (0.1, 0.5, 0.7)
+    assert changed.frozen == ("conv1", "fire2")
     loop = changed.loop
     assert (loop.seed, loop.device, loop.compiled) == (7, "cpu", True)
     assert {stage.batch_size for stage in loop.stages} == {32}

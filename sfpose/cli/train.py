@@ -143,6 +143,13 @@ def _add_taught(
         metavar="STRENGTH",
         help="of changes of light, colour and sharpness (default: the recipe's)",
     )
+    parser.add_argument(
+        "--freeze",
+        nargs="+",
+        default=(),
+        metavar="MODULE",
+        help="modules that keep the weights of --start, such as conv1 fire2 (default: none)",
+    )
 
 
 def _size_and_images(text: str) -> tuple[int, int]:
@@ -224,7 +231,12 @@ def _run_distil(options: argparse.Namespace) -> int:
     from sfpose.training.teachers import OnnxTeacher
 
     recipe = recipes.shorter(recipes.DistillationRecipe(), options.scale)
-    recipe = replace(recipe, network=options.network, loop=_loop_settings(recipe.loop, options))
+    recipe = replace(
+        recipe,
+        network=options.network,
+        loop=_loop_settings(recipe.loop, options),
+        frozen=tuple(options.freeze),
+    )
     own = {
         "turned_share": options.turned,
         "blend_share": options.mixed_share,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -65,6 +65,9 @@ class DistillationRecipe:
     turned_share, blend_share, light : float
         How many frontal faces are turned to the side, how many images are blends, and how strongly
         the light is changed; see :class:`~sfpose.training.distillation.TaughtFaceSource`.
+    frozen : tuple of str
+        Modules that keep the weights of the start, wherever they are in the network, such as
+        ``("conv1", "fire2")``. Those next to the image take most of a step's time.
     """
 
     network: str | None = None
@@ -94,6 +97,7 @@ class DistillationRecipe:
     turned_share: float = 0.3
     blend_share: float = 0.5
     light: float = 1.0
+    frozen: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -156,9 +160,12 @@ def distil(
     Raises
     ------
     ValueError
-        If the recipe's network is none that can be distilled.
+        If the recipe's network is none that can be distilled, or modules are to be frozen that it
+        does not have, or without a start.
     """
     recipe = recipe or DistillationRecipe()
+    if recipe.frozen and start is None:
+        raise ValueError(f"frozen modules must have a start to keep; got none for {recipe.frozen}")
     torch.manual_seed(recipe.loop.seed)
     device = find_device(recipe.loop.device)
     turner = None if face_surface is None else FaceTurner(face_surface, device=device)
@@ -186,6 +193,7 @@ def distil(
         images, _ = source.batch(recipe.loop.seed, 0, 512, recipe.size)
         network = normalise_modules(network, state, images.cpu())
     take_common_layers(objective, state)
+    _freeze(network, recipe.frozen)
     trained = train(
         network,
         objective,
@@ -201,6 +209,18 @@ def distil(
         trained, objective, begin.name, faces, points, recipe.size, name=name
     )
     return DistillationResult(artifact, agreement)
+
+
+def _freeze(network: nn.Module, names: Collection[str]) -> None:
+    """Let the modules of these names learn nothing."""
+    found = set()
+    for path, module in network.named_modules():
+        name = path.rpartition(".")[2]
+        if name in names:
+            module.requires_grad_(False)
+            found.add(name)
+    if missing := sorted(set(names) - found):
+        raise ValueError(f"frozen must name modules of the network; it has no {missing}")
 
 
 def distillation_objective(
