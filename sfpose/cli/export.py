@@ -1,4 +1,4 @@
-"""``sfpose export --target onnx|ort|int8|mirrored``: for other runtimes, or another artifact."""
+"""``sfpose export --target onnx|ort|mean|int8|mirrored``: for other runtimes, or an artifact."""
 
 from __future__ import annotations
 
@@ -27,10 +27,13 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         description="Write the network of an artifact as a file of its own: onnx for any ONNX "
         "runtime, ort for onnxruntime's builds for phones. Prints how to feed it. int8 writes an "
         "artifact of eight-bit weights and activations instead, mirrored one whose descriptors "
-        "are the mean of an image and its mirror image, at twice the time; both without "
-        "thresholds: run 'sfpose calibrate' on them (needs sfpose[train]).",
+        "are the mean of an image and its mirror image, at twice the time, and mean one whose "
+        "weights are the mean of those of several runs that went on from the same; all of them "
+        "without thresholds: run 'sfpose calibrate' on them (needs sfpose[train]).",
     )
-    parser.add_argument("--target", choices=("onnx", "ort", "int8", "mirrored"), default="onnx")
+    parser.add_argument(
+        "--target", choices=("onnx", "ort", "mean", "int8", "mirrored"), default="onnx"
+    )
     parser.add_argument(
         "--out", type=Path, required=True, help="file, or for an artifact folder, to write"
     )
@@ -41,7 +44,12 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         help="folder or zip of loose crops of faces that int8 takes the range of activations "
         "from; up to 1000 are used",
     )
-    parser.add_argument("--weights", default="default", help="shipped name or path of an artifact")
+    parser.add_argument(
+        "--weights",
+        nargs="+",
+        default=["default"],
+        help="shipped name or path of an artifact; of several for mean",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
 
@@ -53,9 +61,12 @@ def run(options: argparse.Namespace) -> int:
     out: Path = options.out
     if out.exists() and not options.overwrite:
         raise FileExistsError(f"{str(out)!r} must not exist, or --overwrite be given")
-    artifact = read_artifact(options.weights)
-    if options.target in ("int8", "mirrored"):
-        return _write_artifact(artifact, options)
+    if options.target != "mean" and len(options.weights) != 1:
+        raise ValueError(f"--weights must be one for {options.target}; got {len(options.weights)}")
+    artifacts = [read_artifact(each) for each in options.weights]
+    if options.target in ("mean", "int8", "mirrored"):
+        return _write_artifact(artifacts, options)
+    (artifact,) = artifacts
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         part = Path(folder) / out.name
@@ -96,11 +107,18 @@ def _write_ort(model: bytes, path: Path) -> None:
     onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def _write_artifact(artifact: Artifact, options: argparse.Namespace) -> int:
+def _write_artifact(artifacts: list[Artifact], options: argparse.Namespace) -> int:
     from sfpose.runtime.artifact import write_artifact
+    from sfpose.training.averaging import mean_of_weights
     from sfpose.training.mirroring import mirrored
 
-    made = mirrored(artifact) if options.target == "mirrored" else _of_eight_bits(artifact, options)
+    artifact = artifacts[0]
+    if options.target == "mean":
+        made = mean_of_weights(artifacts)
+    elif options.target == "mirrored":
+        made = mirrored(artifact)
+    else:
+        made = _of_eight_bits(artifact, options)
     path = write_artifact(options.out, made.model, made.manifest, overwrite=options.overwrite)
     told = {"out": str(path), "bytes": len(made.model), "bytes_before": len(artifact.model)}
     if options.json:

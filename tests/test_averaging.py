@@ -1,0 +1,87 @@
+"""The mean of the weights of several runs."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="training needs the [train] extra")
+onnx = pytest.importorskip("onnx", reason="exporting needs the [train] extra")
+
+from sfpose.cli import main  # noqa: E402
+from sfpose.networks import build_network  # noqa: E402
+from sfpose.runtime.artifact import Artifact, read_artifact, write_artifact  # noqa: E402
+from sfpose.runtime.session import OnnxModel  # noqa: E402
+from sfpose.training.averaging import mean_of_weights  # noqa: E402
+from sfpose.training.export import to_manifest, to_onnx  # noqa: E402
+from sfpose.training.mirroring import mirrored  # noqa: E402
+
+FORM = "squeezefaceposenet+tight+places+map"
+
+
+def _run(seed, size=76):
+    torch.manual_seed(seed)
+    network = build_network(FORM, batch_norm=False, input_size=size).eval()
+    torch.nn.init.normal_(network.placed.weight, std=0.02)
+    manifest = to_manifest(
+        name=f"run{seed}",
+        kind="descriptor",
+        network=FORM,
+        size=size,
+        descriptor={"size": 256, "normalization": "l1"},
+    )
+    return Artifact(to_onnx(network, size), manifest)
+
+
+def _weights(artifact):
+    stored = onnx.load_from_string(artifact.model).graph.initializer
+    return {each.name: onnx.numpy_helper.to_array(each).astype(np.float64) for each in stored}
+
+
+def test_weights_are_the_mean_of_those_given_and_the_network_answers_by_them():
+    runs = [_run(seed) for seed in range(3)]
+    made = mean_of_weights(runs)
+    assert made.manifest["name"] == "run0-mean"
+    found, *given = (_weights(each) for each in (made, *runs))
+    assert len(found) > 50
+    for name, values in found.items():
+        mean = sum(each[name] for each in given) / 3
+        np.testing.assert_allclose(values, mean, rtol=1e-5, atol=1e-6)
+    images = np.random.default_rng(0).normal(size=(2, 3, 76, 76)).astype(np.float32)
+    rows, *others = (OnnxModel(each.model).run(images) for each in (made, *runs))
+    assert min(np.abs(rows - other).max() for other in others) > 0.01
+    same = OnnxModel(mean_of_weights([runs[0], runs[0]]).model).run(images)
+    np.testing.assert_allclose(same, others[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_mean_has_no_thresholds():
+    whole = read_artifact("plain")
+    assert "calibration" in whole.manifest
+    assert "calibration" not in mean_of_weights([whole, whole]).manifest
+
+
+def test_what_has_no_mean_is_refused():
+    run = _run(0)
+    with pytest.raises(ValueError, match="must be of two artifacts or more; got 1"):
+        mean_of_weights([run])
+    with pytest.raises(ValueError, match=r"of one form; their network are .*places.* and 'squee"):
+        mean_of_weights([run, read_artifact("plain")])
+    with pytest.raises(ValueError, match=r"of one form; their input are .*76.*64"):
+        mean_of_weights([run, _run(0, size=64)])
+    with pytest.raises(ValueError, match="manifest of 'run0-mirrored' has 'mirrored'"):
+        mean_of_weights([run, mirrored(run)])
+    with pytest.raises(ValueError, match="manifest of 'plain-int8' has 'quantization'"):
+        mean_of_weights([read_artifact("plain-int8"), run])
+
+
+def test_the_command_averages_what_it_is_given(tmp_path, capsys):
+    paths = []
+    for seed in range(2):
+        run = _run(seed)
+        paths.append(str(write_artifact(tmp_path / str(seed), run.model, run.manifest)))
+    out = tmp_path / "mean"
+    assert main(["export", "--target", "mean", "--weights", *paths, "--out", str(out)]) == 0
+    expected = mean_of_weights([read_artifact(path) for path in paths])
+    assert read_artifact(out).model == expected.model
+    assert main(["export", "--weights", *paths, "--out", str(tmp_path / "two")]) == 2
+    assert "--weights must be one for onnx; got 2" in capsys.readouterr().err
+    assert main(["export", "--target", "mean", "--out", str(tmp_path / "one")]) == 2
+    assert "must be of two artifacts or more; got 1" in capsys.readouterr().err
