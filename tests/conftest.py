@@ -104,6 +104,30 @@ def taught_faces():
     return make
 
 
+@pytest.fixture(scope="session")
+def random_mapped():
+    """Artifacts of networks that end in a map and places, as the random numbers make them."""
+    torch = pytest.importorskip("torch", reason="training needs the [train] extra")
+    from sfpose.networks import build_network
+    from sfpose.runtime.artifact import Artifact
+    from sfpose.training.export import to_manifest, to_onnx
+
+    def made(architecture, *, name="mapped", seed=0, size=None):
+        torch.manual_seed(seed)
+        network = build_network(architecture, batch_norm=False, input_size=size).eval()
+        torch.nn.init.normal_(network.placed.weight, std=0.01)
+        manifest = to_manifest(
+            name=name,
+            kind="descriptor",
+            network=architecture,
+            size=network.input_size,
+            descriptor={"size": 256, "normalization": "l1"},
+        )
+        return Artifact(to_onnx(network, network.input_size), manifest)
+
+    return made
+
+
 @pytest.fixture
 def any_crop_is_a_face(monkeypatch):
     """For made-up images: nothing is refused because it shows no face."""

@@ -3,32 +3,26 @@
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="training needs the [train] extra")
+pytest.importorskip("torch", reason="training needs the [train] extra")
 onnx = pytest.importorskip("onnx", reason="exporting needs the [train] extra")
 
 from sfpose.cli import main  # noqa: E402
-from sfpose.networks import build_network  # noqa: E402
-from sfpose.runtime.artifact import Artifact, read_artifact, write_artifact  # noqa: E402
+from sfpose.runtime.artifact import read_artifact, write_artifact  # noqa: E402
 from sfpose.runtime.session import OnnxModel  # noqa: E402
 from sfpose.training.averaging import mean_of_weights  # noqa: E402
-from sfpose.training.export import to_manifest, to_onnx  # noqa: E402
 from sfpose.training.mirroring import mirrored  # noqa: E402
 
 FORM = "squeezefaceposenet+tight+places+map"
 
 
-def _run(seed, size=76):
-    torch.manual_seed(seed)
-    network = build_network(FORM, batch_norm=False, input_size=size).eval()
-    torch.nn.init.normal_(network.placed.weight, std=0.02)
-    manifest = to_manifest(
-        name=f"run{seed}",
-        kind="descriptor",
-        network=FORM,
-        size=size,
-        descriptor={"size": 256, "normalization": "l1"},
-    )
-    return Artifact(to_onnx(network, size), manifest)
+@pytest.fixture
+def run(random_mapped):
+    """What a run of that seed ends in: made by the random numbers, and of one form."""
+
+    def made(seed, size=None):
+        return random_mapped(FORM, name=f"run{seed}", seed=seed, size=size)
+
+    return made
 
 
 def _weights(artifact):
@@ -36,8 +30,8 @@ def _weights(artifact):
     return {each.name: onnx.numpy_helper.to_array(each).astype(np.float64) for each in stored}
 
 
-def test_weights_are_the_mean_of_those_given_and_the_network_answers_by_them():
-    runs = [_run(seed) for seed in range(3)]
+def test_weights_are_the_mean_of_those_given_and_the_network_answers_by_them(run):
+    runs = [run(seed) for seed in range(3)]
     made = mean_of_weights(runs)
     assert made.manifest["name"] == "run0-mean"
     found, *given = (_weights(each) for each in (made, *runs))
@@ -58,25 +52,25 @@ def test_a_mean_has_no_thresholds():
     assert "calibration" not in mean_of_weights([whole, whole]).manifest
 
 
-def test_what_has_no_mean_is_refused():
-    run = _run(0)
+def test_what_has_no_mean_is_refused(run):
+    one = run(0)
     with pytest.raises(ValueError, match="must be of two artifacts or more; got 1"):
-        mean_of_weights([run])
+        mean_of_weights([one])
     with pytest.raises(ValueError, match=r"of one form; their network are .*places.* and 'squee"):
-        mean_of_weights([run, read_artifact("plain")])
+        mean_of_weights([one, read_artifact("plain")])
     with pytest.raises(ValueError, match=r"of one form; their input are .*76.*64"):
-        mean_of_weights([run, _run(0, size=64)])
+        mean_of_weights([one, run(0, size=64)])
     with pytest.raises(ValueError, match="manifest of 'run0-mirrored' has 'mirrored'"):
-        mean_of_weights([run, mirrored(run)])
+        mean_of_weights([one, mirrored(one)])
     with pytest.raises(ValueError, match="manifest of 'plain-int8' has 'quantization'"):
-        mean_of_weights([read_artifact("plain-int8"), run])
+        mean_of_weights([read_artifact("plain-int8"), one])
 
 
-def test_the_command_averages_what_it_is_given(tmp_path, capsys):
+def test_the_command_averages_what_it_is_given(run, tmp_path, capsys):
     paths = []
     for seed in range(2):
-        run = _run(seed)
-        paths.append(str(write_artifact(tmp_path / str(seed), run.model, run.manifest)))
+        made = run(seed)
+        paths.append(str(write_artifact(tmp_path / str(seed), made.model, made.manifest)))
     out = tmp_path / "mean"
     assert main(["export", "--target", "mean", "--weights", *paths, "--out", str(out)]) == 0
     expected = mean_of_weights([read_artifact(path) for path in paths])

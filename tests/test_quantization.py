@@ -61,25 +61,9 @@ def test_descriptors_of_other_photos_hardly_change(small, faces, tmp_path):
         "squeezefaceposenet+centre+coarse+places+map",
     ],
 )
-def mapped(request):
+def mapped(request, random_mapped):
     """A network that ends in a map and places, as the random numbers made it."""
-    torch = pytest.importorskip("torch", reason="training needs the [train] extra")
-    from sfpose.networks import build_network
-    from sfpose.training.export import to_manifest, to_onnx
-
-    torch.manual_seed(0)
-    name = request.param
-    network = build_network(name, batch_norm=False).eval()
-    size = network.input_size
-    torch.nn.init.normal_(network.placed.weight, std=0.01)
-    manifest = to_manifest(
-        name="mapped",
-        kind="descriptor",
-        network=name,
-        size=size,
-        descriptor={"size": 256, "normalization": "l1"},
-    )
-    return Artifact(to_onnx(network, size), manifest)
+    return random_mapped(request.param)
 
 
 def test_a_matrix_in_eight_bits_answers_as_in_float32(mapped):

@@ -63,8 +63,9 @@ def mean_of_weights(artifacts: Sequence[Artifact], *, name: str | None = None) -
                     f"weights to average must be of networks of one form; their {key} are "
                     f"{first.manifest.get(key)!r} and {each.manifest.get(key)!r}"
                 )
-    network, *others = (network_from_artifact(artifact).eval() for artifact in artifacts)
-    states = [network.state_dict(), *(other.state_dict() for other in others)]
+    networks = [network_from_artifact(artifact).eval() for artifact in artifacts]
+    states = [network.state_dict() for network in networks]
+    network = networks[0]
     network.load_state_dict(
         {key: torch.stack([state[key] for state in states]).mean(0) for key in states[0]}
     )
