@@ -37,15 +37,22 @@ def test_descriptors_have_the_documented_form(embedder, photos):
     np.testing.assert_allclose(descriptors.sum(1), 1, rtol=1e-5)
 
 
-def test_transform_runs_the_shipped_file_as_onnxruntime_does(embedder, photos):
-    artifact = read_artifact("default")
+@pytest.mark.parametrize(
+    ("name", "farthest"), [("plain", 1e-9), ("default", 1e-4), ("small", 1e-4)]
+)
+def test_transform_runs_the_shipped_file_as_onnxruntime_does(photos, name, farthest):
+    artifact = read_artifact(name)
     session = onnxruntime.InferenceSession(artifact.model)
     mean, std = (np.array(artifact.manifest["input"][key]) for key in ("mean", "std"))
     size = artifact.manifest["input"]["size"]
     crop = (loose_crop(photos[0], size) / 255 - mean) / std
-    (expected,) = session.run(None, {"images": crop.transpose(2, 0, 1)[None].astype(np.float32)})
-    got = FaceEmbedder(align=False).transform(photos[:1])
-    np.testing.assert_allclose(got, expected / expected.sum(), rtol=1e-4, atol=1e-7)
+    (values,) = session.run(None, {"images": crop.transpose(2, 0, 1)[None].astype(np.float32)})
+    got = FaceEmbedder(name, align=False).transform(photos[:1])
+    expected = values / values.sum(dtype=np.float64)
+    # The last bit of an input may turn one rounding to eight bits: 3e-6, where a threshold is 0.08.
+    total = expected + got
+    distance = np.divide((expected - got) ** 2, total, out=np.zeros_like(total), where=total > 0)
+    assert distance.sum() < farthest
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
