@@ -11,27 +11,17 @@ and how many of the pictures of no face of benchmarks/non_faces.py it takes for 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from non_faces import MADE_UP, corners, made_up, objects, photos_of
-from photo_quality import CHANGES
-from PIL import Image
+from photo_quality import CHANGES, changed
 
 from sfpose import FaceAligner
 from sfpose.cli.evaluate import people_range
 from sfpose.protocols import CFP
 
 LIMITS = (0.05, 0.5, 0.7, 0.8, 0.88, 0.95, 0.99)
-
-
-def changed(photos: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """All photos in each way but the first, which leaves them as they are."""
-    images = [Image.fromarray(photo) for photo in photos]
-    rng = np.random.default_rng(0)
-    ways = list(CHANGES.values())[1:]
-    return [np.asarray(change(image, rng)) for change in ways for image in images]
 
 
 def main() -> None:
@@ -54,7 +44,9 @@ def main() -> None:
     faces = {
         "frontal": frontal,
         "profile": profile,
-        "profile, changed": changed(profile),
+        "profile, changed": [
+            photo for change in list(CHANGES.values())[1:] for photo in changed(profile, change)
+        ],
         "FairFace": held_out,
     }
     aligner = FaceAligner(n_jobs=2)

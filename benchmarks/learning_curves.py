@@ -56,7 +56,7 @@ def main() -> None:
     for column, label in ERRORS.items():
         errors.plot([float(row[column]) for row in known], "o-", ms=3, lw=1, label=label)
     first = {row["run"]: place for place, row in reversed(list(enumerate(known)))}
-    errors.set_xticks(list(first.values()), list(first), fontsize=7)
+    errors.set_xticks(list(first.values()), list(first), fontsize=7, rotation=90)
     errors.set(xlabel="Run", ylabel="EER on CFP 001 to 100, %", ylim=(0, None))
     errors.legend(fontsize=8)
     figure.tight_layout()

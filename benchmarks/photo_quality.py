@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +85,12 @@ CHANGES: dict[str, Change] = {
 }
 
 
+def changed(photos: Sequence[np.ndarray], change: Change) -> list[np.ndarray]:
+    """All photos changed in one way; what is random begins anew with each way."""
+    rng = np.random.default_rng(0)
+    return [np.asarray(change(Image.fromarray(photo), rng)) for photo in photos]
+
+
 def error_rates(rows: np.ndarray, subjects: np.ndarray, poses: np.ndarray) -> dict[str, float]:
     """EER in percent by kind of pair."""
     frontal, profile = (np.flatnonzero(poses == pose) for pose in ("frontal", "profile"))
@@ -108,12 +114,10 @@ def main() -> None:
     options = parser.parse_args()
     cfp = CFP(options.cfp, people=options.people)
     embedder = FaceEmbedder(options.weights, n_jobs=2)
-    photos = [Image.fromarray(photo) for photo in cfp.images]
     results = {}
     print("photo | frontal-profile | frontal-frontal | refused")
     for name, change in CHANGES.items():
-        rng = np.random.default_rng(0)
-        rows = embedder.transform([np.asarray(change(photo, rng)) for photo in photos])
+        rows = embedder.transform(changed(cfp.images, change))
         kept = ~np.isnan(rows).any(axis=1)
         rates = error_rates(rows[kept], cfp.subjects[kept], cfp.poses[kept])
         refused = int(np.sum(~kept))
