@@ -121,7 +121,9 @@ def test_the_page_answers_as_python_does(browse, portrait, hopper):
         assert told["distance"] == pytest.approx(expected.distance, abs=1e-3 * loose)
         assert told["threshold"] == expected.threshold
         assert told["match"] == expected.match
-        np.testing.assert_allclose(told["descriptor"], rows[0], atol=1e-4 * loose)
+        # By the distance that is decided by: eight bits round one value in 256 by more than others.
+        page = np.array(told["descriptor"], np.float32)
+        assert verifier.verify(page, rows[0]).distance < 1e-4 * loose
 
 
 def test_a_photo_of_nothing_is_refused_there_too(browse, portrait, nothing):
