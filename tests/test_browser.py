@@ -121,9 +121,10 @@ def test_the_page_answers_as_python_does(browse, portrait, hopper):
         assert told["distance"] == pytest.approx(expected.distance, abs=1e-3 * loose)
         assert told["threshold"] == expected.threshold
         assert told["match"] == expected.match
-        # By the distance that is decided by: eight bits round one value in 256 by more than others.
         page = np.array(told["descriptor"], np.float32)
         assert verifier.verify(page, rows[0]).distance < 1e-4 * loose
+        # One value of 256 may lie further off than that distance allows them all to lie.
+        np.testing.assert_allclose(page, rows[0], atol=2e-4 * loose)
 
 
 def test_a_photo_of_nothing_is_refused_there_too(browse, portrait, nothing):
