@@ -258,8 +258,8 @@ export class Verifier {
     return { points, score: 1 / (1 + Math.exp(-logit)) };
   }
 
-  // Values that are not negative and sum to 1.
-  async embed(picture) {
+  // What the descriptor is taken of.
+  async crop(picture) {
     let matrix = centredSquare(picture, (Math.min(picture.width, picture.height) * 224) / 256);
     if (this.descriptor.manifest.alignment === "five-landmarks") {
       const { points, score } = await this.findLandmarks(picture);
@@ -267,7 +267,12 @@ export class Verifier {
         throw new Error("a photo must show a face; nothing was found");
       matrix = similarityToCanonical(points);
     }
-    const values = await this.descriptor.run(alignedCrop(picture, matrix, this.descriptor.size));
+    return alignedCrop(picture, matrix, this.descriptor.size);
+  }
+
+  // Values that are not negative and sum to 1.
+  async embed(picture) {
+    const values = await this.descriptor.run(await this.crop(picture));
     const sum = values.reduce((total, value) => total + value, 0);
     if (!(sum > 0)) throw new Error("a photo must show a face; nothing was found");
     const l1 = this.descriptor.manifest.descriptor.normalization === "l1";
