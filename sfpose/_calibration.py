@@ -1,6 +1,6 @@
 """Thresholds for each kind of comparison, from descriptors of known people.
 
-May import ``_scoring``, ``decision``, ``metrics``, ``runtime`` and ``templates``.
+May import ``_cohort``, ``_scoring``, ``decision``, ``metrics``, ``runtime`` and ``templates``.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from itertools import pairwise
 from typing import Any, NamedTuple, cast
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from sfpose._cohort import Cohort
 from sfpose._scoring import chi2_pairs_at
 from sfpose.decision import Condition, Rule, shipped_conditions
 from sfpose.metrics.intervals import Interval
@@ -76,25 +77,42 @@ class Calibrator:
     poses : array of shape (n,), optional
         With poses, a template holds images of one pose, and each pair of poses gets a
         threshold of its own.
+    cohort : Cohort, optional
+        Strangers by whom distances are normalised.
     max_pairs, random_state, n_jobs
         See :class:`sfpose.TemplateVerifier`.
+
+    Raises
+    ------
+    ValueError
+        If there is not one subject, and one pose, for each descriptor, or only one person.
     """
 
     def __init__(
         self,
         rows: NDArray[np.floating[Any]],
-        subjects: NDArray[np.generic],
-        poses: NDArray[np.generic] | None,
+        subjects: ArrayLike,
+        poses: ArrayLike | None,
         *,
+        cohort: Cohort | None = None,
         max_pairs: int,
         random_state: int,
         n_jobs: int | None,
     ) -> None:
         self._rows = rows
-        self.subjects, self._subject = np.unique(subjects, return_inverse=True)
-        labels = np.zeros(len(rows), np.int64) if poses is None else poses
+        people = _labels(subjects, "subjects", "person", len(rows))
+        self.subjects, self._subject = np.unique(people, return_inverse=True)
+        if len(self.subjects) < 2:
+            raise ValueError(
+                "a calibration needs at least two people, or there is no impostor pair; "
+                f"got {len(self.subjects)}"
+            )
+        labels = np.zeros(len(rows), np.int64)
+        if poses is not None:
+            labels = _labels(poses, "poses", "pose", len(rows))
         names, self._pose = np.unique(labels, return_inverse=True)
         self._pose_names = None if poses is None else [str(name) for name in names]
+        self._cohort = cohort
         self._max_pairs = max_pairs
         self._random_state = random_state
         self._n_jobs = n_jobs
@@ -120,6 +138,11 @@ class Calibrator:
             matches, and keep without a warning what rests on fewer than 30.
         warn : bool, default=True
             False keeps silent about the first size too.
+
+        Raises
+        ------
+        ValueError
+            If the data allow none, or not a size that is no option.
         """
         found: dict[Condition, Calibrated] = {}
         for place, (more, fewer) in enumerate(sizes):
@@ -159,6 +182,10 @@ class Calibrator:
                         kept,
                         warn=warn and (place == 0 or not optional),
                     )
+        if not found:
+            raise ValueError(
+                "a calibration needs at least one person with two descriptors; everyone has one"
+            )
         return found
 
     def _calibrated(
@@ -233,6 +260,11 @@ class Calibrator:
         distances = chi2_pairs_at(
             left.templates, first, second, right.templates, n_jobs=self._n_jobs
         )
+        if self._cohort is not None:
+            near = [
+                self._cohort.nearness(side.templates, n_jobs=self._n_jobs) for side in (left, right)
+            ]
+            distances = self._cohort.normalised(distances, near[0].at(first), near[1].at(second))
         return first, second, distances, left, right
 
     def _pairs(self, left: _Side, right: _Side) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -275,6 +307,15 @@ class Calibrator:
         return first, second
 
 
+def _labels(values: ArrayLike, name: str, each: str, count: int) -> NDArray[Any]:
+    labels = np.asarray(values)
+    if labels.shape != (count,):
+        raise ValueError(
+            f"{name} must name one {each} for each descriptor, shape ({count},); got {labels.shape}"
+        )
+    return labels
+
+
 def to_conditions(found: Mapping[Condition, Calibrated]) -> list[Json]:
     """What was learnt, as the ``conditions`` of a manifest's calibration."""
     return [
@@ -289,8 +330,8 @@ def to_conditions(found: Mapping[Condition, Calibrated]) -> list[Json]:
     ]
 
 
-def from_conditions(manifest: Manifest) -> dict[Condition, Calibrated]:
-    """What :func:`to_conditions` wrote into a manifest.
+def from_conditions(manifest: Manifest, least: float = 0.0) -> dict[Condition, Calibrated]:
+    """What :func:`to_conditions` wrote into a manifest; no threshold may be below ``least``.
 
     Raises
     ------
@@ -300,7 +341,7 @@ def from_conditions(manifest: Manifest) -> dict[Condition, Calibrated]:
     try:
         return {
             condition: _from_entry(entry)
-            for condition, entry in shipped_conditions(manifest).items()
+            for condition, entry in shipped_conditions(manifest, least).items()
         }
     except (KeyError, TypeError) as error:
         raise ValueError(f"the manifest's calibration is of another form: {error}") from error

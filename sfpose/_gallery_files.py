@@ -23,7 +23,9 @@ from sfpose.runtime.tensors import map_tensor, tensor_parts
 __all__ = [
     "MANIFEST",
     "GalleryContents",
+    "check_digest",
     "check_ids",
+    "digest_of",
     "gallery_files",
     "network_of",
     "read_gallery",
@@ -69,7 +71,7 @@ def gallery_files(
         "distance": dict(DISTANCE),
         "network": network,
         "files": {
-            name: {"sha256": _digest(parts), "bytes": sum(len(part) for part in parts)}
+            name: {"sha256": digest_of(parts), "bytes": sum(len(part) for part in parts)}
             for name, parts in files.items()
         },
     }
@@ -77,7 +79,8 @@ def gallery_files(
     return files
 
 
-def _digest(parts: Sequence[bytes | memoryview]) -> str:
+def digest_of(parts: Sequence[bytes | memoryview]) -> str:
+    """SHA-256 of a file that these buffers make, hexadecimal."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part)
@@ -106,7 +109,7 @@ def read_gallery(folder: Path, verify: bool, manifest_name: str = MANIFEST) -> G
     names = [_TEMPLATES, _IDS] + ([_COUNTS] if version > 1 else [])
     if verify:
         for name in names:
-            _check_digest(folder / name, manifest.get("files"))
+            check_digest(folder / name, manifest.get("files"))
     if manifest.get("distance") != DISTANCE:
         raise ValueError(
             f"a gallery must be for the distance {DISTANCE['definition']} with factor "
@@ -180,7 +183,13 @@ def _read_json(folder: Path, name: str, most: int) -> object:
         raise FileNotFoundError(f"a gallery must hold {name}; {error}") from None
 
 
-def _check_digest(path: Path, files: object) -> None:
+def check_digest(path: Path, files: object) -> None:
+    """Refuse a file that is not there, or not what the table of files states of it.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+    """
     entry = files.get(path.name) if isinstance(files, dict) else None
     stated = entry.get("sha256") if isinstance(entry, dict) else None
     if path.is_symlink() or not path.is_file():

@@ -19,6 +19,7 @@ from sfpose._kernels import reference
 
 __all__ = [
     "FEW_PAIRS",
+    "Floats",
     "cache_kernels",
     "check_descriptors",
     "chi2_matrix",

@@ -7,6 +7,7 @@ import.
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from dataclasses import dataclass
@@ -14,27 +15,45 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from sfpose._calibration import from_conditions, to_conditions
+from sfpose._calibration import Calibrated, from_conditions, to_conditions
+from sfpose._cohort import Cohort
 from sfpose._embedding import check_min_face_score, crop_kind
-from sfpose._gallery_files import MANIFEST, GalleryContents, gallery_files, read_gallery
-from sfpose.decision import DescriptorForm
+from sfpose._gallery_files import (
+    MANIFEST,
+    GalleryContents,
+    check_digest,
+    digest_of,
+    gallery_files,
+    read_gallery,
+)
+from sfpose.decision import Condition, DescriptorForm
 from sfpose.embedder import FaceEmbedder
 from sfpose.gallery import TemplateGallery
-from sfpose.runtime.artifact import Artifact, artifact_files, read_artifact, unpack_entry
+from sfpose.runtime.artifact import (
+    Artifact,
+    artifact_files,
+    read_artifact,
+    unpack_entry,
+)
 from sfpose.runtime.folders import read_whole, write_folder, write_zip
+from sfpose.runtime.tensors import map_tensor, tensor_file
 from sfpose.verifier import TemplateVerifier
 
 __all__ = ["BUNDLE_VERSION", "VerificationBundle"]
 
-BUNDLE_VERSION = 1
-_GALLERY = "gallery.json"
+BUNDLE_VERSION = 2
+"""1 knew no cohort, and is what a bundle without one still is."""
+
+_COHORT, _GALLERY = "cohort.safetensors", "gallery.json"
 _GALLERY_FILES = {
     _GALLERY: 2**20,
     "ids.json": 2**31,
     "counts.json": 2**31,
     "templates.safetensors": 8 * 2**30,
 }
+_COHORT_FILES = {_COHORT: 2**30}
 """Most bytes of each, since a zip file says what it likes."""
 _PARAMETERS = ("target_fmr", "groups", "template_sizes", "max_pairs", "random_state")
 _FITTED = {"threshold_", "calibration_", "calibrations_", "n_features_in_"}
@@ -73,7 +92,8 @@ class VerificationBundle:
 
         ``model.onnx`` runs in plain onnxruntime, ``templates.safetensors`` is read by any
         safetensors library (tensor ``templates``; ``ids.json`` and ``counts.json`` hold
-        the rest in the same order), ``manifest.json`` says what they mean.
+        the rest in the same order; ``cohort`` of ``cohort.safetensors`` if the verifier was
+        fitted with one), ``manifest.json`` says what they mean.
 
         Parameters
         ----------
@@ -127,14 +147,21 @@ class VerificationBundle:
             form.check(contents.templates, "templates of the gallery")
             files = gallery_files(contents, _GALLERY)
             extra = {name: b"".join(parts) for name, parts in files.items()}
-        manifest["bundle"] = {
-            "version": BUNDLE_VERSION,
+        stated: dict[str, Any] = {
+            "version": 1,
             "align": self.embedder.align,
             "min_face_score": self.embedder.min_face_score,
             "verifier": {name: getattr(self.verifier, name) for name in _PARAMETERS},
             "fitted": bool(learned),
             "gallery": bool(extra),
         }
+        if (cohort := self.verifier._cohort) is not None:
+            extra[_COHORT] = file = tensor_file("cohort", cohort.descriptors)
+            stated["version"] = BUNDLE_VERSION
+            stated["cohort"] = {"sha256": digest_of([file]), "bytes": len(file)}
+            # Not where thresholds of distances as they are would be looked for.
+            stated["calibration"] = manifest.pop("calibration")
+        manifest["bundle"] = stated
         return artifact_files(artifact.model, manifest, extra)
 
     @classmethod
@@ -162,7 +189,7 @@ class VerificationBundle:
             If it is none, a newer sfpose wrote it, a file was changed, or it is for
             another distance than this library computes.
         """
-        artifact, contents = read_whole(path, _read)
+        artifact, contents, cohort = read_whole(path, _read)
         form = DescriptorForm.of_artifact(artifact, os.fspath(path))
         stated: Any = artifact.manifest["bundle"]
         embedder = FaceEmbedder(os.fspath(path), n_jobs=n_jobs)
@@ -184,7 +211,11 @@ class VerificationBundle:
             # Shipped thresholds too hold for the weights that were read, not for later ones.
             verifier._form = form
             if stated["fitted"]:
-                _restore(verifier, artifact)
+                known = from_conditions(artifact.manifest)
+                if cohort is not None:
+                    known = from_conditions(stated, least=-math.inf)
+                    verifier._cohort = Cohort(cohort, form)
+                _restore(verifier, known, artifact.descriptor_size)
         except (KeyError, IndexError, TypeError, StopIteration) as error:
             raise ValueError(
                 f"the manifest must describe a bundle; it does not: {error}"
@@ -196,18 +227,19 @@ class VerificationBundle:
         return cls(embedder, verifier, gallery)
 
 
-def _restore(verifier: TemplateVerifier, artifact: Artifact) -> None:
+def _restore(
+    verifier: TemplateVerifier, known: dict[Condition, Calibrated], n_features: int
+) -> None:
     """Make the verifier what ``fit`` had made it."""
-    verifier._calibrated = from_conditions(artifact.manifest)
-    verifier.calibrations_ = {
-        condition: known.thresholds[0] for condition, known in verifier._calibrated.items()
-    }
+    verifier._calibrated = known
+    verifier.calibrations_ = {condition: found.thresholds[0] for condition, found in known.items()}
     verifier.calibration_ = next(iter(verifier.calibrations_.values()))
     verifier.threshold_ = verifier.calibration_.threshold
-    verifier.n_features_in_ = artifact.descriptor_size
+    verifier.n_features_in_ = n_features
 
 
-def _read(path: Path) -> tuple[Artifact, GalleryContents | None]:
+def _read(path: Path) -> tuple[Artifact, GalleryContents | None, NDArray[np.float32] | None]:
+    """The artifact, the gallery and the cohort of a bundle, as far as it has them."""
     artifact = read_artifact(path)
     stated: Any = artifact.manifest.get("bundle")
     if not isinstance(stated, dict):
@@ -218,14 +250,20 @@ def _read(path: Path) -> tuple[Artifact, GalleryContents | None]:
             f"the bundle's version must be 1 to {BUNDLE_VERSION}; got {version!r}: "
             "a newer sfpose wrote this"
         )
-    if not stated.get("gallery"):
-        return artifact, None
+    gallery, cohort = stated.get("gallery"), stated.get("cohort")
+    wanted = {**(_GALLERY_FILES if gallery else {}), **(_COHORT_FILES if cohort else {})}
     with tempfile.TemporaryDirectory() as temporary:
         folder = path
         if not path.is_dir():
             folder = Path(temporary)
-            for name, most in _GALLERY_FILES.items():
+            for name, most in wanted.items():
                 unpack_entry(path, name, folder / name, most)
-        contents = read_gallery(folder, True, _GALLERY)
-        # The memory map must not outlive the folder.
-        return artifact, contents._replace(templates=np.array(contents.templates))
+        contents = strangers = None
+        # Memory maps must not outlive the folder.
+        if gallery:
+            contents = read_gallery(folder, True, _GALLERY)
+            contents = contents._replace(templates=np.array(contents.templates))
+        if cohort:
+            check_digest(folder / _COHORT, {_COHORT: cohort})
+            strangers = np.array(map_tensor(folder / _COHORT, "cohort"))
+    return artifact, contents, strangers

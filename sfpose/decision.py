@@ -28,7 +28,6 @@ __all__ = [
     "shipped_rule",
 ]
 
-
 _UNIT_SUM = 1e-3
 
 
@@ -269,7 +268,7 @@ class VerificationResult:
     match : bool
         Whether both sides are taken to show the same person.
     distance : float
-        Chi-square distance; smaller means more alike.
+        Chi-square, or normalised if a cohort was fitted; smaller means more alike.
     threshold : float
         Largest distance that is accepted.
     target_fmr : float
@@ -303,12 +302,14 @@ class VerificationResult:
         )
 
 
-def shipped_conditions(manifest: Manifest) -> dict[Condition, dict[str, Json]]:
+def shipped_conditions(manifest: Manifest, least: float = 0.0) -> dict[Condition, dict[str, Json]]:
     """Conditions of an artifact's own calibration, each with what it says of it.
 
     Parameters
     ----------
     manifest : mapping
+    least : float, default=0.0
+        Least that a threshold can be; those of normalised distances lie below 0 too.
 
     Returns
     -------
@@ -339,7 +340,7 @@ def shipped_conditions(manifest: Manifest) -> dict[Condition, dict[str, Json]]:
             numbers = [line["slope"], line["intercept"]]
             for stated in entry["thresholds"]:
                 numbers += [stated["target_fmr"], stated["threshold"]]
-                if not 0 < stated["target_fmr"] < 1 or not stated["threshold"] >= 0:
+                if not 0 < stated["target_fmr"] < 1 or not stated["threshold"] >= least:
                     raise ValueError(f"threshold {stated['threshold']!r}")
             if not all(math.isfinite(number) for number in numbers):
                 raise ValueError(f"numbers {numbers}")
@@ -379,10 +380,9 @@ def shipped_rule(
     >>> five.threshold < one.threshold  # means of several images lie closer together
     True
     """
-    conditions = shipped_conditions(read_manifest(weights))
     usable: dict[Condition, Rule] = {}
     targets: set[float] = set()
-    for condition, entry in conditions.items():
+    for condition, entry in shipped_conditions(read_manifest(weights)).items():
         line: Any = entry["log_likelihood_ratio"]
         thresholds: Any = entry["thresholds"]
         for stated in thresholds:

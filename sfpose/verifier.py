@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,7 +12,8 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.metadata_routing import UNUSED
 
 from sfpose._calibration import TEMPLATE_SIZES, Calibrated, Calibrator
-from sfpose._scoring import check_descriptors, chi2_matrix, chi2_of_checked, chi2_pairs
+from sfpose._cohort import Cohort
+from sfpose._scoring import Floats, check_descriptors, chi2_matrix, chi2_of_checked, chi2_pairs
 from sfpose.decision import (
     Condition,
     DescriptorForm,
@@ -99,6 +100,8 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
     __metadata_request__predict: ClassVar = {"A": UNUSED}
     __metadata_request__decision_function: ClassVar = {"A": UNUSED}
 
+    _cohort: Cohort | None = None
+
     def __init__(
         self,
         target_fmr: float = 1e-3,
@@ -119,7 +122,12 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         self.n_jobs = n_jobs
 
     def fit(
-        self, descriptors: ArrayLike, subjects: ArrayLike, *, poses: ArrayLike | None = None
+        self,
+        descriptors: ArrayLike,
+        subjects: ArrayLike,
+        *,
+        poses: ArrayLike | None = None,
+        cohort: ArrayLike | None = None,
     ) -> TemplateVerifier:
         """Calibrate thresholds on descriptors of known people.
 
@@ -134,6 +142,10 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         poses : array of shape (n,), optional
             Pose of each image, such as ``"frontal"`` and ``"profile"``; needed, and
             only used, with ``groups`` of ``"pose"``.
+        cohort : array of shape (m, d), values >= 0, m >= 100, optional
+            Descriptors of other people, one each, of all kinds that will be compared. All
+            distances are normalised by them from then on (adaptive S-norm), so that the
+            threshold holds for kinds of people whom ``subjects`` lack too.
 
         Returns
         -------
@@ -143,8 +155,8 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            If descriptors are refused, lengths differ, there is only one person, nobody has
-            two descriptors, ``groups`` is unknown, or ``poses`` are missing where needed.
+            If descriptors or cohort are refused, lengths differ, there is only one person, or
+            nobody has two, ``groups`` is unknown, or ``poses`` are missing where needed.
 
         Warns
         -----
@@ -153,12 +165,8 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         """
         groups = self._groups()
         rows = check_descriptors(descriptors)
-        people = _labels(subjects, "subjects", "person", len(rows))
-        if len(np.unique(people)) < 2:
-            raise ValueError(
-                "a calibration needs at least two people, or there is no impostor pair; "
-                f"got {len(np.unique(people))}"
-            )
+        form = DescriptorForm.of_rows(rows, self.weights)
+        strangers = None if cohort is None else Cohort(cohort, form)
         if ("pose" in groups) != (poses is not None):
             raise ValueError(
                 'poses must be given where groups hold "pose", and nowhere else; got '
@@ -166,8 +174,9 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
             )
         calibrator = Calibrator(
             rows,
-            people,
-            None if poses is None else _labels(poses, "poses", "pose", len(rows)),
+            subjects,
+            poses,
+            cohort=strangers,
             max_pairs=self.max_pairs,
             random_state=self.random_state,
             n_jobs=self.n_jobs,
@@ -176,10 +185,6 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         if "size" not in groups:
             sizes = ((1, 1),)
         found = calibrator.run(sizes, [self.target_fmr], optional=self.template_sizes is None)
-        if not found:
-            raise ValueError(
-                "a calibration needs at least one person with two descriptors; everyone has one"
-            )
         self._calibrated: dict[Condition, Calibrated] = found
         self.calibrations_: dict[Condition, ThresholdCalibration] = {
             condition: calibrated.thresholds[0] for condition, calibrated in found.items()
@@ -187,10 +192,10 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         self.calibration_: ThresholdCalibration = next(iter(self.calibrations_.values()))
         self.threshold_: float = self.calibration_.threshold
         self.n_features_in_: int = rows.shape[1]
-        self._form = DescriptorForm.of_rows(rows, self.weights)
+        self._form, self._cohort = form, strangers
         return self
 
-    def _check_form(self, **sides: NDArray[np.floating[Any]]) -> None:
+    def _check_form(self, **sides: Floats) -> None:
         """Refuse descriptors that the threshold was not calibrated for."""
         form: DescriptorForm | None = getattr(self, "_form", None)
         if form is None or form.digest is not None:
@@ -208,7 +213,16 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         """Distances to decide by, of rows that the threshold was calibrated for."""
         first, second = check_descriptors(A, name="A"), check_descriptors(B, name="B")
         self._check_form(A=first, B=second)
-        return chi2_of_checked(first, second, n_jobs=self.n_jobs).astype(np.float64)
+        distances = chi2_of_checked(first, second, n_jobs=self.n_jobs)
+        return self._normalised(distances, first, second).astype(np.float64)
+
+    def _normalised(self, distances: Floats, A: ArrayLike, B: ArrayLike) -> Floats:
+        """Distances over what strangers are at, after a fit with a cohort."""
+        if self._cohort is None:
+            return distances
+        first = self._cohort.nearness(A, n_jobs=self.n_jobs)
+        second = first if B is A else self._cohort.nearness(B, n_jobs=self.n_jobs)
+        return self._cohort.normalised(distances, first, second)
 
     def _groups(self) -> tuple[str, ...]:
         given = (self.groups,) if isinstance(self.groups, str) else tuple(self.groups or ())
@@ -228,8 +242,8 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
             return self._calibrated[choose_condition(self._calibrated, wanted)].rule()
         return shipped_rule(self.weights, self.target_fmr, wanted)
 
-    def score_pairs(self, A: ArrayLike, B: ArrayLike) -> NDArray[np.floating[Any]]:
-        """Chi-square distance of row i of ``A`` with row i of ``B``.
+    def score_pairs(self, A: ArrayLike, B: ArrayLike) -> Floats:
+        """Distance of row i of ``A`` with row i of ``B``: chi-square, or normalised.
 
         Parameters
         ----------
@@ -238,17 +252,19 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         Returns
         -------
         array of shape (n,)
-            float32 if both inputs are float32, else float64.
+            float32 if both inputs are float32 and no cohort was fitted, else float64.
 
         Raises
         ------
         ValueError
             If an input is negative, NaN, infinite, empty or of another shape.
         """
-        return chi2_pairs(A, B, n_jobs=self.n_jobs)
+        return self._normalised(chi2_pairs(A, B, n_jobs=self.n_jobs), A, B)
 
-    def score_matrix(self, A: ArrayLike, B: ArrayLike) -> NDArray[np.floating[Any]]:
-        """Chi-square distance of each row of ``A`` with each row of ``B``.
+    def score_matrix(self, A: ArrayLike, B: ArrayLike) -> Floats:
+        """Distance of each row of ``A`` with each row of ``B``: chi-square, or normalised.
+
+        Errors are those of :meth:`score_pairs`.
 
         Parameters
         ----------
@@ -258,14 +274,9 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         Returns
         -------
         array of shape (n, m)
-            float32 if both inputs are float32, else float64.
-
-        Raises
-        ------
-        ValueError
-            If an input is negative, NaN, infinite, empty or of another width.
+            Of the types and kinds that :meth:`score_pairs` gives.
         """
-        return chi2_matrix(A, B, n_jobs=self.n_jobs)
+        return self._normalised(chi2_matrix(A, B, n_jobs=self.n_jobs), A, B)
 
     def decision_function(
         self,
@@ -275,7 +286,7 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         template_images: int = 1,
         probe_images: int = 1,
         poses: tuple[str, str] | None = None,
-    ) -> NDArray[np.floating[Any]]:
+    ) -> NDArray[np.float64]:
         """Threshold minus distance of row i of both: at least 0 means accepted.
 
         Parameters
@@ -369,10 +380,11 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            If an input is refused, widths differ, there is neither a fit nor a shipped
-            calibration for ``target_fmr``, or none for so many images or for the poses.
+            If an input is refused, or there is neither a fit nor a shipped calibration for
+            ``target_fmr``, so many images and these poses.
         """
-        first, second = _rows(template, "template"), _rows(probe, "probe")
+        first = check_descriptors(np.atleast_2d(np.asarray(template)), name="template")
+        second = check_descriptors(np.atleast_2d(np.asarray(probe)), name="probe")
         rule = self._rule(
             len(first) if template_images is None else template_images,
             len(second) if probe_images is None else probe_images,
@@ -380,21 +392,7 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         )
         self._check_form(template=first, probe=second)
         means = [rows.mean(axis=0, keepdims=True) for rows in (first, second)]
-        return rule.decide(float(chi2_pairs(*means)[0]))
+        return rule.decide(float(self._normalised(chi2_pairs(*means), *means)[0]))
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "threshold_")
-
-
-def _rows(descriptors: ArrayLike, name: str) -> NDArray[np.floating[Any]]:
-    rows = np.asarray(descriptors)
-    return check_descriptors(rows[None] if rows.ndim == 1 else rows, name=name)
-
-
-def _labels(values: ArrayLike, name: str, each: str, count: int) -> NDArray[np.generic]:
-    labels = np.asarray(values)
-    if labels.shape != (count,):
-        raise ValueError(
-            f"{name} must name one {each} for each descriptor, shape ({count},); got {labels.shape}"
-        )
-    return labels

@@ -123,7 +123,7 @@ def test_parts_that_do_not_fit_together_are_refused_and_nothing_is_left(bundle, 
     gallery = TemplateGallery()
     gallery.add(["ann"], narrow[:1])
     unsure = TemplateVerifier(target_fmr=0.01)
-    unsure.cohort_ = "learned"
+    unsure.margin_ = "learned"
     pair = TemplateGallery()
     pair.add([("a", 1)], np.full((1, 256), 1 / 256))
     rows, people = _descriptors()
@@ -135,7 +135,7 @@ def test_parts_that_do_not_fit_together_are_refused_and_nothing_is_left(bundle, 
         ((bundle.embedder, raw), "normalization 'l1', .*got 256, 'none'"),
         ((bundle.embedder, bundle.verifier, gallery), "gallery must have 256 values .*got 30"),
         ((bundle.embedder, bundle.verifier, doubled), "gallery must sum to 1 in each row"),
-        ((bundle.embedder, unsure), r"cannot keep \['cohort_'\]"),
+        ((bundle.embedder, unsure), r"cannot keep \['margin_'\]"),
         ((bundle.embedder, bundle.verifier, pair), "ids must be str or int"),
     ]:
         for name in ("door", "door.zip"):
@@ -156,8 +156,8 @@ def test_what_is_no_bundle_or_was_changed_is_refused(bundle, tmp_path):
         (path / "manifest.json").write_text(json.dumps(changed))
 
     for changes, message in [
-        ({"version": 2}, "version must be 1 to 1; got 2: a newer sfpose"),
-        ({"version": True}, "version must be 1 to 1; got True"),
+        ({"version": 3}, "version must be 1 to 2; got 3: a newer sfpose"),
+        ({"version": True}, "version must be 1 to 2; got True"),
         ({"verifier": None}, "must describe a bundle"),
         ({"verifier": {"target_fmr": 0.1}}, "must describe a bundle"),
     ]:

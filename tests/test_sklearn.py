@@ -285,7 +285,7 @@ def test_poses_are_routed_to_the_verifier_and_cut_as_its_fold_is(inside):
 
 def test_descriptors_and_subjects_are_no_metadata():
     """They are X and y: a request for them would give them twice."""
-    assert set(get_routing_for_object(TemplateVerifier()).fit.requests) == {"poses"}
+    assert set(get_routing_for_object(TemplateVerifier()).fit.requests) == {"poses", "cohort"}
     assert not get_routing_for_object(LikelihoodRatioCalibrator()).fit.requests
     with (
         sklearn.config_context(enable_metadata_routing=True),
