@@ -3,12 +3,15 @@ r"""False match rates by race, gender and age at one threshold, on FairFace's va
     python benchmarks/groups.py FAIRFACE_FOLDER CFP --figure fmr.png
     python benchmarks/groups.py FAIRFACE_FOLDER CFP --weights default small \
         --sface S.onnx --yunet Y.onnx
+    python benchmarks/groups.py FAIRFACE_FOLDER CFP --cohort 2000
 
 FAIRFACE_FOLDER holds ``fairface_128_*.zip`` (or folders) with ``val/N.jpg``, and
 ``fairface_label_val.csv``. All photos show different people, so every pair is an impostor
 pair. The threshold is that of CFP people 001 to 100, in all poses, at a false match rate of
-0.001. Pairs are taken within each group, as someone who passes for another person of the
-same group is the harder case. SFace is run as in ``benchmarks/peers.py``.
+0.001; what it costs is told by CFP people 101 to 250. Pairs are taken within each group, as
+someone who passes for another person of the same group is the harder case. SFace is run as in
+``benchmarks/peers.py``. ``--cohort`` normalises distances by so many of FairFace's training
+photos ``train/N.jpg``, as ``TemplateVerifier.fit(..., cohort=)`` does.
 """
 
 from __future__ import annotations
@@ -22,7 +25,9 @@ import numpy as np
 from peers import SFace, cosine_distance
 
 from sfpose import FaceEmbedder
+from sfpose._cohort import Cohort
 from sfpose._scoring import chi2_pairs_at
+from sfpose.decision import DescriptorForm
 from sfpose.metrics import GroupErrorDisplay, GroupErrorRates, calibrate_threshold
 from sfpose.protocols import CFP, ImageFiles, LazyImages, all_pairs
 
@@ -48,6 +53,35 @@ def validation_photos(folder: Path, limit: int | None) -> tuple[list[LazyImages]
     return parts, [labels[name] for name in names]
 
 
+def training_photos(folder: Path, count: int) -> list[LazyImages]:
+    """So many of the training part's images, by archive, evenly drawn."""
+    found = [
+        (files, name)
+        for files in map(ImageFiles, sorted(folder.glob("fairface_128_*")))
+        for name in files.images()
+        if name.startswith("train/")
+    ]
+    chosen = [found[n] for n in np.linspace(0, len(found) - 1, count).astype(int)]
+    return [
+        LazyImages(files, [name for other, name in chosen if other is files])
+        for files in dict.fromkeys(files for files, _ in chosen)
+    ]
+
+
+def over_cohort(strangers: np.ndarray) -> Compare:
+    """Distances normalised by strangers, as a verifier that is fitted with them gives them."""
+    kept = strangers[~np.isnan(strangers).any(axis=1)]
+    cohort = Cohort(kept, DescriptorForm(kept.shape[1], "l1"))
+
+    def compare(rows: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        used, places = np.unique(np.stack([first, second]), return_inverse=True)
+        near = cohort.nearness(rows[used], n_jobs=-1)
+        sides = [near.at(side) for side in places.reshape(2, -1)]
+        return cohort.normalised(chi2_pairs_at(rows, first, second, n_jobs=-1), *sides)
+
+    return compare
+
+
 def rates_within(
     rows: np.ndarray, groups: np.ndarray, threshold: float, compare: Compare
 ) -> GroupErrorRates:
@@ -67,22 +101,33 @@ def rates_within(
 
 
 def report(
-    known: np.ndarray,
-    cfp: CFP,
+    cfp: list[tuple[CFP, np.ndarray]],
     rows: np.ndarray,
     labels: list[dict],
     compare: Compare,
     target_fmr: float,
 ) -> list[GroupErrorRates]:
-    """Print the rates of one network; those within each of ``LABELS``."""
+    """Print the rates of one network; those within each of ``LABELS``.
+
+    ``cfp`` holds the people for the threshold and those for what it costs, each with descriptors.
+    """
+    (people, known), (others, unknown) = cfp
     found = ~np.isnan(known).any(axis=1)
-    trials = all_pairs(cfp.subjects[found], np.arange(np.sum(found)))
+    trials = all_pairs(people.subjects[found], np.arange(np.sum(found)))
     distances = compare(known[found], trials.first, trials.second)
     threshold = calibrate_threshold(distances, trials.is_genuine, target_fmr).threshold
     acquired = ~np.isnan(rows).any(axis=1)
     print(
         f"{len(rows)} photos, {np.sum(~acquired)} not acquired; threshold from {len(known)} photos"
     )
+    refused = np.isnan(unknown).any(axis=1)
+    told = np.where(refused[:, None], 1 / unknown.shape[1], unknown)
+    for poses in (("frontal", "frontal"), ("frontal", "profile")):
+        pairs = others.trials(*poses)
+        accepted = compare(told, pairs.first, pairs.second) <= threshold
+        accepted &= ~(refused[pairs.first] | refused[pairs.second])
+        fmr, fnmr = accepted[~pairs.is_genuine].mean(), (~accepted[pairs.is_genuine]).mean()
+        print(f"{' - '.join(poses)}: FMR {100 * fmr:.3f} %, FNMR {100 * fnmr:.1f} %")
     rows = rows[acquired]
     labels = [label for label, kept in zip(labels, acquired, strict=True) if kept]
     everyone = rates_within(rows, np.full(len(rows), "all"), threshold, compare)
@@ -118,13 +163,17 @@ def main() -> None:
     parser.add_argument("--target-fmr", type=float, default=1e-3)
     parser.add_argument("--limit", type=int, help="so many photos instead of all")
     parser.add_argument("--figure", type=Path, help="of the first --weights")
+    parser.add_argument("--cohort", type=int, help="normalise by so many other people")
     parser.add_argument("--sface")
     parser.add_argument("--yunet")
     options = parser.parse_args()
     if (options.sface is None) != (options.yunet is None):
         parser.error("--sface and --yunet go together")
-    cfp = CFP(options.cfp, people=range(1, 101))
+    if options.sface and options.cohort:
+        parser.error("--cohort is for --weights alone")
     parts, labels = validation_photos(options.fairface, options.limit)
+    strangers = training_photos(options.fairface, options.cohort) if options.cohort else []
+    cfp = [CFP(options.cfp, people=range(*ends)) for ends in ((1, 101), (101, 251))]
 
     networks = {
         name: (FaceEmbedder(name, n_jobs=-1).transform, chi2_pairs_at) for name in options.weights
@@ -135,7 +184,10 @@ def main() -> None:
         if len(networks) > 1:
             print(name)
         rows = np.concatenate([embed(part) for part in parts])
-        tables = report(embed(cfp.images), cfp, rows, labels, compare, options.target_fmr)
+        if strangers:
+            compare = over_cohort(np.concatenate([embed(part) for part in strangers]))
+        known = [(people, embed(people.images)) for people in cfp]
+        tables = report(known, rows, labels, compare, options.target_fmr)
         if options.figure and not number:
             draw(tables, options.target_fmr, options.figure)
 
