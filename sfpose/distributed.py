@@ -51,7 +51,7 @@ def score_matrix(
     Returns
     -------
     dask array of shape (n, m)
-        Not computed yet. What :meth:`sfpose.TemplateVerifier.score_matrix` gives, to the
+        Not computed yet. What ``TemplateVerifier().score_matrix`` gives, to the
         bit in blocks of more than 256 pairs and to a relative 1e-6 in smaller ones.
 
     Raises

@@ -299,7 +299,7 @@ class TemplateGallery:
         ----------
         probes : array of shape (n, d), values >= 0
         radius : float
-            Such as the threshold of a TemplateVerifier.
+            Such as the threshold of a TemplateVerifier that was fitted without a cohort.
 
         Returns
         -------
