@@ -261,9 +261,9 @@ class Calibrator:
             left.templates, first, second, right.templates, n_jobs=self._n_jobs
         )
         if self._cohort is not None:
-            near = [
-                self._cohort.nearness(side.templates, n_jobs=self._n_jobs) for side in (left, right)
-            ]
+            near = self._cohort.nearness_of_both(
+                left.templates, right.templates, n_jobs=self._n_jobs
+            )
             distances = self._cohort.normalised(distances, near[0].at(first), near[1].at(second))
         return first, second, distances, left, right
 

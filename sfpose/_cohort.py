@@ -86,6 +86,13 @@ class Cohort:
         floor = np.maximum(_LEAST_SPREAD * mean, np.finfo(np.float32).tiny)
         return Nearness(mean, np.maximum(deviation, floor))
 
+    def nearness_of_both(
+        self, A: ArrayLike, B: ArrayLike, *, n_jobs: int | None = None
+    ) -> tuple[Nearness, Nearness]:
+        """That of the templates of either side, found once where both are the same."""
+        first = self.nearness(A, n_jobs=n_jobs)
+        return first, first if B is A else self.nearness(B, n_jobs=n_jobs)
+
     @staticmethod
     def normalised(distances: Floats, first: Nearness, second: Nearness) -> NDArray[np.float64]:
         """Distances (n,) of pairs, or (n, m) of each with each, by the nearness of both sides."""

@@ -211,8 +211,9 @@ class VerificationBundle:
             # Shipped thresholds too hold for the weights that were read, not for later ones.
             verifier._form = form
             if stated["fitted"]:
-                known = from_conditions(artifact.manifest)
-                if cohort is not None:
+                if cohort is None:
+                    known = from_conditions(artifact.manifest)
+                else:
                     known = from_conditions(stated, least=-math.inf)
                     verifier._cohort = Cohort(cohort, form)
                 _restore(verifier, known, artifact.descriptor_size)

@@ -220,9 +220,8 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         """Distances over what strangers are at, after a fit with a cohort."""
         if self._cohort is None:
             return distances
-        first = self._cohort.nearness(A, n_jobs=self.n_jobs)
-        second = first if B is A else self._cohort.nearness(B, n_jobs=self.n_jobs)
-        return self._cohort.normalised(distances, first, second)
+        near = self._cohort.nearness_of_both(A, B, n_jobs=self.n_jobs)
+        return self._cohort.normalised(distances, *near)
 
     def _groups(self) -> tuple[str, ...]:
         given = (self.groups,) if isinstance(self.groups, str) else tuple(self.groups or ())
