@@ -28,7 +28,12 @@ from sfpose import FaceEmbedder
 from sfpose._cohort import Cohort
 from sfpose._scoring import chi2_pairs_at
 from sfpose.decision import DescriptorForm
-from sfpose.metrics import GroupErrorDisplay, GroupErrorRates, calibrate_threshold
+from sfpose.metrics import (
+    GroupErrorDisplay,
+    GroupErrorRates,
+    calibrate_threshold,
+    error_rates_at_threshold,
+)
 from sfpose.protocols import CFP, ImageFiles, LazyImages, all_pairs
 
 LABELS = ("race", "gender", "age")
@@ -38,34 +43,32 @@ AGES = {"03-Sep": "3-9", "Oct-19": "10-19"}
 Compare = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
+def photos_in(folder: Path, wanted: Callable[[str], bool]) -> tuple[list[LazyImages], list[str]]:
+    """Images whose names are wanted, by archive, and all their names, in the same order."""
+    names, parts = [], []
+    for archive in sorted(folder.glob("fairface_128_*")):
+        files = ImageFiles(archive)
+        own = [name for name in files.images() if wanted(name)]
+        names += own
+        if own:
+            parts.append(LazyImages(files, own))
+    return parts, names
+
+
 def validation_photos(folder: Path, limit: int | None) -> tuple[list[LazyImages], list[dict]]:
     """Images of the validation part, by archive, and their labels, in the same order."""
     with open(folder / "fairface_label_val.csv", newline="") as file:
         rows = list(csv.DictReader(file))[:limit]
     labels = {row["file"]: {**row, "age": AGES.get(row["age"], row["age"])} for row in rows}
-    names, parts = [], []
-    for archive in sorted(folder.glob("fairface_128_*")):
-        files = ImageFiles(archive)
-        own = [name for name in files.images() if name in labels]
-        names += own
-        if own:
-            parts.append(LazyImages(files, own))
+    parts, names = photos_in(folder, labels.__contains__)
     return parts, [labels[name] for name in names]
 
 
 def training_photos(folder: Path, count: int) -> list[LazyImages]:
     """So many of the training part's images, by archive, evenly drawn."""
-    found = [
-        (files, name)
-        for files in map(ImageFiles, sorted(folder.glob("fairface_128_*")))
-        for name in files.images()
-        if name.startswith("train/")
-    ]
-    chosen = [found[n] for n in np.linspace(0, len(found) - 1, count).astype(int)]
-    return [
-        LazyImages(files, [name for other, name in chosen if other is files])
-        for files in dict.fromkeys(files for files, _ in chosen)
-    ]
+    _, names = photos_in(folder, lambda name: name.startswith("train/"))
+    chosen = {names[n] for n in np.linspace(0, len(names) - 1, count).astype(int)}
+    return photos_in(folder, chosen.__contains__)[0]
 
 
 def over_cohort(strangers: np.ndarray) -> Compare:
@@ -124,9 +127,9 @@ def report(
     told = np.where(refused[:, None], 1 / unknown.shape[1], unknown)
     for poses in (("frontal", "frontal"), ("frontal", "profile")):
         pairs = others.trials(*poses)
-        accepted = compare(told, pairs.first, pairs.second) <= threshold
-        accepted &= ~(refused[pairs.first] | refused[pairs.second])
-        fmr, fnmr = accepted[~pairs.is_genuine].mean(), (~accepted[pairs.is_genuine]).mean()
+        distances = compare(told, pairs.first, pairs.second)
+        distances[refused[pairs.first] | refused[pairs.second]] = np.inf
+        fmr, fnmr = error_rates_at_threshold(distances, pairs.is_genuine, threshold)
         print(f"{' - '.join(poses)}: FMR {100 * fmr:.3f} %, FNMR {100 * fnmr:.1f} %")
     rows = rows[acquired]
     labels = [label for label, kept in zip(labels, acquired, strict=True) if kept]

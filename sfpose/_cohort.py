@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sfpose._scoring import Floats, check_descriptors, chi2_matrix
+from sfpose._scoring import Floats, check_descriptors, chi2_matrix_of_checked
 from sfpose.decision import DescriptorForm
 
-__all__ = ["FEWEST", "Cohort", "Nearness"]
+__all__ = ["Cohort", "Nearness"]
 
-FEWEST = 100
+_FEWEST = 100
 """Descriptors that a cohort must hold; fewer tell too little of who is near."""
 
 _LEAST_NEAREST = 30
@@ -63,9 +63,9 @@ class Cohort:
     def __init__(self, descriptors: ArrayLike, form: DescriptorForm) -> None:
         self.descriptors = check_descriptors(descriptors, name="cohort").astype(np.float32)
         form.check(self.descriptors, "cohort")
-        if len(self.descriptors) < FEWEST:
+        if len(self.descriptors) < _FEWEST:
             raise ValueError(
-                f"cohort must hold descriptors of at least {FEWEST} people; "
+                f"cohort must hold descriptors of at least {_FEWEST} people; "
                 f"got {len(self.descriptors)}"
             )
         self.nearest = max(_LEAST_NEAREST, round(_NEAREST_SHARE * len(self.descriptors)))
@@ -73,11 +73,12 @@ class Cohort:
 
     def nearness(self, templates: ArrayLike, *, n_jobs: int | None = None) -> Nearness:
         """Mean and deviation of the distances of templates (n, d) to their nearest strangers."""
-        rows = check_descriptors(templates, name="templates")
+        width = self.descriptors.shape[1]
+        rows = check_descriptors(templates, name="templates", width=width)
         mean, deviation = np.empty((2, len(rows)))
         for first in range(0, len(rows), _PART):
             part = slice(first, first + _PART)
-            distances = chi2_matrix(rows[part], self.descriptors, n_jobs=n_jobs)
+            distances = chi2_matrix_of_checked(rows[part], self.descriptors, n_jobs=n_jobs)
             near = np.partition(distances, self.nearest - 1, axis=1)[:, : self.nearest]
             mean[part] = near.mean(axis=1, dtype=np.float64)
             deviation[part] = near.std(axis=1, dtype=np.float64)

@@ -23,6 +23,7 @@ __all__ = [
     "cache_kernels",
     "check_descriptors",
     "chi2_matrix",
+    "chi2_matrix_of_checked",
     "chi2_of_checked",
     "chi2_pairs",
     "chi2_pairs_at",
@@ -214,7 +215,12 @@ def chi2_matrix(A: ArrayLike, B: ArrayLike, *, n_jobs: int | None = None) -> Flo
     >>> chi2_matrix([[1.0, 0.0]], [[0.0, 1.0], [1.0, 0.0]])
     array([[2., 0.]])
     """
-    first, second, factor = _in_range(*_check_two(A, B))
+    return chi2_matrix_of_checked(*_check_two(A, B), n_jobs=n_jobs)
+
+
+def chi2_matrix_of_checked(first: Floats, second: Floats, *, n_jobs: int | None = None) -> Floats:
+    """:func:`chi2_matrix` of what :func:`check_descriptors` gave already, of one width."""
+    first, second, factor = _in_range(first, second)
     if len(first) * len(second) <= FEW_PAIRS:
         few = reference.chi2_matrix(first, second) * factor
         return few.astype(first.dtype, copy=False)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sfpose._calibration import Calibrated, from_conditions, to_conditions
+from sfpose._calibration import from_conditions, to_conditions
 from sfpose._cohort import Cohort
 from sfpose._embedding import check_min_face_score, crop_kind
 from sfpose._gallery_files import (
@@ -28,15 +28,10 @@ from sfpose._gallery_files import (
     gallery_files,
     read_gallery,
 )
-from sfpose.decision import Condition, DescriptorForm
+from sfpose.decision import DescriptorForm
 from sfpose.embedder import FaceEmbedder
 from sfpose.gallery import TemplateGallery
-from sfpose.runtime.artifact import (
-    Artifact,
-    artifact_files,
-    read_artifact,
-    unpack_entry,
-)
+from sfpose.runtime.artifact import Artifact, artifact_files, read_artifact, unpack_entry
 from sfpose.runtime.folders import read_whole, write_folder, write_zip
 from sfpose.runtime.tensors import map_tensor, tensor_file
 from sfpose.verifier import TemplateVerifier
@@ -212,11 +207,10 @@ class VerificationBundle:
             verifier._form = form
             if stated["fitted"]:
                 if cohort is None:
-                    known = from_conditions(artifact.manifest)
+                    verifier._learned(from_conditions(artifact.manifest), form, None)
                 else:
                     known = from_conditions(stated, least=-math.inf)
-                    verifier._cohort = Cohort(cohort, form)
-                _restore(verifier, known, artifact.descriptor_size)
+                    verifier._learned(known, form, Cohort(cohort, form))
         except (KeyError, IndexError, TypeError, StopIteration) as error:
             raise ValueError(
                 f"the manifest must describe a bundle; it does not: {error}"
@@ -226,17 +220,6 @@ class VerificationBundle:
             form.check(contents.templates, "templates of the gallery")
             gallery.add(contents.ids, contents.templates, counts=contents.counts)
         return cls(embedder, verifier, gallery)
-
-
-def _restore(
-    verifier: TemplateVerifier, known: dict[Condition, Calibrated], n_features: int
-) -> None:
-    """Make the verifier what ``fit`` had made it."""
-    verifier._calibrated = known
-    verifier.calibrations_ = {condition: found.thresholds[0] for condition, found in known.items()}
-    verifier.calibration_ = next(iter(verifier.calibrations_.values()))
-    verifier.threshold_ = verifier.calibration_.threshold
-    verifier.n_features_in_ = n_features
 
 
 def _read(path: Path) -> tuple[Artifact, GalleryContents | None, NDArray[np.float32] | None]:

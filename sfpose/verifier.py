@@ -185,14 +185,16 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         if "size" not in groups:
             sizes = ((1, 1),)
         found = calibrator.run(sizes, [self.target_fmr], optional=self.template_sizes is None)
-        self._calibrated: dict[Condition, Calibrated] = found
-        self.calibrations_: dict[Condition, ThresholdCalibration] = {
-            condition: calibrated.thresholds[0] for condition, calibrated in found.items()
-        }
+        return self._learned(found, form, strangers)
+
+    def _learned(
+        self, found: dict[Condition, Calibrated], form: DescriptorForm, cohort: Cohort | None
+    ) -> TemplateVerifier:
+        self._calibrated, self._form, self._cohort = found, form, cohort
+        self.calibrations_ = {condition: known.thresholds[0] for condition, known in found.items()}
         self.calibration_: ThresholdCalibration = next(iter(self.calibrations_.values()))
         self.threshold_: float = self.calibration_.threshold
-        self.n_features_in_: int = rows.shape[1]
-        self._form, self._cohort = form, strangers
+        self.n_features_in_: int = form.size
         return self
 
     def _check_form(self, **sides: Floats) -> None:
