@@ -10,7 +10,7 @@ from sfpose.training.loop import LoopSettings, Stage  # noqa: E402
 from sfpose.training.maps import place_shape, split_map  # noqa: E402
 from sfpose.training.normalising import (  # noqa: E402
     lacks_batch_norm,
-    normalise_modules,
+    normalise_last,
     silent_modules,
 )
 from sfpose.training.objectives import DistillationObjective  # noqa: E402
@@ -55,7 +55,7 @@ def test_a_normalised_network_says_the_same_to_its_objective(places_normalised):
             network.train()(images)
     network.eval()
     normalised_state = dict(state)
-    normalised = normalise_modules(network, normalised_state, images).eval()
+    normalised = normalise_last(network, normalised_state, images).eval()
     assert lacks_batch_norm(network)
     assert not lacks_batch_norm(normalised)
     found = []
@@ -91,7 +91,7 @@ def test_silent_modules_are_found_and_learn_again():
     with torch.inference_mode():
         before = network.eval()(images)
     state = {}
-    woken = normalise_modules(network, state, images).eval()
+    woken = normalise_last(network, state, images).eval()
     with torch.inference_mode():
         after = woken(images) / state["mean"]
     torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-4 * float(before.max()))
@@ -105,15 +105,15 @@ def test_silent_modules_are_found_and_learn_again():
     assert silent_modules(woken, images) == []
 
 
-def test_what_has_no_modules_or_is_normalised_is_refused():
+def test_what_is_another_network_or_normalised_is_refused():
     for network in (
-        build_network("squeezefaceposenet"),
+        build_network("squeezefaceposenet+gdc", input_size=40),
         build_network("lightcnn29"),
-        normalise_modules(_network("squeezefaceposenet+deeper"), {}, _images()),
+        normalise_last(_network("squeezefaceposenet+deeper"), {}, _images()),
     ):
         assert not lacks_batch_norm(network)
-        with pytest.raises(ValueError, match="must have modules after fire9 without batch"):
-            normalise_modules(network, {}, _images())
+        with pytest.raises(ValueError, match="must be a SqueezeFacePoseNet that ends in a global"):
+            normalise_last(network, {}, _images())
     assert silent_modules(build_network("squeezefaceposenet"), _images()) == []
 
 

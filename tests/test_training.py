@@ -697,13 +697,14 @@ def test_settings_of_ones_own_go_into_the_run(tmp_path, monkeypatch):
     command = ["train", "distil", "data", "--out", str(tmp_path / "out")]
     own = ["--seed", "7", "--turned", "0.1", "--light", "0.5", "--freeze", "conv1", "fire2"]
     own += ["--teacher", str(teacher), "--mixed", "5", "--mixed-share", "0.7"]
-    own += ["--batch-size", "32", "--device", "cpu", "--compile"]
+    own += ["--batch-size", "32", "--device", "cpu", "--compile", "--wake"]
     for given in ([], own):
         assert main([*command, *given]) == 2
     assert recipes[0] == DistillationRecipe()
     changed = recipes[1]
     assert (changed.turned_share, changed.light, changed.blend_share) == (0.1, 0.5, 0.7)
     assert changed.frozen == ("conv1", "fire2")
+    assert changed.wake
     loop = changed.loop
     assert (loop.seed, loop.device, loop.compiled) == (7, "cpu", True)
     assert {stage.batch_size for stage in loop.stages} == {32}

@@ -150,6 +150,11 @@ def _add_taught(
         metavar="MODULE",
         help="modules that keep the weights of --start, such as conv1 fire2 (default: none)",
     )
+    parser.add_argument(
+        "--wake",
+        action="store_true",
+        help="begin filters of --start that never fire anew (networks without a map)",
+    )
 
 
 def _size_and_images(text: str) -> tuple[int, int]:
@@ -236,6 +241,7 @@ def _run_distil(options: argparse.Namespace) -> int:
         network=options.network,
         loop=_loop_settings(recipe.loop, options),
         frozen=tuple(options.freeze),
+        wake=options.wake,
     )
     own = {
         "turned_share": options.turned,

@@ -98,6 +98,6 @@ def _narrowed(part: dict[str, Tensor], count: int, shorter: float) -> dict[str, 
         **part,
         "mean": part["mean"][kept],
         "linear.weight": torch.cat([linear[:, kept[:-1]], constant], 1),
-        "conv10.0.weight": part["conv10.0.weight"][kept],
-        "conv10.0.bias": part["conv10.0.bias"][kept],
+        # What counts batches has no filters.
+        **{key: each[kept] for key, each in part.items() if key.startswith("conv10") and each.ndim},
     }

@@ -1,15 +1,15 @@
-"""Batch normalisation for the modules after fire9, without which they fall silent.
+"""Batch normalisation for the last layers, without which filters fall silent.
 
 Without normalisation each layer multiplies what it is given, to 1e12 behind fire9. Biases mean
 nothing there, and what all values of a map share decides the sign of every sum: one step can take
-all filters of a module's squeeze layer below zero for every image. Layers that others depend
-on are pulled back; a residual module has gradients of zero from then on and adds nothing, for good.
+filters below zero for every image. They have gradients of zero from then on and say nothing, for
+good; so do residual modules whose squeeze layer has fallen silent.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from sfpose.networks.layers import convolution
 from sfpose.networks.squeezefaceposenet import Fire, SqueezeFacePoseNet
 from sfpose.training.export import to_random_length
-from sfpose.training.maps import DIVISORS
 
-__all__ = ["add_batch_norm", "lacks_batch_norm", "normalise_modules", "silent_modules"]
+__all__ = ["add_batch_norm", "lacks_batch_norm", "normalise_last", "silent_modules"]
 
 _LAYERS = ("squeeze", "expand1x1", "expand3x3")
 
@@ -76,34 +75,41 @@ def lacks_batch_norm(network: nn.Module) -> bool:
     return bool(modules) and not any(isinstance(layer, nn.BatchNorm2d) for layer in layers)
 
 
-def add_batch_norm(network: nn.Module) -> None:
-    """Put a batch normalisation behind each convolution of fire9 and of any modules after it.
+def add_batch_norm(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Put a batch normalisation behind each convolution behind which a state has one.
 
-    What the layers compute changes, until a state is loaded or :func:`normalise_modules` has
-    set them. Export folds them away. Networks of another architecture are left as they are.
+    What the layers compute changes, until the state is loaded. Export folds them away.
 
     Parameters
     ----------
     network : nn.Module
-        Changed in place.
+        Changed in place; layers that the state does not have stay as they are.
+    state : mapping of str to Tensor
+        Of a network that :func:`normalise_last` gave.
     """
-    if not isinstance(network, SqueezeFacePoseNet):
-        return
-    for module in (network.fire9, *(module for _, module in _residual_modules(network))):
-        for name in _LAYERS:
-            old, *activation = getattr(module, name)
-            new = convolution(
-                old.in_channels, old.out_channels, old.kernel_size[0], groups=old.groups
-            )
-            new[0].load_state_dict({"weight": old.weight})
-            setattr(module, name, new.extend(activation))
+    for name, layer in list(network.named_modules()):
+        if isinstance(layer, nn.Sequential) and f"{name}.1.running_var" in state:
+            network.set_submodule(name, _normalised(layer))
+
+
+def _normalised(layer: nn.Sequential) -> nn.Sequential:
+    """The layer, with a batch normalisation behind its convolution that is yet to be set."""
+    old, *others = layer
+    if _has_batch_norm(layer):
+        return layer
+    assert isinstance(old, nn.Conv2d)
+    new = convolution(old.in_channels, old.out_channels, old.kernel_size[0], groups=old.groups)
+    new[0].load_state_dict({"weight": old.weight})
+    return new.extend(others)
+
+
+def _has_batch_norm(layer: nn.Module) -> bool:
+    return any(isinstance(each, nn.BatchNorm2d) for each in layer.modules())
 
 
 @torch.no_grad()
-def normalise_modules(
-    network: nn.Module, objective: dict[str, Tensor], images: Tensor
-) -> nn.Module:
-    """Put batch normalisation behind fire9 and the modules after it, and wake silent ones.
+def normalise_last(network: nn.Module, objective: dict[str, Tensor], images: Tensor) -> nn.Module:
+    """Put batch normalisation behind fire9 and all layers after it, and wake silent modules.
 
     Parameters
     ----------
@@ -125,11 +131,21 @@ def normalise_modules(
     Raises
     ------
     ValueError
-        If there are no such modules, or they are normalised.
+        If it is no SqueezeFacePoseNet that ends in a global average, or has them.
     """
-    if not lacks_batch_norm(network):
-        raise ValueError("network must have modules after fire9 without batch normalisation")
-    modules = dict(_residual_modules(network))
+    if (
+        not isinstance(network, SqueezeFacePoseNet)
+        or network.gdc is not None
+        or _has_batch_norm(network.fire9)
+    ):
+        raise ValueError(
+            "network must be a SqueezeFacePoseNet that ends in a global average and has no batch "
+            f"normalisation behind fire9; got {type(network).__name__}"
+        )
+    modules = ["fire9", *(name for name, _ in _residual_modules(network))]
+    divisors = {"conv10": "mean"} | ({} if network.places is None else {"places": "place_divisors"})
+    layers = [f"{module}.{layer}" for module in modules for layer in _LAYERS] + [*divisors]
+    layers = [name for name in layers if not _has_batch_norm(network.get_submodule(name))]
     moments: dict[str, tuple[Tensor, Tensor]] = {}
 
     def measure(name: str, values: Tensor) -> None:
@@ -137,19 +153,20 @@ def normalise_modules(
         moments[name] = values.mean((0, 2, 3)), values.var((0, 2, 3))
 
     measured = copy.deepcopy(network)
-    places = ["fire9", *modules]
-    for place in places:
-        for layer in _LAYERS:
-            measured.get_submodule(f"{place}.{layer}.0").register_forward_hook(
-                lambda _module, _given, result, name=f"{place}.{layer}": measure(name, result)
-            )
+    for name in layers:
+        measured.get_submodule(f"{name}.0").register_forward_hook(
+            lambda _module, _given, result, name=name: measure(name, result)
+        )
     silent = silent_modules(measured, images)
 
     def spread(*names: str) -> float:
         return max(float(moments[name][1].mean().sqrt()) for name in names)
 
     new = copy.deepcopy(network)
-    add_batch_norm(new)
+    for name in layers:
+        layer = new.get_submodule(name)
+        assert isinstance(layer, nn.Sequential)
+        new.set_submodule(name, _normalised(layer))
 
     def settle(name: str, before: float, after: float) -> None:
         """Let a layer take what is divided by ``before`` and give what is by ``after``."""
@@ -169,24 +186,24 @@ def normalise_modules(
         layer.bias.copy_(mean / after)
 
     factor = spread("fire9.expand1x1", "fire9.expand3x3")
-    for place in places:
-        if place in silent:
-            _begin_anew(new.get_submodule(place))
+    for module in modules:
+        if module in silent:
+            _begin_anew(new.get_submodule(module))
             continue
-        squeeze, *expands = (f"{place}.{layer}" for layer in _LAYERS)
+        squeeze, *expands = (f"{module}.{layer}" for layer in _LAYERS)
         within = spread(squeeze)
-        settle(squeeze, 1.0 if place == "fire9" else factor, within)
+        settle(squeeze, 1.0 if module == "fire9" else factor, within)
         for name in expands:
             settle(name, within, factor)
-    for part, divisor in DIVISORS.items():
-        for layer in getattr(new, part):
-            if layer[0].bias is not None:
-                layer[0].bias.div_(factor)
-                divisors = objective.get(divisor, torch.ones(len(layer[0].bias)))
-                objective[divisor] = divisors / factor
-            else:
-                layer[1].running_mean.div_(factor)
-                layer[1].running_var.div_(factor**2)
+    for name, divisor in divisors.items():
+        if name in layers:
+            after = spread(name)
+            settle(name, factor, after)
+            own = objective.get(divisor, torch.ones(len(moments[name][0])))
+            objective[divisor] = own / after
+        else:
+            new.get_buffer(f"{name}.1.running_mean").div_(factor)
+            new.get_buffer(f"{name}.1.running_var").div_(factor**2)
     return new
 
 

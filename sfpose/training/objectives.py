@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from sklearn.linear_model import Ridge
 from torch import Tensor, nn
 
 from sfpose.networks.layers import roots_of_shares, shares_of_sum
@@ -130,6 +131,33 @@ class DistillationObjective(nn.Module):
         self.hellinger_bank = hellinger_bank
         self.cosine_weight = cosine_weight
         self.hellinger_weight = hellinger_weight
+
+    @torch.no_grad()
+    def begin_with(self, outputs: Tensor, targets: Tensor) -> None:
+        """Begin the maps with what least squares make of a network's outputs.
+
+        From random maps a network that has learned before has to follow them until they have
+        learned too, which takes tens of thousands of images.
+
+        Parameters
+        ----------
+        outputs : float Tensor of shape (n, d)
+            Of some thousands of images.
+        targets : int Tensor of shape (n,)
+            Their rows of the bank.
+        """
+        values = outputs[:, : self.descriptor_size]
+        self.mean.copy_(values.mean(0))
+        shares = values / self.divisors
+        known = self.bank[targets].cpu().numpy()
+        features = hellinger_features(shares).cpu().numpy()
+        linear = Ridge(1e-3 * len(known) / self.descriptor_size, fit_intercept=False)
+        self.linear.weight.copy_(torch.from_numpy(linear.fit(features, known).coef_))
+        # The inverse of softplus, which has none where a value does not fire.
+        before = shares.clamp(min=0.05).expm1().log().cpu().numpy()
+        code = Ridge(1e-4 * len(known) / known.shape[1]).fit(known, before)
+        self.code.weight.copy_(torch.from_numpy(code.coef_))
+        self.code.bias.copy_(torch.from_numpy(code.intercept_))
 
     @property
     def divisors(self) -> Tensor:

@@ -29,11 +29,12 @@ from sfpose.training.faces import TaughtFaces
 from sfpose.training.loop import LoopSettings, Stage, train
 from sfpose.training.maps import is_mapped, join_map, place_shape, rebalance, split_map, value_count
 from sfpose.training.mixing import Blends
-from sfpose.training.normalising import lacks_batch_norm, normalise_modules
+from sfpose.training.normalising import lacks_batch_norm, normalise_last
 from sfpose.training.objectives import DistillationObjective
 from sfpose.training.settings import find_device
 from sfpose.training.starts import start_network
 from sfpose.training.turning import FaceTurner
+from sfpose.training.waking import wake_silent
 
 __all__ = [
     "DistillationRecipe",
@@ -68,6 +69,10 @@ class DistillationRecipe:
     frozen : tuple of str
         Modules that keep the weights of the start, wherever they are in the network, such as
         ``("conv1", "fire2")``. Those next to the image take most of a step's time.
+    wake : bool
+        Begin filters of the start that fire for no image anew, and put batch normalisation behind
+        the last layers, so that none falls silent: :func:`sfpose.training.waking.wake_silent`. Only
+        for networks whose own values are the descriptor.
     """
 
     network: str | None = None
@@ -98,6 +103,7 @@ class DistillationRecipe:
     blend_share: float = 0.5
     light: float = 1.0
     frozen: tuple[str, ...] = ()
+    wake: bool = False
 
     @property
     def size(self) -> int:
@@ -160,12 +166,13 @@ def distil(
     Raises
     ------
     ValueError
-        If the recipe's network is none that can be distilled, or modules are to be frozen that it
-        does not have, or without a start.
+        If the recipe's network is none that can be distilled, or woken, or modules are to be frozen
+        that it does not have, or without a start.
     """
     recipe = recipe or DistillationRecipe()
     if recipe.frozen and start is None:
         raise ValueError(f"frozen modules must have a start to keep; got none for {recipe.frozen}")
+    resumed = checkpoint.exists()
     torch.manual_seed(recipe.loop.seed)
     device = find_device(recipe.loop.device)
     turner = None if face_surface is None else FaceTurner(face_surface, device=device)
@@ -189,10 +196,16 @@ def distil(
     if known and not begin.objective:
         rebalance(network, known)
     state = {**known, **begin.objective}
-    if lacks_batch_norm(network):
-        images, _ = source.batch(recipe.loop.seed, 0, 512, recipe.size)
-        network = normalise_modules(network, state, images.cpu())
+    if recipe.wake or lacks_batch_norm(network):
+        images, targets = source.batch(recipe.loop.seed, 0, 2048, recipe.size)
+        if recipe.wake:
+            network = fold_batch_norm(network)
+            woken = wake_silent(network, images.cpu(), source.bank[targets.cpu()])
+            _LOG.info("%d filters fired for no image and were begun anew", woken)
+        network = normalise_last(network, state, images[:512].cpu())
     take_common_layers(objective, state)
+    if start is not None and "linear.weight" not in state and not resumed:
+        objective.begin_with(*_outputs(network, source, recipe))
     _freeze(network, recipe.frozen)
     trained = train(
         network,
@@ -209,6 +222,20 @@ def distil(
         trained, objective, begin.name, faces, points, recipe.size, name=name
     )
     return DistillationResult(artifact, agreement)
+
+
+@torch.inference_mode()
+def _outputs(
+    network: nn.Module, source: TaughtFaceSource, recipe: DistillationRecipe
+) -> tuple[Tensor, Tensor]:
+    """What a network says of up to 20,000 of a run's images, and their rows of the bank."""
+    network.eval()
+    outputs, rows = [], []
+    for first in range(0, min(20_000, 8 * len(source)), 128):
+        images, targets = source.batch(recipe.loop.seed, first, 128, recipe.size)
+        outputs.append(network(images.cpu()))
+        rows.append(targets.cpu())
+    return torch.cat(outputs), torch.cat(rows)
 
 
 def _freeze(network: nn.Module, names: Collection[str]) -> None:

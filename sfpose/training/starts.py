@@ -113,8 +113,7 @@ def start_network(
     if _other_form(built, state):
         taught = {**state, **objective} if whole is None else _taught(whole, own)
         return _joined([taught], built, name)
-    if "fire9.squeeze.1.weight" in state:
-        add_batch_norm(built)
+    add_batch_norm(built, state)
     state, objective = (resized_places(each, built) for each in (state, objective))
     left = take_common_layers(built, state)
     if len(left) == len(list(built.parameters())):
@@ -167,6 +166,7 @@ def _joined(states: Sequence[Mapping[str, Tensor]], network: nn.Module, name: st
     if not all(look_names(state) for state in states):
         raise ValueError(_NONE_FITS.format(type(network).__name__))
     state = join_looks(states, network)
+    add_batch_norm(network, state)
     return Start(network, name, take_common_layers(network, state), state)
 
 

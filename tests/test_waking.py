@@ -1,0 +1,154 @@
+"""Filters that fire for no image: begun anew, and kept from falling silent again."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LinearRegression
+
+torch = pytest.importorskip("torch", reason="training needs the [train] extra")
+
+from dataclasses import replace  # noqa: E402
+
+from sfpose.networks import build_network  # noqa: E402
+from sfpose.training.checkpoints import load_checkpoint  # noqa: E402
+from sfpose.training.export import network_from_artifact  # noqa: E402
+from sfpose.training.loop import LoopSettings, Stage  # noqa: E402
+from sfpose.training.objectives import DistillationObjective, hellinger_features  # noqa: E402
+from sfpose.training.recipes import DistillationRecipe, distil  # noqa: E402
+from sfpose.training.starts import start_network  # noqa: E402
+from sfpose.training.waking import wake_silent  # noqa: E402
+
+SILENT = 770
+
+
+def _network(name="squeezefaceposenet"):
+    """One of whose values most are silent, and some filters of fire9, as learning leaves them."""
+    torch.manual_seed(0)
+    network = build_network(name, input_size=40).eval()
+    with torch.no_grad():
+        network.conv10[0].bias[:SILENT] = -1e6
+        network.fire9.expand1x1[0].bias[:40] = -1e6
+        network.fire9.expand3x3[0].bias[-20:] = -1e6
+    return network
+
+
+@torch.no_grad()
+def _faces(network, count):
+    """Images, and a teacher who tells them apart by twelve sums of the network's last maps."""
+    images = torch.randn(count, 3, 40, 40, generator=torch.Generator().manual_seed(3))
+    images *= torch.linspace(0.2, 3, 3)[torch.randint(3, (count, 3, 1, 1))]
+    maps = network.last_maps(images).mean((2, 3))
+    maps /= maps.sum(1, keepdim=True)
+    sums = torch.linalg.svd(maps - maps.mean(0), full_matrices=False)[0][:, :12]
+    return images, torch.nn.functional.normalize(sums)
+
+
+@torch.no_grad()
+def _cosine(network, learned, tested):
+    """How well scikit-learn's least squares on the values foretell the teacher."""
+    (images, targets), (others, wanted) = learned, tested
+    shares = [network(each).sqrt().numpy() for each in (images, others)]
+    found = LinearRegression().fit(shares[0], targets.numpy()).predict(shares[1])
+    found /= np.linalg.norm(found, axis=1, keepdims=True)
+    return float((found * wanted.numpy()).sum(1).mean())
+
+
+def test_silent_values_fire_and_others_say_what_they_said():
+    network = _network()
+    images, targets = _faces(network, 300)
+    with torch.no_grad():
+        before = network(images)
+    assert int((before.amax(0) > 0).sum()) <= 1000 - SILENT
+    silent = int((before.amax(0) <= 0).sum())
+    woken = wake_silent(network, images, targets)
+    with torch.no_grad():
+        after = network(images)
+        maps = network.last_maps(images)
+    assert woken >= silent + 60
+    assert bool((maps.amax((0, 2, 3)) > 0).all())
+    assert bool((after.amax(0) > 0).all())
+    kept = before.amax(0) > 0
+    torch.testing.assert_close(after[:, kept], before[:, kept])
+    again = _network()
+    wake_silent(again, images, targets)
+    for key, value in again.state_dict().items():
+        assert torch.equal(value, network.state_dict()[key])
+    assert wake_silent(network, images, targets) == 0
+
+
+def test_woken_values_say_what_the_teacher_says():
+    network = _network()
+    with torch.no_grad():
+        network.conv10[0].bias[: 1000 - 8] = -1e6
+    images, targets = _faces(network, 600)
+    learned, tested = (images[:400], targets[:400]), (images[400:], targets[400:])
+    before = _cosine(network, learned, tested)
+    wake_silent(network, *learned)
+    after = _cosine(network, learned, tested)
+    assert after > before + 0.1
+
+
+def test_depthwise_filters_are_left_and_other_networks_refused():
+    network = _network("squeezefaceposenet+dwc")
+    images, targets = _faces(network, 64)
+    filters = network.fire9.expand3x3[0].weight.clone()
+    wake_silent(network, images, targets)
+    assert torch.equal(network.fire9.expand3x3[0].weight, filters)
+    for name, batch_norm in (
+        ("squeezefaceposenet+places+map", False),
+        ("squeezefaceposenet+gdc", False),
+        ("squeezefaceposenet", True),
+        ("lightcnn29", False),
+    ):
+        other = build_network(name, batch_norm=batch_norm)
+        with pytest.raises(ValueError, match="to wake must be a SqueezeFacePoseNet whose own 1000"):
+            wake_silent(other, images, targets)
+
+
+def test_maps_begin_with_what_least_squares_find():
+    rng = np.random.default_rng(0)
+    bank = torch.nn.functional.normalize(torch.from_numpy(rng.normal(size=(3000, 16))).float())
+    code = torch.from_numpy(rng.normal(size=(16, 60)) * 4).float()
+    outputs = torch.nn.functional.softplus(bank @ code + 1) * torch.linspace(0.1, 10, 60)
+    rows = torch.arange(3000)
+    objective = DistillationObjective(bank, 60, cosine_bank=500, hellinger_bank=500)
+    torch.manual_seed(0)
+    _, at_random = objective.eval()(outputs[:200], rows[:200])
+    objective.begin_with(outputs[:2000], rows[:2000])
+    torch.manual_seed(0)
+    _, begun = objective(outputs[2500:2700], rows[2500:2700])
+    assert at_random["hellinger_loss"] > 4
+    assert begun["hellinger_loss"] < 0.1
+    features = hellinger_features(outputs / outputs.mean(0)).numpy()
+    line = LinearRegression(fit_intercept=False).fit(features[:2000], bank[:2000].numpy())
+    found = line.predict(features[2500:2700])
+    found /= np.linalg.norm(found, axis=1, keepdims=True)
+    wanted = float((found * bank[2500:2700].numpy()).sum(1).mean())
+    assert wanted > 0.9
+    assert begun["cosine"] == pytest.approx(wanted, abs=0.01)
+
+
+def test_a_run_wakes_stays_awake_and_goes_on(taught_faces, tmp_path):
+    faces = taught_faces(128)
+    loop = LoopSettings(stages=(Stage(40, 12, 6),), optimizer="muon", learning_rate=1e-3)
+    recipe = DistillationRecipe(loop=loop, wake=True)
+    first = tmp_path / "first.pt"
+    artifact, _ = distil(faces, first, start="plain", recipe=recipe, progress=False)
+    network = network_from_artifact(artifact).eval()
+    assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in network.modules())
+    images = torch.randn(64, 3, 40, 40, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert int((network(images).amax(0) <= 0).sum()) < 50
+    kept = load_checkpoint(first)["averaged"]
+    assert "conv10.1.running_var" in kept
+    # Finished already: resuming it gives the same file.
+    assert (
+        distil(faces, first, start="plain", recipe=recipe, progress=False)[0].model
+        == artifact.model
+    )
+    begun = start_network(first, "squeezefaceposenet")
+    assert begun.new_layers == []
+    for key, value in begun.network.state_dict().items():
+        assert torch.equal(value, kept[key])
+    mapped = replace(recipe, network="squeezefaceposenet+places+map")
+    with pytest.raises(ValueError, match="to wake must be a SqueezeFacePoseNet whose own 1000"):
+        distil(faces, tmp_path / "mapped.pt", start=first, recipe=mapped, progress=False)
