@@ -404,6 +404,7 @@ def test_light_is_changed_as_strongly_as_asked_for():
     ("wrong", "message"),
     [
         ({"light": -0.1}, "light must be at least 0; got -0.1"),
+        ({"jitter": -1}, "jitter must be at least 0; got -1"),
         ({"turned_share": 1.5}, "turned_share must be between 0 and 1; got 1.5"),
         ({"turned_share": float("nan")}, "turned_share must be between 0 and 1; got nan"),
         ({"blend_share": -0.5}, "blend_share must be between 0 and 1; got -0.5"),
@@ -696,6 +697,7 @@ def test_settings_of_ones_own_go_into_the_run(tmp_path, monkeypatch):
     teacher.touch()
     command = ["train", "distil", "data", "--out", str(tmp_path / "out")]
     own = ["--seed", "7", "--turned", "0.1", "--light", "0.5", "--freeze", "conv1", "fire2"]
+    own += ["--jitter", "0.4"]
     own += ["--teacher", str(teacher), "--mixed", "5", "--mixed-share", "0.7"]
     own += ["--batch-size", "32", "--device", "cpu", "--compile", "--wake"]
     for given in ([], own):
@@ -703,6 +705,7 @@ def test_settings_of_ones_own_go_into_the_run(tmp_path, monkeypatch):
     assert recipes[0] == DistillationRecipe()
     changed = recipes[1]
     assert (changed.turned_share, changed.light, changed.blend_share) == (0.1, 0.5, 0.7)
+    assert changed.jitter == 0.4
     assert changed.frozen == ("conv1", "fire2")
     assert changed.wake
     loop = changed.loop

@@ -9,8 +9,9 @@ torch = pytest.importorskip("torch", reason="training needs the [train] extra")
 from dataclasses import replace  # noqa: E402
 
 from sfpose.networks import build_network  # noqa: E402
+from sfpose.runtime.artifact import read_artifact, write_artifact  # noqa: E402
 from sfpose.training.checkpoints import load_checkpoint  # noqa: E402
-from sfpose.training.export import network_from_artifact  # noqa: E402
+from sfpose.training.export import network_from_artifact, to_onnx  # noqa: E402
 from sfpose.training.loop import LoopSettings, Stage  # noqa: E402
 from sfpose.training.objectives import DistillationObjective, hellinger_features  # noqa: E402
 from sfpose.training.recipes import DistillationRecipe, distil  # noqa: E402
@@ -129,10 +130,13 @@ def test_maps_begin_with_what_least_squares_find():
 
 def test_a_run_wakes_stays_awake_and_goes_on(taught_faces, tmp_path):
     faces = taught_faces(128)
+    manifest = read_artifact("plain").manifest
+    silent = {**manifest, "input": {**manifest["input"], "size": 40}}
+    start = write_artifact(tmp_path / "silent", to_onnx(_network(), 40), silent)
     loop = LoopSettings(stages=(Stage(40, 12, 6),), optimizer="muon", learning_rate=1e-3)
     recipe = DistillationRecipe(loop=loop, wake=True)
     first = tmp_path / "first.pt"
-    artifact, _ = distil(faces, first, start="plain", recipe=recipe, progress=False)
+    artifact, _ = distil(faces, first, start=start, recipe=recipe, progress=False)
     network = network_from_artifact(artifact).eval()
     assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in network.modules())
     images = torch.randn(64, 3, 40, 40, generator=torch.Generator().manual_seed(1))
@@ -142,8 +146,7 @@ def test_a_run_wakes_stays_awake_and_goes_on(taught_faces, tmp_path):
     assert "conv10.1.running_var" in kept
     # Finished already: resuming it gives the same file.
     assert (
-        distil(faces, first, start="plain", recipe=recipe, progress=False)[0].model
-        == artifact.model
+        distil(faces, first, start=start, recipe=recipe, progress=False)[0].model == artifact.model
     )
     begun = start_network(first, "squeezefaceposenet")
     assert begun.new_layers == []

@@ -138,6 +138,12 @@ def _add_taught(
         help="of the frontal faces, those that --face-surface turns (default: the recipe's)",
     )
     parser.add_argument(
+        "--jitter",
+        type=float,
+        metavar="STRENGTH",
+        help="of moves of the crop about its aligned place (default: the recipe's)",
+    )
+    parser.add_argument(
         "--light",
         type=float,
         metavar="STRENGTH",
@@ -246,6 +252,7 @@ def _run_distil(options: argparse.Namespace) -> int:
     own = {
         "turned_share": options.turned,
         "blend_share": options.mixed_share,
+        "jitter": options.jitter,
         "light": options.light,
     }
     recipe = replace(recipe, **{name: value for name, value in own.items() if value is not None})

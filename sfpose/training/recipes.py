@@ -63,9 +63,10 @@ class DistillationRecipe:
     cosine_temperature, hellinger_temperature : float
         See :class:`DistillationObjective`. Where the objective's map ships with the network
         (``+map``), its second contrast is left out and its cosine counts three times.
-    turned_share, blend_share, light : float
-        How many frontal faces are turned to the side, how many images are blends, and how strongly
-        the light is changed; see :class:`~sfpose.training.distillation.TaughtFaceSource`.
+    turned_share, blend_share, jitter, light : float
+        How many frontal faces are turned to the side, how many images are blends, how far crops
+        are moved and how strongly the light is changed; see
+        :class:`~sfpose.training.distillation.TaughtFaceSource`.
     frozen : tuple of str
         Modules that keep the weights of the start, wherever they are in the network, such as
         ``("conv1", "fire2")``. Those next to the image take most of a step's time.
@@ -101,6 +102,7 @@ class DistillationRecipe:
     hellinger_temperature: float = 0.02
     turned_share: float = 0.3
     blend_share: float = 0.5
+    jitter: float = 1.0
     light: float = 1.0
     frozen: tuple[str, ...] = ()
     wake: bool = False
@@ -147,9 +149,9 @@ def distil(
         Shown beside the photos; see :func:`sfpose.training.mixing.make_blends`.
     start : str, Path, sequence of them or None
         See :func:`sfpose.training.starts.start_network`. Of the checkpoint of another
-        distillation the objective's maps are taken too, which cost tens of thousands of images
-        to learn anew. What the network has and the start has not is logged as a warning. The run's
-        own checkpoint has the last word.
+        distillation the objective's maps are taken too; where there are none they begin with what
+        least squares make of the start. What the network has and the start has not is logged as a
+        warning. The run's own checkpoint has the last word.
     recipe : DistillationRecipe, optional
     face_surface : path, optional
         Surface for a :class:`~sfpose.training.turning.FaceTurner`; no face is turned
@@ -179,6 +181,7 @@ def distil(
     source = TaughtFaceSource(
         faces,
         landmarks,
+        jitter=recipe.jitter,
         light=recipe.light,
         blends=blends,
         blend_share=recipe.blend_share,
