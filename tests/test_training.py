@@ -699,7 +699,7 @@ def test_settings_of_ones_own_go_into_the_run(tmp_path, monkeypatch):
     own = ["--seed", "7", "--turned", "0.1", "--light", "0.5", "--freeze", "conv1", "fire2"]
     own += ["--jitter", "0.4"]
     own += ["--teacher", str(teacher), "--mixed", "5", "--mixed-share", "0.7"]
-    own += ["--batch-size", "32", "--device", "cpu", "--compile", "--wake"]
+    own += ["--batch-size", "32", "--device", "cpu", "--compile", "--spread"]
     for given in ([], own):
         assert main([*command, *given]) == 2
     assert recipes[0] == DistillationRecipe()
@@ -707,7 +707,7 @@ def test_settings_of_ones_own_go_into_the_run(tmp_path, monkeypatch):
     assert (changed.turned_share, changed.light, changed.blend_share) == (0.1, 0.5, 0.7)
     assert changed.jitter == 0.4
     assert changed.frozen == ("conv1", "fire2")
-    assert changed.wake
+    assert changed.spread
     loop = changed.loop
     assert (loop.seed, loop.device, loop.compiled) == (7, "cpu", True)
     assert {stage.batch_size for stage in loop.stages} == {32}

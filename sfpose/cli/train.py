@@ -157,9 +157,10 @@ def _add_taught(
         help="modules that keep the weights of --start, such as conv1 fire2 (default: none)",
     )
     parser.add_argument(
-        "--wake",
+        "--spread",
         action="store_true",
-        help="begin filters of --start that never fire anew (networks without a map)",
+        help="begin the values of --start anew, spread evenly over what the teacher tells apart, "
+        "and teach them to stay so (networks without a map)",
     )
 
 
@@ -247,7 +248,7 @@ def _run_distil(options: argparse.Namespace) -> int:
         network=options.network,
         loop=_loop_settings(recipe.loop, options),
         frozen=tuple(options.freeze),
-        wake=options.wake,
+        spread=options.spread,
     )
     own = {
         "turned_share": options.turned,

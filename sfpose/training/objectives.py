@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sfpose.networks.layers import roots_of_shares, shares_of_sum
 
-__all__ = ["DistillationObjective", "SoftmaxObjective", "hellinger_features"]
+__all__ = ["DistillationObjective", "SoftmaxObjective", "hellinger_features", "spread_directions"]
 
 
 class SoftmaxObjective(nn.Module):
@@ -49,6 +49,18 @@ def hellinger_features(descriptors: Tensor) -> Tensor:
     return F.normalize(roots_of_shares(shares_of_sum(descriptors)), dim=1)
 
 
+def spread_directions(count: int, size: int) -> Tensor:
+    """Unit rows (count, size), the same each time: orthonormal bases, then their opposites."""
+    generator = torch.Generator().manual_seed(0)
+    half = (count + 1) // 2
+    bases = [
+        torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))[0]
+        for _ in range(-(-half // size))
+    ]
+    directions = torch.cat(bases)[:half].float()
+    return torch.cat([directions, -directions])[:count]
+
+
 def _pick_own(features: Tensor, choices: Tensor, rows: Tensor, temperature: float) -> Tensor:
     """Cross-entropy of picking choice ``i`` for features ``i``, all rows of length 1.
 
@@ -84,6 +96,11 @@ class DistillationObjective(nn.Module):
         Of one minus the cosine to the own teacher embedding, beside the first contrast.
     hellinger_weight : float, default=1.0
         Of the second contrast; it is left out at 0.
+    spread_weight : float, default=0.0
+        Of one minus the Hellinger affinity to the own code. Above 0 the code is not learned but the
+        softplus of twice the embedding's values along :func:`spread_directions` (of variance 1), so
+        that the chi-square distance of codes orders pairs as the cosine of embeddings nearly does.
+        Learned codes crowd in few directions: they tell known faces apart and order others badly.
     places : (int, int), default=(0, 0)
         How many maps a network gives beside the descriptor, and of how many places: a linear layer
         of their values, which starts at zero, adds to the linear map's.
@@ -109,6 +126,7 @@ class DistillationObjective(nn.Module):
         hellinger_bank: int = 4096,
         cosine_weight: float = 1.0,
         hellinger_weight: float = 1.0,
+        spread_weight: float = 0.0,
         places: tuple[int, int] = (0, 0),
     ) -> None:
         super().__init__()
@@ -125,12 +143,20 @@ class DistillationObjective(nn.Module):
         self.descriptor_size = descriptor_size
         self.code = nn.Linear(bank.shape[1], descriptor_size)
         nn.init.normal_(self.code.weight, std=4.0)
+        if spread_weight:
+            size = bank.shape[1]
+            directions = spread_directions(descriptor_size, size)
+            with torch.no_grad():
+                self.code.weight.copy_(2 * size**0.5 * directions)
+                self.code.bias.zero_()
+            self.code.requires_grad_(False)
         self.cosine_temperature = cosine_temperature
         self.hellinger_temperature = hellinger_temperature
         self.cosine_bank = cosine_bank
         self.hellinger_bank = hellinger_bank
         self.cosine_weight = cosine_weight
         self.hellinger_weight = hellinger_weight
+        self.spread_weight = spread_weight
 
     @torch.no_grad()
     def begin_with(self, outputs: Tensor, targets: Tensor) -> None:
@@ -153,6 +179,8 @@ class DistillationObjective(nn.Module):
         features = hellinger_features(shares).cpu().numpy()
         linear = Ridge(1e-3 * len(known) / self.descriptor_size, fit_intercept=False)
         self.linear.weight.copy_(torch.from_numpy(linear.fit(features, known).coef_))
+        if self.spread_weight:
+            return
         # The inverse of softplus, which has none where a value does not fire.
         before = shares.clamp(min=0.05).expm1().log().cpu().numpy()
         code = Ridge(1e-4 * len(known) / known.shape[1]).fit(known, before)
@@ -216,4 +244,8 @@ class DistillationObjective(nn.Module):
             hellinger_loss = _pick_own(features, codes, rows, self.hellinger_temperature)
             loss = loss + self.hellinger_weight * hellinger_loss
             measured["hellinger_loss"] = float(hellinger_loss.detach())
+            if self.spread_weight:
+                affinity = (features * codes[: len(targets)]).sum(1).mean()
+                loss = loss + self.spread_weight * (1 - affinity)
+                measured["affinity"] = float(affinity.detach())
         return loss, {"loss": float(loss.detach()), **measured}

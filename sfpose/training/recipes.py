@@ -32,9 +32,9 @@ from sfpose.training.mixing import Blends
 from sfpose.training.normalising import lacks_batch_norm, normalise_last
 from sfpose.training.objectives import DistillationObjective
 from sfpose.training.settings import find_device
+from sfpose.training.spreading import spread_values
 from sfpose.training.starts import start_network
 from sfpose.training.turning import FaceTurner
-from sfpose.training.waking import wake_silent
 
 __all__ = [
     "DistillationRecipe",
@@ -70,10 +70,11 @@ class DistillationRecipe:
     frozen : tuple of str
         Modules that keep the weights of the start, wherever they are in the network, such as
         ``("conv1", "fire2")``. Those next to the image take most of a step's time.
-    wake : bool
-        Begin filters of the start that fire for no image anew, and put batch normalisation behind
-        the last layers, so that none falls silent: :func:`sfpose.training.waking.wake_silent`. Only
-        for networks whose own values are the descriptor.
+    spread : bool
+        Begin the values anew, spread evenly over what the teacher tells apart, teach them to stay
+        so, and put batch normalisation behind the last layers, so that none falls silent
+        (:func:`sfpose.training.spreading.spread_values`). Only for networks whose own values are
+        the descriptor.
     """
 
     network: str | None = None
@@ -105,7 +106,7 @@ class DistillationRecipe:
     jitter: float = 1.0
     light: float = 1.0
     frozen: tuple[str, ...] = ()
-    wake: bool = False
+    spread: bool = False
 
     @property
     def size(self) -> int:
@@ -168,8 +169,8 @@ def distil(
     Raises
     ------
     ValueError
-        If the recipe's network is none that can be distilled, or woken, or modules are to be frozen
-        that it does not have, or without a start.
+        If the recipe's network is none that can be distilled, or whose values can be spread, or
+        modules are to be frozen that it does not have, or without a start.
     """
     recipe = recipe or DistillationRecipe()
     if recipe.frozen and start is None:
@@ -199,15 +200,16 @@ def distil(
     if known and not begin.objective:
         rebalance(network, known)
     state = {**known, **begin.objective}
-    if recipe.wake or lacks_batch_norm(network):
+    if recipe.spread or lacks_batch_norm(network):
         images, targets = source.batch(recipe.loop.seed, 0, 2048, recipe.size)
-        if recipe.wake:
+        if recipe.spread:
             network = fold_batch_norm(network)
-            woken = wake_silent(network, images.cpu(), source.bank[targets.cpu()])
-            _LOG.info("%d filters fired for no image and were begun anew", woken)
+            woken = spread_values(network, images.cpu(), source.bank[targets.cpu()])
+            _LOG.info("%d filters of fire9 fired for no image and were begun anew", woken)
         network = normalise_last(network, state, images[:512].cpu())
-    take_common_layers(objective, state)
-    if start is not None and "linear.weight" not in state and not resumed:
+    if not recipe.spread:
+        take_common_layers(objective, state)
+    if start is not None and (recipe.spread or "linear.weight" not in state) and not resumed:
         objective.begin_with(*_outputs(network, source, recipe))
     _freeze(network, recipe.frozen)
     trained = train(
@@ -270,6 +272,7 @@ def distillation_objective(
     """
     # Nothing is asked of the distance between values that do not ship themselves.
     cosine_weight, hellinger_weight = (3.0, 0.0) if is_mapped(name) else (1.0, 1.0)
+    # One minus the affinity of two strangers' codes is 0.2, where their embeddings' cosine is 0.
     return DistillationObjective(
         bank,
         value_count(network),
@@ -277,6 +280,7 @@ def distillation_objective(
         hellinger_temperature=recipe.hellinger_temperature,
         cosine_weight=cosine_weight,
         hellinger_weight=hellinger_weight,
+        spread_weight=20.0 if recipe.spread else 0.0,
         places=place_shape(network),
     )
 

@@ -1,4 +1,4 @@
-"""Filters that fire for no image: begun anew, and kept from falling silent again."""
+"""Values begun anew, spread evenly over what a teacher tells apart."""
 
 import numpy as np
 import pytest
@@ -13,10 +13,14 @@ from sfpose.runtime.artifact import read_artifact, write_artifact  # noqa: E402
 from sfpose.training.checkpoints import load_checkpoint  # noqa: E402
 from sfpose.training.export import network_from_artifact, to_onnx  # noqa: E402
 from sfpose.training.loop import LoopSettings, Stage  # noqa: E402
-from sfpose.training.objectives import DistillationObjective, hellinger_features  # noqa: E402
+from sfpose.training.objectives import (  # noqa: E402
+    DistillationObjective,
+    hellinger_features,
+    spread_directions,
+)
 from sfpose.training.recipes import DistillationRecipe, distil  # noqa: E402
+from sfpose.training.spreading import spread_values  # noqa: E402
 from sfpose.training.starts import start_network  # noqa: E402
-from sfpose.training.waking import wake_silent  # noqa: E402
 
 SILENT = 770
 
@@ -53,37 +57,64 @@ def _cosine(network, learned, tested):
     return float((found * wanted.numpy()).sum(1).mean())
 
 
-def test_silent_values_fire_and_others_say_what_they_said():
+def test_all_values_fire_and_so_do_all_filters_of_fire9():
     network = _network()
     images, targets = _faces(network, 300)
     with torch.no_grad():
-        before = network(images)
-    assert int((before.amax(0) > 0).sum()) <= 1000 - SILENT
-    silent = int((before.amax(0) <= 0).sum())
-    woken = wake_silent(network, images, targets)
+        before = network.last_maps(images)
+        assert int((network(images).amax(0) > 0).sum()) <= 1000 - SILENT
+    woken = spread_values(network, images, targets)
     with torch.no_grad():
-        after = network(images)
         maps = network.last_maps(images)
-    assert woken >= silent + 60
+        assert bool((network(images).amax(0) > 0).all())
+    silent = before.amax((0, 2, 3)) <= 0
+    assert woken == int(silent.sum()) >= 60
     assert bool((maps.amax((0, 2, 3)) > 0).all())
-    assert bool((after.amax(0) > 0).all())
-    kept = before.amax(0) > 0
-    torch.testing.assert_close(after[:, kept], before[:, kept])
+    torch.testing.assert_close(maps[:, ~silent], before[:, ~silent])
     again = _network()
-    wake_silent(again, images, targets)
+    spread_values(again, images, targets)
     for key, value in again.state_dict().items():
         assert torch.equal(value, network.state_dict()[key])
-    assert wake_silent(network, images, targets) == 0
+    assert spread_values(network, images, targets) == 0
 
 
-def test_woken_values_say_what_the_teacher_says():
+@pytest.mark.parametrize(("count", "size"), [(1000, 128), (7, 3), (24, 16)])
+def test_directions_are_spread_evenly(count, size):
+    directions = spread_directions(count, size).double()
+    assert directions.shape == (count, size)
+    torch.testing.assert_close(directions.norm(dim=1), torch.ones(count).double())
+    torch.testing.assert_close(directions[(count + 1) // 2 :], -directions[: count // 2])
+    frame = directions.T @ directions / count * size
+    if count >= 4 * size:
+        torch.testing.assert_close(frame, torch.eye(size).double(), rtol=0, atol=0.5)
+
+
+def test_codes_order_pairs_as_their_cosines_do():
+    # Pairs from strangers to the same face.
+    drawn = torch.randn(400, 128, generator=torch.Generator().manual_seed(0))
+    share = torch.linspace(0, 1, 200)[:, None]
+    drawn[200:] = share * drawn[:200] + (1 - share) * drawn[200:]
+    bank = torch.nn.functional.normalize(drawn)
+    objective = DistillationObjective(bank, 1000, spread_weight=1.0)
+    with torch.no_grad():
+        code = torch.nn.functional.softplus(objective.code(bank))
+    code = (code / code.sum(1, keepdim=True)).double().numpy()
+    distances = [
+        ((a - b) ** 2 / (a + b)).sum() for a, b in zip(code[:200], code[200:], strict=True)
+    ]
+    cosines = (bank[:200] * bank[200:]).sum(1).numpy()
+    assert np.corrcoef(distances, cosines)[0, 1] < -0.99
+    assert not any(each.requires_grad for each in objective.code.parameters())
+
+
+def test_new_values_say_what_the_teacher_says():
     network = _network()
     with torch.no_grad():
         network.conv10[0].bias[: 1000 - 8] = -1e6
     images, targets = _faces(network, 600)
     learned, tested = (images[:400], targets[:400]), (images[400:], targets[400:])
     before = _cosine(network, learned, tested)
-    wake_silent(network, *learned)
+    spread_values(network, *learned)
     after = _cosine(network, learned, tested)
     assert after > before + 0.1
 
@@ -92,7 +123,7 @@ def test_depthwise_filters_are_left_and_other_networks_refused():
     network = _network("squeezefaceposenet+dwc")
     images, targets = _faces(network, 64)
     filters = network.fire9.expand3x3[0].weight.clone()
-    wake_silent(network, images, targets)
+    spread_values(network, images, targets)
     assert torch.equal(network.fire9.expand3x3[0].weight, filters)
     for name, batch_norm in (
         ("squeezefaceposenet+places+map", False),
@@ -101,8 +132,8 @@ def test_depthwise_filters_are_left_and_other_networks_refused():
         ("lightcnn29", False),
     ):
         other = build_network(name, batch_norm=batch_norm)
-        with pytest.raises(ValueError, match="to wake must be a SqueezeFacePoseNet whose own 1000"):
-            wake_silent(other, images, targets)
+        with pytest.raises(ValueError, match="must be a SqueezeFacePoseNet whose own values"):
+            spread_values(other, images, targets)
 
 
 def test_maps_begin_with_what_least_squares_find():
@@ -128,13 +159,13 @@ def test_maps_begin_with_what_least_squares_find():
     assert begun["cosine"] == pytest.approx(wanted, abs=0.01)
 
 
-def test_a_run_wakes_stays_awake_and_goes_on(taught_faces, tmp_path):
+def test_a_run_spreads_values_keeps_them_and_goes_on(taught_faces, tmp_path):
     faces = taught_faces(128)
     manifest = read_artifact("plain").manifest
     silent = {**manifest, "input": {**manifest["input"], "size": 40}}
     start = write_artifact(tmp_path / "silent", to_onnx(_network(), 40), silent)
     loop = LoopSettings(stages=(Stage(40, 12, 6),), optimizer="muon", learning_rate=1e-3)
-    recipe = DistillationRecipe(loop=loop, wake=True)
+    recipe = DistillationRecipe(loop=loop, spread=True)
     first = tmp_path / "first.pt"
     artifact, _ = distil(faces, first, start=start, recipe=recipe, progress=False)
     network = network_from_artifact(artifact).eval()
@@ -153,5 +184,5 @@ def test_a_run_wakes_stays_awake_and_goes_on(taught_faces, tmp_path):
     for key, value in begun.network.state_dict().items():
         assert torch.equal(value, kept[key])
     mapped = replace(recipe, network="squeezefaceposenet+places+map")
-    with pytest.raises(ValueError, match="to wake must be a SqueezeFacePoseNet whose own 1000"):
+    with pytest.raises(ValueError, match="must be a SqueezeFacePoseNet whose own values"):
         distil(faces, tmp_path / "mapped.pt", start=first, recipe=mapped, progress=False)

@@ -1,4 +1,4 @@
-"""Filters that fire for no image, begun anew."""
+"""Values begun anew, as directions among a teacher's embeddings that are spread evenly."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from sklearn.linear_model import Ridge
 from torch import Tensor, nn
 
 from sfpose.networks.squeezefaceposenet import SqueezeFacePoseNet
+from sfpose.training.objectives import spread_directions
 
-__all__ = ["wake_silent"]
+__all__ = ["spread_values"]
 
 
 @torch.no_grad()
-def wake_silent(network: nn.Module, images: Tensor, targets: Tensor, *, seed: int = 0) -> int:
-    """Begin those filters of fire9 and of conv10 anew that fire for no image.
+def spread_values(network: nn.Module, images: Tensor, targets: Tensor, *, seed: int = 0) -> int:
+    """Begin the values of a descriptor anew, and filters of fire9 that fire for no image.
 
-    A filter below zero for all images has no gradient and stays silent. In networks that learned
-    without batch normalisation most of the 1000 values are so
-    (:mod:`sfpose.training.normalising`), and a descriptor has the room of the others alone. New
-    filters of fire9 are random combinations of those that fire, new values what least squares give
-    for directions among the teacher's embeddings, each beside its opposite.
+    A filter below zero for all images has no gradient and stays silent: in networks that learned
+    without batch normalisation (:mod:`sfpose.training.normalising`) three in four of the 1000
+    values are so. New values are what least squares give for
+    :func:`~sfpose.training.objectives.spread_directions` among the teacher's embeddings; new
+    filters of fire9 are random combinations of those that fire.
 
     Parameters
     ----------
@@ -32,11 +33,12 @@ def wake_silent(network: nn.Module, images: Tensor, targets: Tensor, *, seed: in
     targets : float Tensor of shape (n, d)
         What the teacher says of them, rows of length 1.
     seed : int, default=0
+        Of the combinations.
 
     Returns
     -------
     int
-        Filters begun anew. What those that fired say does not change.
+        Filters of fire9 that are new.
 
     Raises
     ------
@@ -51,13 +53,13 @@ def wake_silent(network: nn.Module, images: Tensor, targets: Tensor, *, seed: in
         or network.conv10[0].bias is None
     ):
         raise ValueError(
-            "the network to wake must be a SqueezeFacePoseNet whose own 1000 values, averages, are "
-            f"its descriptor, without batch normalisation; got {type(network).__name__}"
+            "the network must be a SqueezeFacePoseNet whose own values, averages, are its "
+            f"descriptor, without batch normalisation; got {type(network).__name__}"
         )
     network.eval()
-    generator = torch.Generator().manual_seed(seed)
-    woken = _wake_maps(network, images[:512], generator)
-    return woken + _wake_values(network, images, targets, generator)
+    woken = _wake_maps(network, images[:512], torch.Generator().manual_seed(seed))
+    _begin_values(network, images, targets)
+    return woken
 
 
 def _wake_maps(network: SqueezeFacePoseNet, images: Tensor, generator: torch.Generator) -> int:
@@ -69,7 +71,7 @@ def _wake_maps(network: SqueezeFacePoseNet, images: Tensor, generator: torch.Gen
         network.last_maps(part)
     hook.remove()
     given = torch.cat(narrow)
-    begin = woken = 0
+    woken = 0
     for layer in (network.fire9.expand1x1, network.fire9.expand3x3):
         convolution = layer[0]
         assert isinstance(convolution, nn.Conv2d)
@@ -77,11 +79,7 @@ def _wake_maps(network: SqueezeFacePoseNet, images: Tensor, generator: torch.Gen
         # A depthwise filter sees a channel of its own, which no other can lend.
         if convolution.groups == 1 and bool(silent.any()):
             _combine(convolution, silent, given[:128], generator)
-            # Nothing of what they say now is heard until conv10 has learned to.
-            places = begin + torch.nonzero(silent)[:, 0]
-            network.get_parameter("conv10.0.weight")[:, places] = 0
             woken += int(silent.sum())
-        begin += len(silent)
     return woken
 
 
@@ -104,42 +102,20 @@ def _combine(
     convolution.get_parameter("bias")[silent] = 0
 
 
-def _wake_values(
-    network: SqueezeFacePoseNet, images: Tensor, targets: Tensor, generator: torch.Generator
-) -> int:
+def _begin_values(network: SqueezeFacePoseNet, images: Tensor, targets: Tensor) -> None:
     convolution = network.conv10[0]
     assert isinstance(convolution, nn.Conv2d)
-    fires = torch.zeros(convolution.out_channels, dtype=torch.bool)
-    values, maps = [], []
+    means = []
     for part in torch.split(images, 64):
         last = network.last_maps(part)
-        responses = convolution(last)
-        fires |= responses.amax((0, 2, 3)) > 0
-        values.append(responses.relu().mean((2, 3)))
-        maps.append(last.mean((2, 3)))
-    count = int((~fires).sum())
-    if not count:
-        return 0
-    sums = torch.cat(values).sum(1, keepdim=True)
-    some = sums[:, 0] > 0
-    # Shares, as a descriptor has them: without normalisation images differ in how large all is.
-    shares = torch.cat(maps)[some] / sums[some]
-    known = (shares / shares.mean()).double().numpy()
+        means.append(last.mean((2, 3)))
+    # Without normalisation images differ in how large all maps are.
+    shares = torch.cat(means)
+    known = (shares / shares.mean(1, keepdim=True)).double().numpy()
     ridge = Ridge(1e-3 * (known**2).mean() * len(known), fit_intercept=False)
-    found = torch.from_numpy(ridge.fit(known, targets[some].double().numpy()).coef_)
-    new = (_directions(len(found), (count + 1) // 2, generator) @ found).float()
-    new = torch.cat([new, -new])[:count]
-    spread = F.conv2d(last, new[:, :, None, None]).transpose(0, 1).flatten(1).std(1)
-    usual = responses[:, fires].transpose(0, 1).flatten(1).std(1).median()
-    convolution.weight[~fires] = (new * (usual / spread)[:, None])[:, :, None, None]
-    convolution.get_parameter("bias")[~fires] = 0
-    return count
-
-
-def _directions(size: int, count: int, generator: torch.Generator) -> Tensor:
-    """Unit rows (count, size), spread evenly: one orthonormal basis after the other."""
-    bases = []
-    for _ in range(-(-count // size)):
-        drawn = torch.randn(size, size, generator=generator, dtype=torch.float64)
-        bases.append(torch.linalg.qr(drawn)[0])
-    return torch.cat(bases)[:count]
+    found = torch.from_numpy(ridge.fit(known, targets.double().numpy()).coef_).float()
+    new = spread_directions(convolution.out_channels, len(found)) @ found
+    responses = F.conv2d(last / last.mean(), new[:, :, None, None])
+    spread = responses.transpose(0, 1).flatten(1).std(1)
+    convolution.weight.copy_((new / spread[:, None])[:, :, None, None])
+    convolution.get_parameter("bias").zero_()
