@@ -160,10 +160,7 @@ class DistillationObjective(nn.Module):
 
     @torch.no_grad()
     def begin_with(self, outputs: Tensor, targets: Tensor) -> None:
-        """Begin the maps with what least squares make of a network's outputs.
-
-        From random maps a network that has learned before has to follow them until they have
-        learned too, which takes tens of thousands of images.
+        """Begin the linear map with what least squares make of a network's outputs.
 
         Parameters
         ----------
@@ -172,20 +169,11 @@ class DistillationObjective(nn.Module):
         targets : int Tensor of shape (n,)
             Their rows of the bank.
         """
-        values = outputs[:, : self.descriptor_size]
-        self.mean.copy_(values.mean(0))
-        shares = values / self.divisors
-        known = self.bank[targets].cpu().numpy()
-        features = hellinger_features(shares).cpu().numpy()
-        linear = Ridge(1e-3 * len(known) / self.descriptor_size, fit_intercept=False)
-        self.linear.weight.copy_(torch.from_numpy(linear.fit(features, known).coef_))
-        if self.spread_weight:
-            return
-        # The inverse of softplus, which has none where a value does not fire.
-        before = shares.clamp(min=0.05).expm1().log().cpu().numpy()
-        code = Ridge(1e-4 * len(known) / known.shape[1]).fit(known, before)
-        self.code.weight.copy_(torch.from_numpy(code.coef_))
-        self.code.bias.copy_(torch.from_numpy(code.intercept_))
+        self.mean.copy_(outputs[:, : self.descriptor_size].mean(0))
+        features = self._features(outputs).cpu().numpy()
+        ridge = Ridge(1e-3 * len(features) / self.descriptor_size, fit_intercept=False)
+        found = ridge.fit(features, self.bank[targets].cpu().numpy()).coef_
+        self.linear.weight.copy_(torch.from_numpy(found))
 
     @property
     def divisors(self) -> Tensor:

@@ -150,9 +150,9 @@ def distil(
         Shown beside the photos; see :func:`sfpose.training.mixing.make_blends`.
     start : str, Path, sequence of them or None
         See :func:`sfpose.training.starts.start_network`. Of the checkpoint of another
-        distillation the objective's maps are taken too; where there are none they begin with what
-        least squares make of the start. What the network has and the start has not is logged as a
-        warning. The run's own checkpoint has the last word.
+        distillation the objective's maps are taken too, which cost tens of thousands of images
+        to learn anew. What the network has and the start has not is logged as a warning. The run's
+        own checkpoint has the last word.
     recipe : DistillationRecipe, optional
     face_surface : path, optional
         Surface for a :class:`~sfpose.training.turning.FaceTurner`; no face is turned
@@ -175,7 +175,6 @@ def distil(
     recipe = recipe or DistillationRecipe()
     if recipe.frozen and start is None:
         raise ValueError(f"frozen modules must have a start to keep; got none for {recipe.frozen}")
-    resumed = checkpoint.exists()
     torch.manual_seed(recipe.loop.seed)
     device = find_device(recipe.loop.device)
     turner = None if face_surface is None else FaceTurner(face_surface, device=device)
@@ -204,12 +203,13 @@ def distil(
         images, targets = source.batch(recipe.loop.seed, 0, 2048, recipe.size)
         if recipe.spread:
             network = fold_batch_norm(network)
-            woken = spread_values(network, images.cpu(), source.bank[targets.cpu()])
-            _LOG.info("%d filters of fire9 fired for no image and were begun anew", woken)
+            if not checkpoint.exists():
+                woken = spread_values(network, images.cpu(), source.bank[targets.cpu()])
+                _LOG.info("%d filters of fire9 fired for no image and were begun anew", woken)
         network = normalise_last(network, state, images[:512].cpu())
     if not recipe.spread:
         take_common_layers(objective, state)
-    if start is not None and (recipe.spread or "linear.weight" not in state) and not resumed:
+    elif not checkpoint.exists():
         objective.begin_with(*_outputs(network, source, recipe))
     _freeze(network, recipe.frozen)
     trained = train(
