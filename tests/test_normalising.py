@@ -119,7 +119,7 @@ def test_what_is_another_network_or_normalised_is_refused():
 
 def test_a_run_of_distil_normalises_and_exports_without(taught_faces, tmp_path):
     faces = taught_faces(128)
-    loop = LoopSettings(stages=(Stage(40, 12, 6),), optimizer="muon", learning_rate=1e-3)
+    loop = LoopSettings(stages=(Stage(40, 60, 6),), optimizer="muon", learning_rate=1e-3)
     recipe = DistillationRecipe(network=PLACED, loop=loop)
     first = tmp_path / "first.pt"
     artifact, _ = distil(faces, first, start="plain", recipe=recipe, progress=False)
