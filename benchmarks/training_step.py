@@ -16,7 +16,7 @@ from sfpose.networks import build_network
 from sfpose.training.distillation import TaughtFaceSource
 from sfpose.training.faces import TaughtFaces
 from sfpose.training.maps import split_map
-from sfpose.training.normalising import lacks_batch_norm, normalise_modules
+from sfpose.training.normalising import lacks_batch_norm, normalise_last
 from sfpose.training.optimizers import build_optimizer
 from sfpose.training.recipes import DistillationRecipe, distillation_objective
 from sfpose.training.settings import autocast, find_device
@@ -91,7 +91,7 @@ def main() -> None:
     network, _ = split_map(network, options.network, source.bank.shape[1])
     if lacks_batch_norm(network):
         images, _ = source.batch(0, 0, options.batch, options.sizes[-1])
-        network = normalise_modules(network, {}, images.cpu())
+        network = normalise_last(network, {}, images.cpu())
     recipe = DistillationRecipe()
     objective = distillation_objective(recipe, options.network, network, source.bank).to(device)
     network.train().to(device, memory_format=torch.channels_last)
