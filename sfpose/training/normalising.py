@@ -71,8 +71,7 @@ def silent_modules(network: nn.Module, images: Tensor) -> list[str]:
 def lacks_batch_norm(network: nn.Module) -> bool:
     """Whether there are modules after fire9, and no batch normalisation in them."""
     modules = [module for _, module in _residual_modules(network)]
-    layers = (layer for module in modules for layer in module.modules())
-    return bool(modules) and not any(isinstance(layer, nn.BatchNorm2d) for layer in layers)
+    return bool(modules) and not any(map(_has_batch_norm, modules))
 
 
 def add_batch_norm(network: nn.Module, state: Mapping[str, Tensor]) -> None:

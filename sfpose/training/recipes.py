@@ -199,18 +199,21 @@ def distil(
     if known and not begin.objective:
         rebalance(network, known)
     state = {**known, **begin.objective}
-    if recipe.spread or lacks_batch_norm(network):
+    # A run that goes on has its values in its checkpoint.
+    begins = recipe.spread and not checkpoint.exists()
+    if recipe.spread:
+        network = fold_batch_norm(network)
+    if begins:
         images, targets = source.batch(recipe.loop.seed, 0, 2048, recipe.size)
-        if recipe.spread:
-            network = fold_batch_norm(network)
-            if not checkpoint.exists():
-                woken = spread_values(network, images.cpu(), source.bank[targets.cpu()])
-                _LOG.info("%d filters of fire9 fired for no image and were begun anew", woken)
-        network = normalise_last(network, state, images[:512].cpu())
-    if not recipe.spread:
-        take_common_layers(objective, state)
-    elif not checkpoint.exists():
+        woken = spread_values(network, images.cpu(), source.bank[targets.cpu()])
+        _LOG.info("%d filters of fire9 fired for no image and were begun anew", woken)
+    if recipe.spread or lacks_batch_norm(network):
+        images, _ = source.batch(recipe.loop.seed, 0, 512, recipe.size)
+        network = normalise_last(network, state, images.cpu())
+    if begins:
         objective.begin_with(*_outputs(network, source, recipe))
+    elif not recipe.spread:
+        take_common_layers(objective, state)
     _freeze(network, recipe.frozen)
     trained = train(
         network,

@@ -14,7 +14,7 @@ __all__ = ["spread_values"]
 
 
 @torch.no_grad()
-def spread_values(network: nn.Module, images: Tensor, targets: Tensor, *, seed: int = 0) -> int:
+def spread_values(network: nn.Module, images: Tensor, targets: Tensor) -> int:
     """Begin the values of a descriptor anew, and filters of fire9 that fire for no image.
 
     A filter below zero for all images has no gradient and stays silent: in networks that learned
@@ -32,8 +32,6 @@ def spread_values(network: nn.Module, images: Tensor, targets: Tensor, *, seed: 
         Normalised, of the kind that it will learn from; some thousands.
     targets : float Tensor of shape (n, d)
         What the teacher says of them, rows of length 1.
-    seed : int, default=0
-        Of the combinations.
 
     Returns
     -------
@@ -57,12 +55,13 @@ def spread_values(network: nn.Module, images: Tensor, targets: Tensor, *, seed: 
             f"descriptor, without batch normalisation; got {type(network).__name__}"
         )
     network.eval()
-    woken = _wake_maps(network, images[:512], torch.Generator().manual_seed(seed))
+    woken = _wake_maps(network, images[:512])
     _begin_values(network, images, targets)
     return woken
 
 
-def _wake_maps(network: SqueezeFacePoseNet, images: Tensor, generator: torch.Generator) -> int:
+def _wake_maps(network: SqueezeFacePoseNet, images: Tensor) -> int:
+    generator = torch.Generator().manual_seed(0)
     narrow: list[Tensor] = []
     hook = network.fire9.squeeze.register_forward_hook(
         lambda _module, _given, result: narrow.append(result)
