@@ -3,11 +3,11 @@
     python benchmarks/teacher_borders.py DATA --teacher sface.onnx
 
 DATA is the folder of the training data (see docs/training.md), with cfp_dev.zip (people 001 to
-100). Aligned crops of FairFace's photos reach beyond where these end. Crops of CFP, which show
-all that is around a face, are cut off where those of FairFace's faces turned alike would be, and
-what is missing is drawn in several ways. Each row is the mean cosine between the teacher's answer
-(mean of image and mirror image) and its answer to the whole crop, either less its mean over the
-photos of the pose.
+100). Aligned crops of FairFace's photos reach beyond where these end, and so do CFP's; the first
+lines say of how much of a crop nothing is seen, in the median. Crops of CFP are cut off once more
+where those of FairFace's faces turned alike would be, and what is missing is drawn in several ways.
+Each row is the mean cosine between the teacher's answer (mean of image and mirror image) and its
+answer to the crop before it was cut, either less its mean over the photos of the pose.
 """
 
 from __future__ import annotations
@@ -89,7 +89,11 @@ def main() -> None:
         rows = rows_of_pose(faces, pose, len(chosen))
         to_photo = similarity_to_canonical(faces.landmarks[rows]).astype(np.float32)
         drawn = cut_off(whole, torch.from_numpy(to_photo), faces.photos.shape[1])
-        expected = ask(whole.permute(0, 3, 1, 2) / 255)
+        before = whole.permute(0, 3, 1, 2) / 255
+        for name, crops in (("before", before), ("cut off", drawn["black"])):
+            unseen = (crops.amax(1) == 0).float().mean((1, 2)).median()
+            print(f"{pose:8s} nothing is seen of {unseen:.2f} {name}")
+        expected = ask(before)
         for name, crops in drawn.items():
             far = paired_cosine_distances(ask(crops), expected)
             print(f"{pose:8s} {name:24s} {1 - far.mean():.3f}", flush=True)

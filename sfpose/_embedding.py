@@ -250,6 +250,14 @@ def share_of(kind: CropKind) -> float:
     return 1.0 if kind == "done" else 224 / 256
 
 
+def _less_mean(artifact: Artifact) -> float:
+    """Share of their mean that an artifact's values are lessened by, none below zero."""
+    share = artifact.section("descriptor").get("less_mean", 0.0)
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share < 1:
+        raise ValueError(f"less_mean must be a number from 0 to below 1; got {share!r}")
+    return float(share)
+
+
 class Embedding:
     """From images to the descriptors of one artifact.
 
@@ -278,6 +286,7 @@ class Embedding:
                 f"normalization must be one of {_NORMALIZATIONS}; got {normalization!r}"
             )
         self._normalization = normalization
+        self._less_mean = _less_mean(artifact)
         self._width = artifact.descriptor_size
         self._network = _Network(artifact, n_threads)
         self._batch_size = batch_size
@@ -301,6 +310,10 @@ class Embedding:
         # Two pictures of nothing would be alike, two rows of zeros the best match of all.
         descriptors[~np.concatenate([faces for _, faces in found])] = np.nan
         descriptors[sums[:, 0] <= 0] = np.nan
+        if self._less_mean:
+            descriptors -= self._less_mean * descriptors.mean(axis=1, keepdims=True)
+            np.maximum(descriptors, 0, out=descriptors)
+            sums = descriptors.sum(axis=1, keepdims=True)
         if self._normalization == "l1":
             np.divide(descriptors, sums, out=descriptors, where=sums > 0)
         return descriptors

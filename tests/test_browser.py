@@ -18,6 +18,7 @@ from PIL import Image
 from sfpose import FaceAligner, FaceEmbedder, TemplateVerifier
 from sfpose.geometry import similarity_to_canonical
 from sfpose.preprocessing import aligned_crop
+from sfpose.runtime.artifact import read_manifest
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "browser"
 FLAGS = [
@@ -52,13 +53,14 @@ def browse(tmp_path_factory):
 
     photos = tmp_path_factory.mktemp("photos")
     reports = queue.Queue()
+    instead = {}
 
     class Handler(serve.Handler):
         def translate_path(self, path):
             name = path.partition("?")[0].rpartition("/")[2]
-            return (
-                str(photos / name) if path.startswith("/photos/") else super().translate_path(path)
-            )
+            if path.startswith("/photos/"):
+                return str(photos / name)
+            return super().translate_path(path.replace("/weights/default/", instead["default"]))
 
         def do_POST(self):
             reports.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
@@ -69,7 +71,8 @@ def browse(tmp_path_factory):
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
 
-    def ask(first, second):
+    def ask(first, second, weights="default"):
+        instead["default"] = f"/weights/{weights}/"
         for name, image in (("a.png", first), ("b.png", second)):
             Image.fromarray(np.ascontiguousarray(image)).save(photos / name)
         address = f"http://127.0.0.1:{server.server_port}/index.html"
@@ -134,6 +137,17 @@ def test_the_page_answers_as_python_does(browse, portrait, hopper):
         assert told["distance"] == pytest.approx(expected.distance, abs=1e-3 * loose)
         assert told["threshold"] == expected.threshold
         assert told["match"] == expected.match
+
+
+def test_values_that_are_lessened_are_so_there_too(browse, portrait, hopper):
+    told = browse(portrait, hopper, weights="plain")
+    assert read_manifest("plain")["descriptor"]["less_mean"] > 0
+    crop = np.array(told["crop"], np.uint8).reshape(64, 64, 3)
+    of_crops = FaceEmbedder("plain", align="done").transform([crop])[0]
+    np.testing.assert_allclose(np.float32(told["descriptor"]), of_crops, atol=1e-6)
+    rows = FaceEmbedder("plain").transform([portrait, hopper])
+    expected = TemplateVerifier(weights="plain").verify(rows[0], rows[1])
+    assert told["distance"] == pytest.approx(expected.distance, abs=1e-3)
 
 
 def test_a_photo_of_nothing_is_refused_there_too(browse, portrait, nothing):

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import normalize
 
 from sfpose import FaceAligner, FaceEmbedder, TemplateVerifier
 from sfpose._embedding import Embedding
@@ -48,6 +49,8 @@ def test_transform_runs_the_shipped_file_as_onnxruntime_does(photos, name):
     np.testing.assert_allclose(images[0].transpose(1, 2, 0), in_float64, rtol=1e-5, atol=1e-6)
     # Not of the float64 input: its last bit may turn a rounding to eight bits.
     (expected,) = session.run(None, {"images": images})
+    share = artifact.manifest["descriptor"].get("less_mean", 0)
+    expected = np.maximum(expected - share * expected.mean(), 0)
     got = FaceEmbedder(name, align=False).transform(photos[:1])
     np.testing.assert_allclose(got, expected / expected.sum(), rtol=1e-4, atol=1e-7)
 
@@ -239,6 +242,23 @@ def test_artifacts_go_out_and_come_back(embedder, photos, tmp_path):
     archive = shutil.make_archive(str(tmp_path / "mine"), "zip", folder)
     np.testing.assert_array_equal(FaceEmbedder(archive).transform(photos), expected)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine", "mine.zip"]
+
+
+@pytest.mark.parametrize("share", [0, 0.5, 0.99])
+def test_values_are_lessened_by_a_share_of_their_mean(photos, tmp_path, share):
+    whole = read_artifact("plain")
+    stated = {"size": 1000, "normalization": "none"}
+    plain = write_artifact(
+        tmp_path / "plain", whole.model, {**whole.manifest, "descriptor": stated}
+    )
+    values = FaceEmbedder(plain, align=False).transform(photos).astype(np.float64)
+    stated = {"size": 1000, "normalization": "l1", "less_mean": share}
+    less = write_artifact(tmp_path / "less", whole.model, {**whole.manifest, "descriptor": stated})
+    expected = np.clip(values - share * values.mean(axis=1, keepdims=True), 0, None)
+    expected = normalize(expected, norm="l1")
+    found = FaceEmbedder(less, align=False).transform(photos)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-8)
+    assert (found == 0).mean() >= (values == 0).mean()
 
 
 def test_weights_of_another_format_are_refused(photos, tmp_path, embedder):

@@ -275,8 +275,10 @@ export class Verifier {
     const values = await this.descriptor.run(await this.crop(picture));
     const sum = values.reduce((total, value) => total + value, 0);
     if (!(sum > 0)) throw new Error("a photo must show a face; nothing was found");
-    const l1 = this.descriptor.manifest.descriptor.normalization === "l1";
-    return l1 ? values.map((value) => value / sum) : values;
+    const { normalization, less_mean: share = 0 } = this.descriptor.manifest.descriptor;
+    const less = values.map((value) => Math.max(value - (share * sum) / values.length, 0));
+    const whole = normalization === "l1" ? less.reduce((total, value) => total + value, 0) : 1;
+    return less.map((value) => value / whole);
   }
 
   // What sfpose's TemplateVerifier.verify answers before a fit.

@@ -262,8 +262,9 @@ def read_manifest(weights: str | os.PathLike[str]) -> Manifest:
     -------
     mapping
         ``name``, ``kind``, ``network``, ``input`` (size, mean, std), ``alignment``,
-        ``descriptor`` (size, normalization), ``distance``, ``calibration``,
-        ``license``, ``files``.
+        ``descriptor`` (size, normalization; some have ``less_mean``, the share of their mean
+        that is taken off the values before that, none below zero), ``distance``,
+        ``calibration``, ``license``, ``files``.
 
     Raises
     ------

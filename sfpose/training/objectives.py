@@ -98,8 +98,9 @@ class DistillationObjective(nn.Module):
         Of the second contrast; it is left out at 0.
     spread_weight : float, default=0.0
         Of one minus the Hellinger affinity to the own code. Above 0 the code is not learned but the
-        softplus of twice the embedding's values along :func:`spread_directions` (of variance 1), so
-        that the chi-square distance of codes orders pairs as the cosine of embeddings nearly does.
+        softplus of twice the embedding's values along :func:`spread_directions` (of variance 1)
+        less two, so that the chi-square distance of codes orders pairs as the cosine of embeddings
+        nearly does, and that most of a code is near zero.
         Learned codes crowd in few directions: they tell known faces apart and order others badly.
     places : (int, int), default=(0, 0)
         How many maps a network gives beside the descriptor, and of how many places: a linear layer
@@ -148,7 +149,7 @@ class DistillationObjective(nn.Module):
             directions = spread_directions(descriptor_size, size)
             with torch.no_grad():
                 self.code.weight.copy_(2 * size**0.5 * directions)
-                self.code.bias.zero_()
+                self.code.bias.fill_(-2)
             self.code.requires_grad_(False)
         self.cosine_temperature = cosine_temperature
         self.hellinger_temperature = hellinger_temperature

@@ -275,7 +275,7 @@ def distillation_objective(
     """
     # Nothing is asked of the distance between values that do not ship themselves.
     cosine_weight, hellinger_weight = (3.0, 0.0) if is_mapped(name) else (1.0, 1.0)
-    # One minus the affinity of two strangers' codes is 0.2, where their embeddings' cosine is 0.
+    # One minus the affinity of two strangers' codes is 0.3, where their embeddings' cosine is 0.
     return DistillationObjective(
         bank,
         value_count(network),
@@ -302,6 +302,8 @@ def export_distilled(
 
     The scale is taken on up to 2,000 training faces, unaugmented, and folds into conv10. Where
     the objective's map follows (an architecture ``+map``) it is the one that the map learned with.
+    Values that were taught to lie spread (``recipe.spread``) are lessened by half of their mean:
+    averages of values above zero are never near it, as most of their codes are.
     """
     network = fold_batch_norm(network.cpu())
     if is_mapped(architecture):
@@ -318,7 +320,11 @@ def export_distilled(
         size=size,
         license="BSD-3-Clause",
         alignment="five-landmarks",
-        descriptor={"size": NETWORKS[architecture].descriptor_size, "normalization": "l1"},
+        descriptor={
+            "size": NETWORKS[architecture].descriptor_size,
+            "normalization": "l1",
+            **({"less_mean": 0.5} if objective.spread_weight else {}),
+        },
     )
     return Artifact(to_onnx(network, size), manifest)
 
