@@ -162,6 +162,7 @@ def test_a_run_spreads_values_keeps_them_and_goes_on(taught_faces, tmp_path):
     recipe = DistillationRecipe(loop=loop, spread=True)
     first = tmp_path / "first.pt"
     artifact, _ = distil(faces, first, start=start, recipe=recipe, progress=False)
+    assert artifact.manifest["descriptor"]["less_mean"] == 0.5
     network = network_from_artifact(artifact).eval()
     assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in network.modules())
     images = torch.randn(64, 3, 40, 40, generator=torch.Generator().manual_seed(1))
