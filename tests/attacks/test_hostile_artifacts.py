@@ -333,7 +333,10 @@ def test_networks_that_answer_otherwise_than_their_manifest_are_refused(tmp_path
         ({"descriptor": {"normalization": "l1"}}, "descriptor size must be"),
         ({"descriptor": {"size": 4, "normalization": ["l1"]}}, "normalization must be one of"),
         *(
-            ({"descriptor": {"size": 4, "normalization": "l1", "less_mean": bad}}, "less_mean must be")
+            (
+                {"descriptor": {"size": 4, "normalization": "l1", "less_mean": bad}},
+                "less_mean must be",
+            )
             for bad in (1, -0.1, True, "half", None)
         ),
     ],
