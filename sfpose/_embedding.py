@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -162,10 +162,14 @@ class LandmarkFinder:
         return landmarks, output[:, 10]
 
 
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def _stated_face_score(artifact: Artifact) -> float:
     """Face score below which an image shows no face, as a landmark artifact states it."""
     stated = artifact.manifest.get("min_face_score", 0.0)
-    if isinstance(stated, bool) or not isinstance(stated, (int, float)) or not 0 <= stated <= 1:
+    if not _is_number(stated) or not 0 <= stated <= 1:
         raise ValueError(f"min_face_score in a manifest must be 0 to 1; got {stated!r}")
     return float(stated)
 
@@ -253,7 +257,7 @@ def share_of(kind: CropKind) -> float:
 def _less_mean(artifact: Artifact) -> float:
     """Share of their mean that an artifact's values are lessened by, none below zero."""
     share = artifact.section("descriptor").get("less_mean", 0.0)
-    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share < 1:
+    if not _is_number(share) or not 0 <= share < 1:
         raise ValueError(f"less_mean must be a number from 0 to below 1; got {share!r}")
     return float(share)
 
@@ -311,7 +315,7 @@ class Embedding:
         descriptors[~np.concatenate([faces for _, faces in found])] = np.nan
         descriptors[sums[:, 0] <= 0] = np.nan
         if self._less_mean:
-            descriptors -= self._less_mean * descriptors.mean(axis=1, keepdims=True)
+            descriptors -= self._less_mean * (sums / self._width)
             np.maximum(descriptors, 0, out=descriptors)
             sums = descriptors.sum(axis=1, keepdims=True)
         if self._normalization == "l1":

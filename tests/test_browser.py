@@ -53,14 +53,14 @@ def browse(tmp_path_factory):
 
     photos = tmp_path_factory.mktemp("photos")
     reports = queue.Queue()
-    instead = {}
+    shown = "default"
 
     class Handler(serve.Handler):
         def translate_path(self, path):
             name = path.partition("?")[0].rpartition("/")[2]
             if path.startswith("/photos/"):
                 return str(photos / name)
-            return super().translate_path(path.replace("/weights/default/", instead["default"]))
+            return super().translate_path(path.replace("/weights/default/", f"/weights/{shown}/"))
 
         def do_POST(self):
             reports.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
@@ -72,7 +72,8 @@ def browse(tmp_path_factory):
     thread.start()
 
     def ask(first, second, weights="default"):
-        instead["default"] = f"/weights/{weights}/"
+        nonlocal shown
+        shown = weights
         for name, image in (("a.png", first), ("b.png", second)):
             Image.fromarray(np.ascontiguousarray(image)).save(photos / name)
         address = f"http://127.0.0.1:{server.server_port}/index.html"
