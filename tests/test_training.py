@@ -693,6 +693,7 @@ def test_settings_of_ones_own_go_into_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr("sfpose.training.recipes.distil", distil)
     monkeypatch.setattr("sfpose.training.teachers.OnnxTeacher", lambda _: torch.nn.Identity())
     monkeypatch.setattr("sfpose.training.mixing.make_blends", lambda *_, **__: None)
+    monkeypatch.setattr("sfpose.training.mixing.joined", lambda _: None)
     teacher = tmp_path / "teacher.onnx"
     teacher.touch()
     command = ["train", "distil", "data", "--out", str(tmp_path / "out")]
@@ -724,8 +725,10 @@ def test_settings_of_ones_own_go_into_the_run(tmp_path, monkeypatch):
         (["--mixed", "5"], "as they with it; got no --teacher"),
         (["--zooms", "0.9"], "as they with it; got no --teacher"),
         (["--mixed-from", "30"], "must be given with --mixed; got no --mixed"),
-        (["--mixed-share", "0"], "must be given with --mixed; got no --mixed"),
-        (["--teacher", "a.onnx"], "--teacher must be given with --zooms or --mixed"),
+        (["--mixed-share", "0"], "must be given with --mixed or --surrounded; got neither"),
+        (["--surrounded", "-1"], "--surrounded must be at least 0; got -1"),
+        (["--surrounded", "5"], "as they with it; got no --teacher"),
+        (["--teacher", "a.onnx"], "--teacher must be given with --zooms, --mixed or --surrounded"),
     ],
 )
 def test_options_that_ask_for_nothing_are_refused(wrong, message, tmp_path, capsys):

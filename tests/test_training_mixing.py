@@ -49,9 +49,9 @@ class MeanColour:
 
 def _given(blends, heights):
     """Shares (n, h) of the first face at heights 0 to 1 of the crop, by the definition."""
-    seams = np.float64(blends.seams)[:, None]
+    seams = np.float64(blends.pairs.seams)[:, None]
     above = 1 / (1 + np.exp((heights - seams) / 0.03))
-    return np.where(np.isnan(seams), blends.shares[:, None], above)
+    return np.where(np.isnan(seams), blends.pairs.shares[:, None], above)
 
 
 def _means(blends):
@@ -62,15 +62,15 @@ def _means(blends):
 def test_a_blend_lies_between_its_two_faces_and_the_teacher_saw_it(tmp_path):
     faces = _grey([0, 200])
     blends = make_blends(faces, MeanColour(), 70, tmp_path)
-    assert blends.rows.shape == (70, 2)
-    assert (blends.rows[:, 0] != blends.rows[:, 1]).all()
-    assert blends.shares.min() >= 0.35
-    assert blends.shares.max() <= 0.65
-    with_seam = np.isfinite(blends.seams)
+    assert blends.pairs.rows.shape == (70, 2)
+    assert (blends.pairs.rows[:, 0] != blends.pairs.rows[:, 1]).all()
+    assert blends.pairs.shares.min() >= 0.35
+    assert blends.pairs.shares.max() <= 0.65
+    with_seam = np.isfinite(blends.pairs.seams)
     assert 20 < with_seam.sum() < 50
-    assert blends.seams[with_seam].min() >= 0.4
-    assert blends.seams[with_seam].max() <= 0.65
-    levels = np.float32([0, 200])[blends.rows] / 255
+    assert blends.pairs.seams[with_seam].min() >= 0.4
+    assert blends.pairs.seams[with_seam].max() <= 0.65
+    levels = np.float32([0, 200])[blends.pairs.rows] / 255
     given = _given(blends, (np.arange(SIDE) + 0.5) / SIDE).mean(1)
     expected = given * levels[:, 0] + (1 - given) * levels[:, 1]
     np.testing.assert_allclose(_means(blends), expected, atol=1e-5)
@@ -140,7 +140,7 @@ def test_both_faces_of_a_blend_look_the_same_way(tmp_path):
         return torch.ones(len(crops), 2)
 
     blends = make_blends(faces, teacher, 60, tmp_path)
-    assert (blends.mirrored == side[blends.rows]).all()
+    assert (blends.pairs.mirrored == side[blends.pairs.rows]).all()
     left, right = halves[0].T
     # Unmirrored, left and right would be as bright as each other in half of the blends.
     assert (right - left > 0.3).all()
@@ -152,7 +152,7 @@ def test_nobody_is_drawn_oftener_for_being_near_the_end_of_the_row(tmp_path):
         [6 * FACE_POINTS @ _turned_by(each).T[:, :2] for each in np.linspace(0, 80, 400)]
     )
     faces = replace(_grey([0] * 400), landmarks=(points + SIDE / 2).astype(np.float32))
-    rows = make_blends(faces, MeanColour(), 8000, tmp_path).rows
+    rows = make_blends(faces, MeanColour(), 8000, tmp_path).pairs.rows
     order = np.argsort(np.argsort(np.abs(head_pose(faces.landmarks).yaw)))[rows]
     apart = order[:, 1] - order[:, 0]
     assert (apart != 0).all()
@@ -164,7 +164,7 @@ def test_nobody_is_drawn_oftener_for_being_near_the_end_of_the_row(tmp_path):
 
 def test_blends_use_nobody_who_is_held_out(tmp_path):
     blends = make_blends(_grey([10, 10, 250], held_out=[2]), MeanColour(), 40, tmp_path)
-    assert blends.rows.max() == 1
+    assert blends.pairs.rows.max() == 1
     with pytest.raises(ValueError, match="blends need at least two faces to learn from; got 1"):
         make_blends(_grey([10, 250], held_out=[1]), MeanColour(), 4, tmp_path / "other")
 
@@ -196,13 +196,13 @@ def test_heads_turned_far_are_blended_as_often_as_others(tmp_path):
     faces = replace(_grey([0] * 1000), landmarks=points.astype(np.float32))
     found = np.abs(head_pose(faces.landmarks).yaw)
     np.testing.assert_allclose(found, degrees, atol=2)
-    first = found[make_blends(faces, MeanColour(), 2000, tmp_path).rows[:, 0]]
+    first = found[make_blends(faces, MeanColour(), 2000, tmp_path).pairs.rows[:, 0]]
     # To the hundredth that is turned farthest.
     most = np.quantile(found, 0.99)
     shares = np.histogram(first, most * np.array([0, 0.25, 0.5, 0.75, 1.05]))[0] / 2000
     np.testing.assert_allclose(shares, 0.25, atol=0.05)
     turned = make_blends(faces, MeanColour(), 500, tmp_path, least_yaw=30)
-    assert found[turned.rows].min() >= 30
+    assert found[turned.pairs.rows].min() >= 30
     with pytest.raises(ValueError, match="least_yaw must be from 0 to below 90 degrees; got 90"):
         make_blends(faces, MeanColour(), 4, tmp_path, least_yaw=90)
 
@@ -223,12 +223,12 @@ def test_blends_are_drawn_for_the_teacher_as_opencv_draws_photos(tmp_path, openc
 
     blends = make_blends(faces, teacher, 120, tmp_path)
     # What is half of a photo and half of its copy, neither mirrored, is that photo.
-    first, second = blends.rows.T
-    alone = np.flatnonzero((abs(first - second) == 3) & ~blends.mirrored[:, 0])
+    first, second = blends.pairs.rows.T
+    alone = np.flatnonzero((abs(first - second) == 3) & ~blends.pairs.mirrored[:, 0])
     assert len(alone) > 3
     to_photos = similarity_to_canonical(faces.landmarks)
     for place in alone:
-        row = blends.rows[place, 0]
+        row = blends.pairs.rows[place, 0]
         expected = opencv_crop(faces.photos[row], to_photos[row], 112)
         assert (expected == 0).all(2).mean() > 0.02
         assert np.abs(seen[0][place] - expected).mean() < 0.01
@@ -250,7 +250,7 @@ def test_blends_are_shown_as_often_as_asked_for_under_their_own_embeddings(tmp_p
     images, targets = source.batch(0, 0, 10, 32)
     levels = np.float32([0, 60, 120, 180]) / 255
     mixed = np.flatnonzero(targets >= 4)
-    own = levels[blends.rows[targets[mixed] - 4]]
+    own = levels[blends.pairs.rows[targets[mixed] - 4]]
     share = _given(blends, np.array([16.5 / 32]))[targets[mixed] - 4, 0]
     expected = np.float32(share * own[:, 0] + (1 - share) * own[:, 1])
     centre = normalise_images(torch.from_numpy(expected).view(-1, 1, 1, 1).expand(-1, 3, 1, 1))
@@ -334,8 +334,8 @@ def test_the_command_asks_the_teacher_that_it_is_given(tmp_path, monkeypatch):
     assert main(command) == 2
     blends, other_blends, none = given
     assert none is None
-    assert len(blends.rows) == 5
-    np.testing.assert_array_equal(blends.rows, other_blends.rows)
+    assert len(blends.pairs.rows) == 5
+    np.testing.assert_array_equal(blends.pairs.rows, other_blends.pairs.rows)
     # What the first one said is not taken for what the second says.
     assert (np.abs(blends.embeddings - other_blends.embeddings) > 1e-3).any(1).sum() >= 4
 

@@ -92,7 +92,8 @@ def _add_taught(
         "--teacher",
         type=Path,
         metavar="ONNX",
-        help="the network that gave the stored embeddings, to ask about --zooms or --mixed",
+        help="the network that gave the stored embeddings, to ask about --zooms, --mixed or "
+        "--surrounded",
     )
     parser.add_argument(
         "--zooms",
@@ -117,10 +118,18 @@ def _add_taught(
         help="blend heads alone that are turned to the side by so much or more (default: 0)",
     )
     parser.add_argument(
+        "--surrounded",
+        type=int,
+        default=0,
+        metavar="N",
+        help="ask --teacher about so many faces, what their photos lack taken from others that are "
+        "turned alike, and show them among the blends (default: none)",
+    )
+    parser.add_argument(
         "--mixed-share",
         type=float,
         metavar="SHARE",
-        help="of the images shown, those that are blends (default: the recipe's)",
+        help="of the images shown, those that are blends or surrounded (default: the recipe's)",
     )
     parser.add_argument(
         "--calibrate-on", type=Path, metavar="CFP", help="CFP folder or zip for the threshold"
@@ -218,17 +227,19 @@ def _run_landmarks(options: argparse.Namespace) -> int:
 
 def _run_distil(options: argparse.Namespace) -> int:
     """Distil the descriptor network, calibrate it and say where the artifact is."""
-    if options.mixed < 0:
-        raise ValueError(f"--mixed must be at least 0; got {options.mixed}")
-    if (options.teacher is None) != (not options.zooms and not options.mixed):
+    for name in ("mixed", "surrounded"):
+        if getattr(options, name) < 0:
+            raise ValueError(f"--{name} must be at least 0; got {getattr(options, name)}")
+    asked = bool(options.zooms or options.mixed or options.surrounded)
+    if (options.teacher is not None) != asked:
         raise ValueError(
-            "--teacher must be given with --zooms or --mixed, as they with it; got "
+            "--teacher must be given with --zooms, --mixed or --surrounded, as they with it; got "
             + ("no --teacher" if options.teacher is None else "--teacher alone")
         )
-    if not options.mixed and (options.mixed_from, options.mixed_share) != (None, None):
-        raise ValueError(
-            "--mixed-from and --mixed-share must be given with --mixed; got no --mixed"
-        )
+    if not options.mixed and options.mixed_from is not None:
+        raise ValueError("--mixed-from must be given with --mixed; got no --mixed")
+    if not (options.mixed or options.surrounded) and options.mixed_share is not None:
+        raise ValueError("--mixed-share must be given with --mixed or --surrounded; got neither")
     checkpoint = checkpoint_of(options)
     from sfpose.cli.evaluate import people_range
     from sfpose.evaluation import calibrated
@@ -238,8 +249,9 @@ def _run_distil(options: argparse.Namespace) -> int:
     from sfpose.training.asking import ask_at_zooms
     from sfpose.training.faces import load_taught_faces
     from sfpose.training.landmarks import find_own_landmarks
-    from sfpose.training.mixing import make_blends
+    from sfpose.training.mixing import joined, make_blends
     from sfpose.training.settings import find_device
+    from sfpose.training.surroundings import make_surrounded
     from sfpose.training.teachers import OnnxTeacher
 
     recipe = recipes.shorter(recipes.DistillationRecipe(), options.scale)
@@ -267,15 +279,18 @@ def _run_distil(options: argparse.Namespace) -> int:
         said = options.cache / f"teacher_{sha256(options.teacher.read_bytes()).hexdigest()[:16]}"
         if options.zooms:
             faces = ask_at_zooms(faces, landmarks, teacher, options.zooms, said, device=device)
+        own_faces = replace(faces, landmarks=landmarks)
+        parts = []
         if options.mixed:
-            blends = make_blends(
-                replace(faces, landmarks=landmarks),
-                teacher,
-                options.mixed,
-                said,
-                least_yaw=options.mixed_from or 0.0,
-                device=device,
+            least = options.mixed_from or 0.0
+            parts.append(
+                make_blends(own_faces, teacher, options.mixed, said, least_yaw=least, device=device)
             )
+        if options.surrounded:
+            parts.append(
+                make_surrounded(own_faces, teacher, options.surrounded, said, device=device)
+            )
+        blends = joined(parts) if parts else None
     artifact, agreement = recipes.distil(
         faces,
         checkpoint,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sfpose.geometry import similarity_to_canonical, widen_matrix
-from sfpose.training.augmentation import compose, sample_images
+from sfpose.training.augmentation import compose, inside_photos, sample_images
 from sfpose.training.faces import PhotoStore, TaughtFaces, known_matrices
 from sfpose.training.teachers import TEACHER_SIZE, Teacher, each_look, unit_rows
 
@@ -47,16 +47,22 @@ class PhotoCrops:
         known = faces.scores > 0
         return known_matrices(similarity_to_canonical, faces.landmarks, known, self._device)
 
-    def __call__(self, rows: NDArray[np.int64], inner: Tensor) -> Tensor:
+    def __call__(self, rows: Tensor, inner: Tensor) -> Tensor:
         """Crops (n, 3, 112, 112) of photos by their rows (n,).
 
         ``inner`` maps the unit square to what is seen of the canonical crop: (n, 3, 3), or
         (3, 3) for all.
         """
-        places = torch.from_numpy(rows).to(self._device)
-        around = compose(self._to_photo[places], inner.to(self._device))
-        photos = self._photos.take(places)
-        return sample_images(photos, around, TEACHER_SIZE)
+        photos = self._photos.take(rows.to(self._device))
+        return sample_images(photos, self._matrices(rows, inner), TEACHER_SIZE)
+
+    def inside(self, rows: Tensor, inner: Tensor) -> Tensor:
+        """How far inside of their photos these crops lie, (n, 1, 112, 112)."""
+        shape = self._faces.photos.shape[1:3]
+        return inside_photos(self._matrices(rows, inner), shape, TEACHER_SIZE)
+
+    def _matrices(self, rows: Tensor, inner: Tensor) -> Tensor:
+        return compose(self._to_photo[rows.to(self._device)], inner.to(self._device))
 
 
 def ask(
@@ -157,7 +163,7 @@ def ask_at_zooms(
         wider = torch.from_numpy(widen_matrix(zoom).astype(np.float32))
 
         def crops(now: NDArray[np.int64], wider: Tensor = wider) -> Tensor:
-            return drawn(known[now], wider)
+            return drawn(torch.from_numpy(known[now]), wider)
 
         said += unit_rows(
             ask(teacher, crops, cache / f"photos_black_{by}_{zoom:g}.npy", said.shape)

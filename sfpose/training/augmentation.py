@@ -7,6 +7,7 @@ never becomes the bottleneck of a CPU run.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from sfpose.geometry import MIRROR
 __all__ = [
     "GeometryJitter",
     "compose",
+    "inside_photos",
     "jitter_matrices",
     "mirror_matrices",
     "photometric_jitter",
@@ -103,22 +105,54 @@ def sample_images(
     -------
     float Tensor of shape (n, 3, size, size), values 0 to 1
     """
-    count, height, width, _ = photos.shape
     fine = size * oversample
-    steps = (torch.arange(fine, device=photos.device) + 0.5) / fine
-    points = torch.stack(
-        [
-            steps.repeat(fine, 1),
-            steps[:, None].repeat(1, fine),
-            torch.ones(fine, fine, device=photos.device),
-        ]
-    ).reshape(3, -1)
-    where = (matrices @ points)[:, :2]
-    scale = torch.tensor([2.0 / width, 2.0 / height], device=photos.device)
-    grid = (where * scale[:, None] - 1).transpose(1, 2).reshape(count, fine, fine, 2)
+    grid = 2 * _places_in_photos(matrices, photos.shape[1:3], fine) - 1
     pixels = photos.permute(0, 3, 1, 2).float() / 255
     crops = F.grid_sample(pixels, grid, mode="bilinear", padding_mode=padding, align_corners=False)
     return F.avg_pool2d(crops, oversample) if oversample > 1 else crops
+
+
+def inside_photos(
+    matrices: Tensor, shape: Sequence[int], size: int, *, edge: float = 0.06
+) -> Tensor:
+    """How far inside of its photo each pixel of a crop lies.
+
+    Parameters
+    ----------
+    matrices : float Tensor of shape (n, 3, 3)
+        As for :func:`sample_images`.
+    shape : sequence of two int
+        Height and width of the photos in pixels.
+    size : int
+        Side of the crop in pixels.
+    edge : float, default=0.06
+        Share of a photo's side over which this rises.
+
+    Returns
+    -------
+    float Tensor of shape (n, 1, size, size)
+        0 where the photo ends and beyond, 1 from ``edge`` inwards.
+    """
+    places = _places_in_photos(matrices, shape, size)
+    to_end = torch.minimum(places, 1 - places).amin(3)
+    return (to_end / edge).clamp(0, 1)[:, None]
+
+
+def _places_in_photos(matrices: Tensor, shape: Sequence[int], size: int) -> Tensor:
+    """Where pixels of crops lie in photos, in shares of their sides: (n, size, size, 2)."""
+    device = matrices.device
+    steps = (torch.arange(size, device=device) + 0.5) / size
+    points = torch.stack(
+        [
+            steps.repeat(size, 1),
+            steps[:, None].repeat(1, size),
+            torch.ones(size, size, device=device),
+        ]
+    ).reshape(3, -1)
+    height, width = shape
+    sides = torch.tensor([width, height], device=device)
+    where = (matrices @ points)[:, :2] / sides[:, None]
+    return where.transpose(1, 2).reshape(len(matrices), size, size, 2)
 
 
 def round_at_random(number: float) -> int:

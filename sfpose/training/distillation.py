@@ -13,6 +13,7 @@ from sfpose.pose import head_cameras, head_pose
 from sfpose.training.augmentation import (
     GeometryJitter,
     compose,
+    inside_photos,
     jitter_matrices,
     mirror_matrices,
     photometric_jitter,
@@ -20,7 +21,7 @@ from sfpose.training.augmentation import (
     sample_images,
 )
 from sfpose.training.faces import PhotoStore, TaughtFaces, known_matrices, pass_order
-from sfpose.training.mixing import Blends, blended
+from sfpose.training.mixing import Blends, blended, maps_of_seconds
 from sfpose.training.teachers import both_looks, unit_rows
 from sfpose.training.turning import FaceTurner
 
@@ -126,8 +127,7 @@ class TaughtFaceSource:
         self._blend_share = 0.0 if blends is None else blend_share
         if blends is not None:
             self._pairs, self._mirrored, self._shares, self._seams = (
-                torch.from_numpy(each).to(self._device)
-                for each in (blends.rows, blends.mirrored, blends.shares, blends.seams)
+                torch.from_numpy(each).to(self._device) for each in blends.pairs
             )
         self._turner = turner
         self._turned_share = turned_share
@@ -155,23 +155,22 @@ class TaughtFaceSource:
             rows[:mixed] = self._pairs[drawn, 0]
             mirrored[:mixed] = self._mirrored[drawn, 0]
         flags = torch.rand(count, device=device) < 0.5
-        inner = compose(jitter_matrices(count, self._jitter, device=device), mirror_matrices(flags))
+        moved = compose(jitter_matrices(count, self._jitter, device=device), mirror_matrices(flags))
         padding = "zeros" if torch.rand(()) < 0.5 else "reflection"
 
-        def look(rows: Tensor, mirrored: Tensor, inner: Tensor) -> Tensor:
-            to_photo = compose(self._to_photo[rows], mirror_matrices(mirrored))
-            return sample_images(
-                self._photos.take(rows),
-                compose(to_photo, inner),
-                size,
-                padding=padding,
-                oversample=2 if size < 80 else 1,
-            )
+        def look(rows: Tensor, matrices: Tensor) -> Tensor:
+            photos = self._photos.take(rows)
+            oversample = 2 if size < 80 else 1
+            return sample_images(photos, matrices, size, padding=padding, oversample=oversample)
 
-        crops = look(rows, mirrored, inner)
+        matrices = compose(self._to_photo[rows], compose(mirror_matrices(mirrored), moved))
+        crops = look(rows, matrices)
         if mixed:
-            second = look(self._pairs[drawn, 1], self._mirrored[drawn, 1], inner[:mixed])
-            crops[:mixed] = blended(crops[:mixed], second, self._shares[drawn], self._seams[drawn])
+            others, seams = self._pairs[drawn, 1], self._seams[drawn]
+            maps = compose(maps_of_seconds(self._mirrored[drawn, 1], seams), moved[:mixed])
+            second = look(others, compose(self._to_photo[others], maps))
+            inside = inside_photos(matrices[:mixed], self._photos.shape, size)
+            crops[:mixed] = blended(crops[:mixed], second, self._shares[drawn], seams, inside)
         if self._turner is not None:
             turned = self._frontal[rows] & (torch.rand(count, device=device) < self._turned_share)
             turned[:mixed] = False
@@ -179,5 +178,5 @@ class TaughtFaceSource:
             if len(places):
                 photos = self._photos.take(rows[places])
                 faces = self._turner.turn(photos, self._cameras[rows[places]])
-                crops[places] = faces.seen_through(inner[places], size)
+                crops[places] = faces.seen_through(moved[places], size)
         return normalise_images(photometric_jitter(crops, strength=self._light)), targets

@@ -81,11 +81,17 @@ class PhotoStore:
     ----------
     photos : uint8 array of shape (n, h, w, 3)
     device : torch.device
+
+    Attributes
+    ----------
+    shape : (int, int)
+        Height and width of a photo.
     """
 
     def __init__(self, photos: NDArray[np.uint8], device: torch.device) -> None:
         self._photos = photos
         self._there = None if device.type == "cpu" else torch.tensor(photos, device=device)
+        self.shape = photos.shape[1:3]
 
     def take(self, rows: Tensor) -> Tensor:
         """Photos (k, h, w, 3) of rows (k,), on the store's device."""

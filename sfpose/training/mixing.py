@@ -9,29 +9,41 @@ matching).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sfpose.geometry import widen_matrix
 from sfpose.pose import head_pose
 from sfpose.training.asking import PhotoCrops, ask, digest
-from sfpose.training.augmentation import mirror_matrices
+from sfpose.training.augmentation import compose, mirror_matrices
 from sfpose.training.faces import TaughtFaces
 from sfpose.training.teachers import Teacher, both_looks
 
-__all__ = ["Blends", "blended", "make_blends"]
+__all__ = [
+    "Blends",
+    "Pairs",
+    "ask_about",
+    "blended",
+    "draw_neighbours",
+    "faces_to_blend",
+    "joined",
+    "make_blends",
+    "maps_of_seconds",
+]
 
 _NEIGHBOURS = 150
 _SEAM_WIDTH = 0.03
+_MAGNIFIED = 0.75
 
 
-@dataclass(frozen=True)
-class Blends:
-    """Which two photos make each of n blends, and what the teacher says of it.
+class Pairs(NamedTuple):
+    """Which two photos make each of n blends, and how.
 
     Attributes
     ----------
@@ -44,15 +56,27 @@ class Blends:
     seams : float32 array of shape (n,)
         Where, in heights of the crop below its upper end, the first one goes over into the second
         instead, at 0.4 to 0.65: eyes of the one, mouth of the other. NaN where both are seen
-        everywhere.
-    embeddings : float32 array of shape (n, d)
-        Of the teacher, as :func:`~sfpose.training.teachers.both_looks` gives them.
+        everywhere; infinite where the first one is seen alone as far as its photo reaches, and the
+        second beyond (:func:`sfpose.training.surroundings.make_surrounded`).
     """
 
     rows: NDArray[np.int64]
     mirrored: NDArray[np.bool_]
     shares: NDArray[np.float32]
     seams: NDArray[np.float32]
+
+
+class Blends(NamedTuple):
+    """Blends of two faces each, and what the teacher says of them.
+
+    Attributes
+    ----------
+    pairs : Pairs
+    embeddings : float32 array of shape (n, d)
+        Of the teacher, as :func:`~sfpose.training.teachers.both_looks` gives them.
+    """
+
+    pairs: Pairs
     embeddings: NDArray[np.float32]
 
 
@@ -103,12 +127,7 @@ def make_blends(
     """
     if not 0 <= least_yaw < 90:
         raise ValueError(f"least_yaw must be from 0 to below 90 degrees; got {least_yaw}")
-    usable = np.flatnonzero((faces.scores >= 0.6) & ~faces.held_out)
-    yaw = head_pose(faces.landmarks[usable]).yaw
-    enough = np.abs(yaw) >= least_yaw
-    usable, yaw = usable[enough], yaw[enough]
-    if len(usable) < 2:
-        raise ValueError(f"blends need at least two faces to learn from; got {len(usable)}")
+    usable, yaw = faces_to_blend(faces, least_yaw)
     # Neighbours in this order are turned alike, but for the side.
     order = np.argsort(np.abs(yaw), kind="stable")
     turned = np.abs(yaw)[order]
@@ -116,36 +135,96 @@ def make_blends(
     # The last few are far apart: drawn by degrees they would come again and again.
     most = np.quantile(turned, 0.99)
     place = np.searchsorted(turned, draw.uniform(turned[0], most, count))
-    nearest = np.maximum(place - _NEIGHBOURS, 0)
-    farthest = np.minimum(place + _NEIGHBOURS, len(order) - 1)
-    other = draw.integers(nearest, farthest)
-    other += other >= place  # anyone but itself
-    chosen = order[np.stack([place, other], 1)]
-    rows, mirrored = usable[chosen], yaw[chosen] < 0
+    chosen = order[np.stack([place, draw_neighbours(place, len(order), draw)], 1)]
     shares = draw.uniform(0.35, 0.65, count).astype(np.float32)
     seams = np.where(draw.random(count) < 0.5, draw.uniform(0.4, 0.65, count), np.nan)
-    seams = seams.astype(np.float32)
+    pairs = Pairs(usable[chosen], yaw[chosen] < 0, shares, seams.astype(np.float32))
+    return ask_about(pairs, faces, teacher, cache, device=device, part=part)
+
+
+def faces_to_blend(
+    faces: TaughtFaces, least_yaw: float = 0.0
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Rows of the faces that are clearly seen and not held out, and their yaw in degrees.
+
+    Raises
+    ------
+    ValueError
+        If fewer than two are turned by ``least_yaw`` degrees or more.
+    """
+    rows = np.flatnonzero((faces.scores >= 0.6) & ~faces.held_out)
+    yaw = head_pose(faces.landmarks[rows]).yaw
+    enough = np.abs(yaw) >= least_yaw
+    if enough.sum() < 2:
+        raise ValueError(f"blends need at least two faces to learn from; got {enough.sum()}")
+    return rows[enough], yaw[enough]
+
+
+def draw_neighbours(
+    places: NDArray[np.int64], length: int, draw: np.random.Generator
+) -> NDArray[np.int64]:
+    """Another place in a row of this length for each one, at most 150 places away."""
+    nearest = np.maximum(places - _NEIGHBOURS, 0)
+    farthest = np.minimum(places + _NEIGHBOURS, length - 1)
+    other = draw.integers(nearest, farthest)
+    return other + (other >= places)
+
+
+def ask_about(
+    pairs: Pairs,
+    faces: TaughtFaces,
+    teacher: Teacher,
+    cache: Path,
+    *,
+    device: torch.device | str = "cpu",
+    part: int = 256,
+) -> Blends:
+    """Blends with what the teacher says of each; see :func:`make_blends`."""
     drawn = PhotoCrops(faces, torch.device(device))
 
     def crops(now: NDArray[np.int64]) -> Tensor:
-        first, second = (
-            drawn(rows[now, at], mirror_matrices(torch.from_numpy(mirrored[now, at])))
-            for at in (0, 1)
-        )
-        how = (torch.from_numpy(each[now]).to(first.device) for each in (shares, seams))
-        return blended(first, second, *how)
+        rows, mirrored, shares, seams = (torch.from_numpy(each[now]) for each in pairs)
+        maps = mirror_matrices(mirrored[:, 0])
+        first = drawn(rows[:, 0], maps)
+        second = drawn(rows[:, 1], maps_of_seconds(mirrored[:, 1], seams))
+        inside = drawn.inside(rows[:, 0], maps)
+        return blended(first, second, shares.to(device), seams.to(device), inside)
 
-    shape = (count, 2, faces.embeddings.shape[1])
+    shape = (len(pairs.rows), 2, faces.embeddings.shape[1])
     # What is said of other blends, or of other landmarks, is another thing.
-    by = digest(rows, mirrored, shares, seams, faces.landmarks)
+    by = digest(*pairs, faces.landmarks)
     looks = ask(teacher, crops, cache / f"blends_{by}.npy", shape, part)
-    return Blends(rows, mirrored, shares, seams, both_looks(looks[:, 0], looks[:, 1]))
+    return Blends(pairs, both_looks(looks[:, 0], looks[:, 1]))
 
 
-def blended(first: Tensor, second: Tensor, shares: Tensor, seams: Tensor) -> Tensor:
-    """Crops (n, 3, h, w) of two faces in one, by their ``shares`` and ``seams`` (n,)."""
+def maps_of_seconds(mirrored: Tensor, seams: Tensor) -> Tensor:
+    """From the unit square of blends to what is seen of their second photos' crops, (n, 3, 3).
+
+    Surroundings are magnified: in their own size they would end next to the face too.
+    """
+    magnified = torch.tensor(widen_matrix(_MAGNIFIED), dtype=torch.float32, device=seams.device)
+    maps = mirror_matrices(mirrored)
+    return torch.where(seams.isinf().view(-1, 1, 1), compose(maps, magnified), maps)
+
+
+def blended(first: Tensor, second: Tensor, shares: Tensor, seams: Tensor, inside: Tensor) -> Tensor:
+    """Crops (n, 3, h, w) of two faces in one, by their ``shares`` and ``seams`` (n,).
+
+    ``inside`` (n, 1, h, w) says of the first ones how far inside of their photos they lie, as
+    :func:`~sfpose.training.augmentation.inside_photos` does.
+    """
     height = first.shape[2]
     below = (torch.arange(height, device=first.device) + 0.5) / height
     above_seam = torch.sigmoid((seams[:, None] - below) / _SEAM_WIDTH)
-    given = torch.where(seams.isnan()[:, None], shares[:, None], above_seam)
-    return torch.lerp(second, first, given[:, None, :, None])
+    given = torch.where(seams.isnan()[:, None], shares[:, None], above_seam)[:, None, :, None]
+    given = torch.where(seams.isinf().view(-1, 1, 1, 1), inside, given)
+    return torch.lerp(second, first, given)
+
+
+def joined(parts: Sequence[Blends]) -> Blends:
+    """All blends of several."""
+    pairs = zip(*(part.pairs for part in parts), strict=True)
+    return Blends(
+        Pairs(*(np.concatenate(each) for each in pairs)),
+        np.concatenate([part.embeddings for part in parts]),
+    )
