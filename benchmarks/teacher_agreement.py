@@ -8,14 +8,17 @@ teacher's embedding (mean of image and mirror image) of the same photo, aligned 
 network, either less its mean over the photos of the row: what all of them share, such as the black
 border of tight crops, is not agreement about who is who. Photos without a face are left out.
 FairFace's rows by yaw tell, of heads turned alike, photos that networks learn from and photos held
-out apart: a network that is far behind on the latter knows the former by heart.
+out apart: a network that is far behind on the latter knows the former by heart. The last row is of
+photos held out again, what they lack of the crop taken from others of them that are turned alike.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -28,8 +31,10 @@ from sfpose.pose import head_pose
 from sfpose.protocols import CFP, PoseFolder
 from sfpose.runtime.artifact import read_artifact
 from sfpose.training.faces import TaughtFaces, load_taught_faces
+from sfpose.training.landmarks import find_own_landmarks
 from sfpose.training.maps import is_mapped
-from sfpose.training.teachers import OnnxTeacher, both_looks, each_look
+from sfpose.training.surroundings import make_surrounded
+from sfpose.training.teachers import OnnxTeacher, Teacher, both_looks, each_look
 
 YAWS = (0, 15, 30, 45, 60, 75, 91)
 """Degrees of yaw, to either side, between which FairFace's photos are taken together."""
@@ -79,6 +84,29 @@ def photos_by_kind(
             yield f"{name}, {pose}", folder.images, some(folder.poses == pose)
 
 
+def agreement(descriptors: np.ndarray, looks: np.ndarray) -> float:
+    """Mean cosine of a network's values to what the teacher says, either less its mean."""
+    values = mapped_values(descriptors)
+    return float(1 - paired_cosine_distances(values - values.mean(0), looks - looks.mean(0)).mean())
+
+
+def surrounded_agreement(faces: TaughtFaces, teacher: Teacher, weights: str, count: int) -> float:
+    """The agreement on held-out faces in the surroundings of others."""
+    crops: list[torch.Tensor] = []
+
+    def shown(look: torch.Tensor) -> torch.Tensor:
+        crops.append(look)
+        return teacher(look)
+
+    held_out = replace(faces, held_out=~faces.held_out)
+    with tempfile.TemporaryDirectory() as folder:
+        surrounded = make_surrounded(held_out, shown, count, Path(folder))
+    images = torch.cat(crops[::2]).permute(0, 2, 3, 1).numpy()  # Each is followed by its mirror.
+    embedder = FaceEmbedder(weights=weights, align=False, n_jobs=2)
+    descriptors = embedder.transform(np.uint8(np.round(255 * images)))
+    return agreement(descriptors, surrounded.embeddings)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
@@ -102,9 +130,14 @@ def main() -> None:
         crops = aligner.transform([images[place] for place in np.flatnonzero(found)])
         planes = torch.from_numpy(crops).permute(0, 3, 1, 2) / 255
         looks = both_looks(*each_look(teacher, planes))
-        values = mapped_values(descriptors[found])
-        far = paired_cosine_distances(values - values.mean(0), looks - looks.mean(0))
-        print(f"{name:36s}  {found.sum():5d}  {1 - far.mean():.3f}", flush=True)
+        print(
+            f"{name:36s}  {found.sum():5d}  {agreement(descriptors[found], looks):.3f}", flush=True
+        )
+    landmarks = find_own_landmarks(faces, "landmarks", options.cache)
+    own = replace(faces, landmarks=landmarks)
+    found_there = surrounded_agreement(own, teacher, options.weights, options.count)
+    name = "FairFace, held out, surrounded"
+    print(f"{name:36s}  {options.count:5d}  {found_there:.3f}")
 
 
 if __name__ == "__main__":
