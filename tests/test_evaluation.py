@@ -161,6 +161,17 @@ def test_evaluate_cfp_prints_a_table_and_json(cfp_zip, capsys):
     assert [row["genuine"] for row in rows] == [80, 40, 4]
 
 
+def test_the_limit_of_the_face_score_can_be_told(cfp_zip, capsys):
+    """These pictures show no face: with the landmark network's limit none is acquired."""
+    arguments = ["evaluate", "cfp", str(cfp_zip), "--people", "1-4", "--draws", "5", "--json"]
+    assert main(arguments) == 2
+    assert "at least one genuine and one impostor comparison" in capsys.readouterr().err
+    assert main([*arguments, "--min-face-score", "0"]) == 0
+    assert json.loads(capsys.readouterr().out)["not_acquired"] == 0
+    assert main([*arguments, "--min-face-score", "2"]) == 2
+    assert "min_face_score must be 0 to 1 or 'auto'; got 2.0" in capsys.readouterr().err
+
+
 def test_images_that_are_lost_in_templates_are_counted(cfp_zip, capsys, monkeypatch):
     taken = []
 

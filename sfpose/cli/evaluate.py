@@ -52,6 +52,13 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--no-align", action="store_true", help="take the paper's loose crop, without landmarks"
     )
+    parser.add_argument(
+        "--min-face-score",
+        type=float,
+        metavar="SCORE",
+        help="face score, 0 to 1, below which an image is not acquired (default: that of the "
+        "landmark network; 0 takes every image)",
+    )
     parser.add_argument("--batch-size", type=int, default=32, metavar="N")
     parser.add_argument(
         "--n-jobs", type=int, default=-1, metavar="N", help="threads (default: all)"
@@ -130,6 +137,7 @@ def run(options: argparse.Namespace) -> int:
     embedder = FaceEmbedder(
         options.weights,
         align=False if options.no_align else "auto",
+        min_face_score="auto" if options.min_face_score is None else options.min_face_score,
         batch_size=options.batch_size,
         n_jobs=options.n_jobs,
     )
