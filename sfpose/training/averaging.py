@@ -23,20 +23,21 @@ def mean_of_weights(artifacts: Sequence[Artifact], *, name: str | None = None) -
     Parameters
     ----------
     artifacts : sequence of Artifact
-        Two or more, in float32: eight bits and the mirror image come after.
+        Two or more. Of eight bits the values are taken that they stand for, so that a run may be
+        averaged with the shipped weights that it went on from.
     name : str, optional
         Of the result; that of the first one with ``-mean`` if not given.
 
     Returns
     -------
     Artifact
-        Without a calibration: thresholds have to be calibrated again.
+        In float32, not mirrored, and without a calibration: eight bits, the mirror image and
+        thresholds come after.
 
     Raises
     ------
     ValueError
-        If there are fewer than two, they are of several forms, or they are mirrored or of eight
-        bits.
+        If there are fewer than two, or they are of several forms.
 
     Examples
     --------
@@ -51,12 +52,6 @@ def mean_of_weights(artifacts: Sequence[Artifact], *, name: str | None = None) -
         )
     first = artifacts[0]
     for each in artifacts:
-        for key in ("quantization", "mirrored"):
-            if key in each.manifest:
-                raise ValueError(
-                    "weights to average must be of float32 networks that are not mirrored; "
-                    f"the manifest of {each.manifest.get('name')!r} has {key!r}"
-                )
         for key in ("kind", "network", "input", "alignment", "descriptor"):
             if each.manifest.get(key) != first.manifest.get(key):
                 raise ValueError(
@@ -70,4 +65,6 @@ def mean_of_weights(artifacts: Sequence[Artifact], *, name: str | None = None) -
         {key: torch.stack([state[key] for state in states]).mean(0) for key in states[0]}
     )
     model = to_onnx(network, first.network_input.size)
-    return Artifact(model, changed_manifest(first, "mean", name))
+    manifest = changed_manifest(first, "mean", name)
+    left = ("quantization", "mirrored")
+    return Artifact(model, {key: value for key, value in manifest.items() if key not in left})
