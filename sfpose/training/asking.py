@@ -56,10 +56,10 @@ class PhotoCrops:
         photos = self._photos.take(rows.to(self._device))
         return sample_images(photos, self._matrices(rows, inner), TEACHER_SIZE)
 
-    def inside(self, rows: Tensor, inner: Tensor) -> Tensor:
-        """How far inside of their photos these crops lie, (n, 1, 112, 112)."""
+    def inside(self, rows: Tensor, inner: Tensor, size: int = TEACHER_SIZE) -> Tensor:
+        """How far inside of their photos these crops lie, (n, 1, size, size)."""
         shape = self._faces.photos.shape[1:3]
-        return inside_photos(self._matrices(rows, inner), shape, TEACHER_SIZE)
+        return inside_photos(self._matrices(rows, inner), shape, size)
 
     def _matrices(self, rows: Tensor, inner: Tensor) -> Tensor:
         return compose(self._to_photo[rows.to(self._device)], inner.to(self._device))

@@ -1,7 +1,7 @@
 """Faces in the surroundings of others, for photos that end next to the face.
 
-Tight photos leave much of an aligned crop empty: of FairFace's a quarter in the median. A student
-that sees no others finds surroundings strange, though most apps send them.
+Tight photos leave much of an aligned crop empty, of FairFace's a quarter in the median, where those
+of most apps fill it.
 """
 
 from __future__ import annotations
@@ -10,11 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
-from sfpose.geometry import similarity_to_canonical
-from sfpose.training.augmentation import compose, inside_photos, mirror_matrices
+from sfpose.training.asking import PhotoCrops
+from sfpose.training.augmentation import mirror_matrices
 from sfpose.training.faces import TaughtFaces
 from sfpose.training.mixing import (
     Blends,
@@ -26,7 +24,7 @@ from sfpose.training.mixing import (
 )
 from sfpose.training.teachers import Teacher
 
-__all__ = ["make_surrounded", "seen_places"]
+__all__ = ["make_surrounded"]
 
 _GRID = 16
 _TRIED = 16
@@ -68,9 +66,12 @@ def make_surrounded(
     rows, yaw = faces_to_blend(faces)
     order = np.argsort(np.abs(yaw), kind="stable")
     rows, mirrored = rows[order], yaw[order] < 0
-    flags = torch.from_numpy(mirrored)
-    seen = seen_places(faces, rows, mirror_matrices(flags))
-    around = seen_places(faces, rows, maps_of_seconds(flags, torch.full((len(rows),), np.inf)))
+    crops, flags = PhotoCrops(faces, torch.device("cpu")), torch.from_numpy(mirrored)
+    magnified = maps_of_seconds(flags, torch.full((len(rows),), np.inf))
+    seen, around = (
+        (crops.inside(torch.from_numpy(rows), maps, _GRID) > 0).flatten(1).numpy()
+        for maps in (mirror_matrices(flags), magnified)
+    )
     lacking = np.flatnonzero(seen.mean(1) < _WHOLE)
     if not len(lacking):
         raise ValueError("surroundings need faces whose photos do not fill their crop; got none")
@@ -83,22 +84,3 @@ def make_surrounded(
     ones = np.ones(count, np.float32)
     pairs = Pairs(rows[chosen], mirrored[chosen], ones, np.inf * ones)
     return ask_about(pairs, faces, teacher, cache, device=device, part=part)
-
-
-def seen_places(faces: TaughtFaces, rows: NDArray[np.int64], inner: Tensor) -> NDArray[np.bool_]:
-    """Which of 256 places of aligned crops their photos show, from left to right and downwards.
-
-    Parameters
-    ----------
-    faces : TaughtFaces
-    rows : int64 array of shape (n,)
-    inner : float Tensor of shape (n, 3, 3)
-        From the unit square to what is seen of the canonical crop.
-
-    Returns
-    -------
-    bool array of shape (n, 256)
-    """
-    to_photo = torch.from_numpy(similarity_to_canonical(faces.landmarks[rows]).astype(np.float32))
-    inside = inside_photos(compose(to_photo, inner), faces.photos.shape[1:3], _GRID)
-    return (inside > 0).flatten(1).numpy()
