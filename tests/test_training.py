@@ -777,6 +777,7 @@ def test_fit_learns_people_and_transform_runs_what_was_trained(photos, tmp_path)
     assert max(entry["accuracy"] for entry in embedder.history_) > 0.6
     after = embedder.transform(images[:2])
     assert not np.allclose(before, after)
+    assert embedder.artifact.section("descriptor") == read_artifact("plain").section("descriptor")
     folder = embedder.save(tmp_path / "mine")
     # "auto" follows the artifact: trained without alignment, run without.
     np.testing.assert_array_equal(FaceEmbedder(folder).transform(images[:2]), after)

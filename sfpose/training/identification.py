@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sfpose.networks import NETWORKS, build_network
 from sfpose.networks.registry import check_non_negative
-from sfpose.runtime.artifact import Artifact
+from sfpose.runtime.artifact import Artifact, Json
 from sfpose.training.augmentation import (
     GeometryJitter,
     compose,
@@ -122,8 +122,8 @@ def train_identification(
         Class numbers from 0.
     settings : IdentificationSettings
     start : Artifact, optional
-        Weights to start from; random ones if not given. If it answers with the mean of an image
-        and its mirror image, so does the result.
+        Weights to start from; random ones if not given. The result makes descriptors as it does:
+        of values lessened by their mean, or of an image and its mirror image.
     aligned : bool, default=True
         Whether the crops were aligned by landmarks, for the manifest.
 
@@ -190,13 +190,12 @@ def train_identification(
             progress=settings.progress,
             on_epoch=history.append,
         )
-    artifact = export_identified(trained, name, size, aligned=aligned)
-    if start is not None and start.manifest.get("mirrored"):
-        artifact = mirrored(artifact, name=str(artifact.manifest["name"]))
-    return artifact, history
+    return export_identified(trained, name, size, aligned=aligned, start=start), history
 
 
-def export_identified(network: nn.Module, name: str, size: int, *, aligned: bool) -> Artifact:
+def export_identified(
+    network: nn.Module, name: str, size: int, *, aligned: bool, start: Artifact | None = None
+) -> Artifact:
     """Export a network that learnt to tell people apart, without its head.
 
     Parameters
@@ -208,13 +207,20 @@ def export_identified(network: nn.Module, name: str, size: int, *, aligned: bool
         Side of the images.
     aligned : bool
         Whether it was trained on faces aligned by landmarks, for the manifest.
+    start : Artifact, optional
+        What it learned on from: its descriptor is made of the values in the same way, and is
+        the mean of an image's and its mirror image's if that is so there.
     """
+    formed: dict[str, Json] = {"size": NETWORKS[name].descriptor_size, "normalization": "l1"}
     manifest = to_manifest(
         name="fitted",
         kind="descriptor",
         network=name,
         size=size,
         alignment="five-landmarks" if aligned else "loose-crop",
-        descriptor={"size": NETWORKS[name].descriptor_size, "normalization": "l1"},
+        descriptor=formed if start is None else start.section("descriptor"),
     )
-    return Artifact(to_onnx(network, size), manifest)
+    artifact = Artifact(to_onnx(network, size), manifest)
+    if start is not None and start.manifest.get("mirrored"):
+        artifact = mirrored(artifact, name=str(manifest["name"]))
+    return artifact
