@@ -306,7 +306,9 @@ def test_failed_comparisons_are_refused_and_counted():
 @pytest.mark.parametrize(
     ("distances", "labels", "message"),
     [
-        ([np.nan, np.nan, 1.0], [1, 1, 0], "one genuine and one impostor comparison; got 0 and 1"),
+        ([np.nan, np.nan, 1.0], [1, 1, 0], "left; of 3 comparisons 2 have an image that was not"),
+        ([np.nan] * 3, [1, 1, 0], "left; of 3 comparisons 3 have"),
+        ([0.0, 1.0], [1, 1], "one genuine and one impostor comparison; got 2 and 0"),
         ([1.0, np.nan], [1], r"shape \(n,\); got \(2,\) and \(1,\)"),
         ([1.0, 2.0], [1, 3], "booleans, or 0 and 1"),
     ],

@@ -105,6 +105,11 @@ def verification_summary(distances: ArrayLike, is_genuine: ArrayLike) -> Verific
             "distances and is_genuine must both have shape (n,); "
             f"got {scores.shape} and {labels.shape}"
         )
+    if failed.any() and len(np.unique(labels[~failed])) < 2:
+        raise ValueError(
+            "genuine and impostor comparisons of images that were acquired must be left; of "
+            f"{len(scores)} comparisons {failed.sum()} have an image that was not"
+        )
     separation = d_prime(scores[~failed], labels[~failed])
     genuine = labels.astype(np.bool_)
     return VerificationSummary(
