@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sfpose.metrics.error_rates import d_prime, equal_error_rate, fnmr_at_fmr
+from sfpose.metrics.error_rates import check_scores, d_prime, equal_error_rate, fnmr_at_fmr
 
 __all__ = ["VerificationSummary", "verification_summary"]
 
@@ -95,32 +95,24 @@ def verification_summary(distances: ArrayLike, is_genuine: ArrayLike) -> Verific
     >>> summary.failed_genuine, summary.failure_to_acquire, round(summary.zero_fmr, 3)
     (1, 0.2, 0.333)
     """
-    scores = np.asarray(distances, dtype=np.float64)
-    labels = np.asarray(is_genuine)
-    failed = np.isnan(scores)
-    refused = np.where(failed, np.inf, scores)
-    # d' comes first: it checks the labels, and means of infinities say nothing.
-    if scores.shape != labels.shape:
-        raise ValueError(
-            "distances and is_genuine must both have shape (n,); "
-            f"got {scores.shape} and {labels.shape}"
-        )
-    if failed.any() and len(np.unique(labels[~failed])) < 2:
+    failed = np.isnan(np.asarray(distances, dtype=np.float64))
+    refused, genuine = check_scores(np.where(failed, np.inf, distances), is_genuine)
+    acquired = genuine[~failed]
+    if acquired.all() or not acquired.any():
         raise ValueError(
             "genuine and impostor comparisons of images that were acquired must be left; of "
-            f"{len(scores)} comparisons {failed.sum()} have an image that was not"
+            f"{len(failed)} comparisons {failed.sum()} have an image that was not"
         )
-    separation = d_prime(scores[~failed], labels[~failed])
-    genuine = labels.astype(np.bool_)
     return VerificationSummary(
         genuine=int(genuine.sum()),
         impostor=int((~genuine).sum()),
         failed_genuine=int((failed & genuine).sum()),
         failed_impostor=int((failed & ~genuine).sum()),
-        eer=equal_error_rate(refused, labels),
-        convex_hull_eer=equal_error_rate(refused, labels, convex_hull=True),
-        fmr100=fnmr_at_fmr(refused, labels, 0.01),
-        fmr1000=fnmr_at_fmr(refused, labels, 0.001),
-        zero_fmr=fnmr_at_fmr(refused, labels, 0.0),
-        d_prime=separation,
+        eer=equal_error_rate(refused, genuine),
+        convex_hull_eer=equal_error_rate(refused, genuine, convex_hull=True),
+        fmr100=fnmr_at_fmr(refused, genuine, 0.01),
+        fmr1000=fnmr_at_fmr(refused, genuine, 0.001),
+        zero_fmr=fnmr_at_fmr(refused, genuine, 0.0),
+        # Means of infinities say nothing.
+        d_prime=d_prime(refused[~failed], acquired),
     )

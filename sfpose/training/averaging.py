@@ -65,6 +65,5 @@ def mean_of_weights(artifacts: Sequence[Artifact], *, name: str | None = None) -
         {key: torch.stack([state[key] for state in states]).mean(0) for key in states[0]}
     )
     model = to_onnx(network, first.network_input.size)
-    manifest = changed_manifest(first, "mean", name)
     left = ("quantization", "mirrored")
-    return Artifact(model, {key: value for key, value in manifest.items() if key not in left})
+    return Artifact(model, changed_manifest(first, "mean", name, without=left))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -236,14 +236,19 @@ def to_manifest(
 
 
 def changed_manifest(
-    artifact: Artifact, suffix: str, name: str | None, **changes: Json
+    artifact: Artifact,
+    suffix: str,
+    name: str | None,
+    *,
+    without: Collection[str] = (),
+    **changes: Json,
 ) -> dict[str, Json]:
-    """Manifest of a network made from an artifact's, with ``changes``.
+    """Manifest of a network made from an artifact's, ``without`` some entries, with ``changes``.
 
     It is named after the artifact's with ``suffix`` unless ``name`` is given. Thresholds were
     calibrated for other distances, so it has none.
     """
-    left = ("calibration", "files")
+    left = ("calibration", "files", *without)
     kept = {key: value for key, value in artifact.manifest.items() if key not in left}
     new = f"{kept['name']}-{suffix}" if name is None else name
     return {**kept, "name": new, **changes}
