@@ -21,6 +21,7 @@ from sfpose.geometry import (
     MIRRORED_LANDMARKS,
     similarity_to_canonical,
     squares_around,
+    turn_matrix,
     widen_matrix,
 )
 from sfpose.preprocessing import (
@@ -58,6 +59,11 @@ _SURE = np.log(99)
 """Logit of 0.99: two looks that say more, of a face or of none, are left at that."""
 _SIZES = (1.0, 0.8, 1.25)
 """Sides of the squares that are looked at again, over the first one's; more of them win little."""
+_STEADY = 0.036
+"""Of the canonical crop's side, a tenth of what lies between eyes and mouth: a second look that
+moves landmarks farther tells that the first was lost, as on a head thrown back."""
+_TURNS = (-30.0, 0.0, 30.0)
+"""Degrees by which the squares are turned in which landmarks are looked for again."""
 
 
 class _Network:
@@ -75,9 +81,10 @@ class _Network:
 class LandmarkFinder:
     """Finds landmarks in crops: one look at the whole, one at what the first found.
 
-    Where the two are in doubt whether it is a face, it is looked for again: in squares of three
-    sizes, in each and in its mirror image by three looks. A profile that is lost in one of them
-    often is found in another.
+    Where the two are in doubt whether it is a face, it is asked again: in squares of three sizes,
+    in each and in its mirror image by three looks. Where they are, or where the second moved the
+    landmarks far, these are looked for again: in squares turned to either side, by three looks in
+    each. A profile that is lost in one of them often is found in another.
 
     Parameters
     ----------
@@ -97,28 +104,40 @@ class LandmarkFinder:
         """Landmarks (n, 5, 2) in pixels of each image and face scores (n,), 0 to 1.
 
         Looked for in squares (n, 3, 3) of the images, or in the whole of them. The score
-        is what all looks say together: the mean of their logits.
+        is what all upright looks say together: the mean of their logits.
         """
         if squares is None:
             squares = np.stack([letterbox_matrix(image.shape) for image in images])
-        landmarks, logits = self._follow(images, squares, looks=2)
-        doubtful = np.flatnonzero(np.abs(logits) < _SURE)
-        if len(doubtful):
-            again = [images[row] for row in doubtful]
-            landmarks[doubtful], logits[doubtful] = self._find_again(again, squares[doubtful])
-        return landmarks, 1 / (1 + np.exp(-logits))
+        looks, logits = self._follow(images, squares, looks=2)
+        landmarks, logit = looks[1], logits.mean(axis=0)
+        doubtful = np.abs(logit) < _SURE
+        if rows := np.flatnonzero(doubtful | (_moves(looks) > _STEADY)).tolist():
+            landmarks[rows] = self._find_again([images[row] for row in rows], squares[rows])
+        if rows := np.flatnonzero(doubtful).tolist():
+            logit[rows] = self._ask_again([images[row] for row in rows], squares[rows])
+        return landmarks, 1 / (1 + np.exp(-logit))
 
     def _find_again(
         self, images: list[NDArray[np.uint8]], squares: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Landmarks where most is said for a face, and the mean logits of all looks."""
+    ) -> NDArray[np.float64]:
+        """Landmarks (n, 5, 2): the mean of what is found in turned squares, by its likelihood."""
+        found = [self._follow(images, squares @ turn_matrix(turn), looks=3) for turn in _TURNS]
+        landmarks = np.stack([looks[-1] for looks, _ in found])
+        logits = np.stack([each.mean(axis=0) for _, each in found])
+        likelihood = np.exp(logits - logits.max(axis=0))
+        weighted: NDArray[np.float64] = likelihood[..., None, None] * landmarks
+        return weighted.sum(axis=0) / likelihood.sum(axis=0)[:, None, None]
+
+    def _ask_again(
+        self, images: list[NDArray[np.uint8]], squares: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Mean logits (n,) of looks in squares of several sizes and at their mirror images."""
         found = [
             self._follow(images, squares @ widen_matrix(size), looks=3, mirrored=mirrored)
             for size in _SIZES
             for mirrored in (False, True)
         ]
-        landmarks, logits = (np.stack(each) for each in zip(*found, strict=True))
-        return landmarks[logits.argmax(axis=0), np.arange(len(images))], logits.mean(axis=0)
+        return np.concatenate([logits for _, logits in found]).mean(axis=0)
 
     def _follow(
         self,
@@ -128,13 +147,13 @@ class LandmarkFinder:
         looks: int,
         mirrored: bool = False,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Landmarks of the last look, each being at what the one before found; mean logits."""
-        landmarks, logits = self._look(images, squares, mirrored=mirrored)
+        """Landmarks (looks, n, 5, 2) and logits (looks, n), each look at what the last found."""
+        found = [self._look(images, squares, mirrored=mirrored)]
         for _ in range(looks - 1):
-            around = similarity_to_canonical(landmarks) @ widen_matrix(LANDMARK_CROP_SCALE)
-            landmarks, more = self._look(images, around, mirrored=mirrored)
-            logits = logits + more
-        return landmarks, logits / looks
+            around = similarity_to_canonical(found[-1][0]) @ widen_matrix(LANDMARK_CROP_SCALE)
+            found.append(self._look(images, around, mirrored=mirrored))
+        landmarks, logits = zip(*found, strict=True)
+        return np.stack(landmarks), np.stack(logits)
 
     def _look(
         self,
@@ -160,6 +179,13 @@ class LandmarkFinder:
             points = points[:, MIRRORED_LANDMARKS]
         landmarks = points @ matrices[:, :2, :2].transpose(0, 2, 1) + matrices[:, None, :2, 2]
         return landmarks, output[:, 10]
+
+
+def _moves(looks: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far two looks (2, n, 5, 2) lie apart, over the side of the canonical crop: (n,)."""
+    sides = np.linalg.norm(similarity_to_canonical(looks[1])[:, :2, 0], axis=1)
+    apart: NDArray[np.float64] = np.linalg.norm(looks[1] - looks[0], axis=2).mean(axis=1)
+    return apart / sides
 
 
 def _is_number(value: object) -> TypeGuard[float]:

@@ -205,13 +205,15 @@ class FaceAligner(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         -------
         landmarks : float64 array of shape (n, 5, 2)
             Pixel coordinates: the eye on the image's left, the other eye, nose tip,
-            the mouth corner on the image's left, the other one.
+            the mouth corner on the image's left, the other one. Those of the second look, unless
+            it moved them by more than 0.036 of the canonical crop's side or the score is in doubt:
+            then the mean, by its likelihood, of what is found in the crop turned by 30 degrees to
+            either side and not turned.
         scores : float64 array of shape (n,)
             How surely the crop shows a face, 0 to 1: the answer of two looks, at the whole
             crop and at the face that the first look found, by the mean of their logits. Where it
             would be between 0.01 and 0.99, that of 18 looks: at the crop, at less and at more than
-            it, and at their mirror images, each followed by two at what it found; the landmarks
-            are then of whichever says most for a face.
+            it, and at their mirror images, each followed by two at what it found.
 
         Raises
         ------

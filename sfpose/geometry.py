@@ -16,6 +16,7 @@ __all__ = [
     "MIRRORED_LANDMARKS",
     "similarity_to_canonical",
     "squares_around",
+    "turn_matrix",
     "widen_matrix",
 ]
 
@@ -133,6 +134,31 @@ def widen_matrix(scale: float) -> NDArray[np.float64]:
         raise ValueError(f"a crop must be wider than nothing: scale > 0; got {scale}")
     shift = 0.5 - scale / 2
     return np.array([[scale, 0, shift], [0, scale, shift], [0, 0, 1]], dtype=np.float64)
+
+
+def turn_matrix(degrees: float) -> NDArray[np.float64]:
+    """Map from the unit square to the same, turned about its centre.
+
+    Parameters
+    ----------
+    degrees : float
+        From the first axis towards the second: clockwise in an image.
+
+    Returns
+    -------
+    float64 array of shape (3, 3)
+
+    Examples
+    --------
+    >>> from sfpose.geometry import turn_matrix
+    >>> turn_matrix(90).round(6) + 0.0
+    array([[ 0., -1.,  1.],
+           [ 1.,  0.,  0.],
+           [ 0.,  0.,  1.]])
+    """
+    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    shift = (1 - cosine + sine) / 2, (1 - cosine - sine) / 2
+    return np.array([[cosine, -sine, shift[0]], [sine, cosine, shift[1]], [0, 0, 1]])
 
 
 def squares_around(boxes: ArrayLike, scale: float = 1.0) -> NDArray[np.float64]:

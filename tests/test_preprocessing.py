@@ -8,7 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sfpose.geometry import CANONICAL_LANDMARKS, similarity_to_canonical, widen_matrix
+from sfpose.geometry import (
+    CANONICAL_LANDMARKS,
+    similarity_to_canonical,
+    turn_matrix,
+    widen_matrix,
+)
 from sfpose.preprocessing import (
     aligned_crop,
     as_network_input,
@@ -158,6 +163,14 @@ def test_a_square_outside_of_the_image_is_black():
     assert not aligned_crop(PHOTO, matrix, 16).any()
     half = aligned_crop(np.full((20, 20, 3), 255, np.uint8), widen_matrix(3) @ np.eye(3), 30)
     assert half.shape == (30, 30, 3)
+
+
+@pytest.mark.parametrize("degrees", [-90, -30, 0, 45, 200])
+def test_turning_is_opencvs(degrees):
+    cv2 = pytest.importorskip("cv2")
+    # OpenCV turns the other way.
+    expected = cv2.getRotationMatrix2D((0.5, 0.5), -degrees, 1)
+    np.testing.assert_allclose(turn_matrix(degrees)[:2], expected, atol=1e-12)
 
 
 @given(

@@ -19,9 +19,13 @@ const CANONICAL = [
 const LANDMARK_CROP_SCALE = 1.4;
 const MIRROR = [-1, 0, 1, 0, 1, 0, 0, 0, 1];
 const MIRRORED_LANDMARKS = [1, 0, 2, 4, 3];
-// Two looks that say more are left at that; else faces are looked for in squares of these sizes.
+// Two looks that say more are left at that; else a face is asked for in squares of these sizes.
 const SURE = Math.log(99);
 const SIZES = [1, 0.8, 1.25];
+// Two looks that are nearer, in sides of the canonical crop, found the landmarks; else they are
+// looked for in squares turned by these degrees.
+const STEADY = 0.036;
+const TURNS = [-30, 0, 30];
 
 // A picture: {width, height, data}, data of three bytes a pixel.
 
@@ -59,6 +63,12 @@ const scaling = (x, y) => [x, 0, 0, 0, y, 0, 0, 0, 1];
 function widening(scale) {
   const shift = 0.5 - scale / 2;
   return [scale, 0, shift, 0, scale, shift, 0, 0, 1];
+}
+
+function turning(degrees) {
+  const [cosine, sine] = [Math.cos((degrees * Math.PI) / 180), Math.sin((degrees * Math.PI) / 180)];
+  const shift = [(1 - cosine + sine) / 2, (1 - cosine - sine) / 2];
+  return [cosine, -sine, shift[0], sine, cosine, shift[1], 0, 0, 1];
 }
 
 function centredSquare(picture, side) {
@@ -233,28 +243,48 @@ export class Verifier {
 
   // Each look after the first is at what the one before it found.
   async #follow(picture, square, looks, mirrored = false) {
-    let seen = await this.#look(picture, square, mirrored);
-    const logits = [seen.logit];
-    while (logits.length < looks) {
-      const around = multiply(similarityToCanonical(seen.points), widening(LANDMARK_CROP_SCALE));
-      seen = await this.#look(picture, around, mirrored);
-      logits.push(seen.logit);
+    const seen = [await this.#look(picture, square, mirrored)];
+    while (seen.length < looks) {
+      const found = similarityToCanonical(seen.at(-1).points);
+      const around = multiply(found, widening(LANDMARK_CROP_SCALE));
+      seen.push(await this.#look(picture, around, mirrored));
     }
-    return { points: seen.points, logit: mean(logits) };
+    const [before, { points }] = seen.slice(-2);
+    const [a, , , b] = similarityToCanonical(points);
+    const apart = points.map(([x, y], i) => Math.hypot(x - before.points[i][0], y - before.points[i][1]));
+    const moved = mean(apart) / Math.hypot(a, b);
+    return { points, moved, logit: mean(seen.map((look) => look.logit)) };
+  }
+
+  // The mean of what is found in turned squares, by its likelihood.
+  async #findAgain(picture, square) {
+    const found = [];
+    for (const turn of TURNS)
+      found.push(await this.#follow(picture, multiply(square, turning(turn)), 3));
+    const most = Math.max(...found.map((one) => one.logit));
+    const likelihoods = found.map((one) => Math.exp(one.logit - most));
+    const total = likelihoods.reduce((sum, value) => sum + value, 0);
+    const share = (i, axis) =>
+      found.reduce((sum, one, k) => sum + likelihoods[k] * one.points[i][axis], 0) / total;
+    return [0, 1, 2, 3, 4].map((i) => [share(i, 0), share(i, 1)]);
+  }
+
+  // The mean logit of looks in squares of several sizes and at their mirror images.
+  async #askAgain(picture, square) {
+    const logits = [];
+    for (const size of SIZES)
+      for (const mirrored of [false, true])
+        logits.push((await this.#follow(picture, multiply(square, widening(size)), 3, mirrored)).logit);
+    return mean(logits);
   }
 
   // Five points [x, y] in pixels of a loose crop of one face, and how surely it is one.
   async findLandmarks(picture) {
     const whole = centredSquare(picture, Math.max(picture.width, picture.height));
-    let { points, logit } = await this.#follow(picture, whole, 2);
-    if (Math.abs(logit) < SURE) {
-      const again = [];
-      for (const size of SIZES)
-        for (const mirrored of [false, true])
-          again.push(await this.#follow(picture, multiply(whole, widening(size)), 3, mirrored));
-      points = again.reduce((best, one) => (one.logit > best.logit ? one : best)).points;
-      logit = mean(again.map((one) => one.logit));
-    }
+    let { points, logit, moved } = await this.#follow(picture, whole, 2);
+    const doubtful = Math.abs(logit) < SURE;
+    if (doubtful || moved > STEADY) points = await this.#findAgain(picture, whole);
+    if (doubtful) logit = await this.#askAgain(picture, whole);
     return { points, score: 1 / (1 + Math.exp(-logit)) };
   }
 
