@@ -125,8 +125,9 @@ class LandmarkFinder:
         landmarks = np.stack([looks[-1] for looks, _ in found])
         logits = np.stack([each.mean(axis=0) for _, each in found])
         likelihood = np.exp(logits - logits.max(axis=0))
-        weighted: NDArray[np.float64] = likelihood[..., None, None] * landmarks
-        return weighted.sum(axis=0) / likelihood.sum(axis=0)[:, None, None]
+        shares = likelihood / likelihood.sum(axis=0)
+        mean: NDArray[np.float64] = (shares[..., None, None] * landmarks).sum(axis=0)
+        return mean
 
     def _ask_again(
         self, images: list[NDArray[np.uint8]], squares: NDArray[np.float64]
@@ -137,7 +138,8 @@ class LandmarkFinder:
             for size in _SIZES
             for mirrored in (False, True)
         ]
-        return np.concatenate([logits for _, logits in found]).mean(axis=0)
+        mean: NDArray[np.float64] = np.concatenate([logits for _, logits in found]).mean(axis=0)
+        return mean
 
     def _follow(
         self,
@@ -184,8 +186,9 @@ class LandmarkFinder:
 def _moves(looks: NDArray[np.float64]) -> NDArray[np.float64]:
     """How far two looks (2, n, 5, 2) lie apart, over the side of the canonical crop: (n,)."""
     sides = np.linalg.norm(similarity_to_canonical(looks[1])[:, :2, 0], axis=1)
-    apart: NDArray[np.float64] = np.linalg.norm(looks[1] - looks[0], axis=2).mean(axis=1)
-    return apart / sides
+    apart = np.linalg.norm(looks[1] - looks[0], axis=2).mean(axis=1)
+    moves: NDArray[np.float64] = apart / sides
+    return moves
 
 
 def _is_number(value: object) -> TypeGuard[float]:
