@@ -97,6 +97,20 @@ def test_a_second_stage_keeps_the_body_and_makes_a_new_head(people, tmp_path, mo
     assert load_checkpoint(tmp_path / "run.stage2.pt")["finished"]
 
 
+@pytest.mark.parametrize(
+    ("network", "less"), [(None, {"less_mean": 0.5}), ("squeezefaceposenet+gdc", {})]
+)
+def test_descriptors_are_made_as_those_of_the_artifact_that_goes_on(
+    people, tmp_path, network, less
+):
+    """Of another architecture's layers something new is made, in the plain way."""
+    stage = PaperStage(open_people(people))
+    recipe = _recipe(network=network, size=None if network else 32)
+    result = train_paper([stage], tmp_path / "run.pt", start="plain", recipe=recipe, progress=False)
+    formed = {"size": 1000, "normalization": "l1", **less}
+    assert result.artifact.manifest["descriptor"] == formed
+
+
 def test_the_result_counts_what_was_left_out(people, tmp_path, monkeypatch):
     monkeypatch.setattr(paper, "export_identified", lambda *_, **__: None)
     shutil.copytree(people, tmp_path / "people")

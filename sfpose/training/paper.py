@@ -196,7 +196,9 @@ def train_paper(
         if they are there, written every few minutes.
     start : str, Path or None
         A SqueezeNet v1.1 state trained on ImageNet, as in the paper; see
-        :func:`sfpose.training.starts.start_network`.
+        :func:`sfpose.training.starts.start_network`. Descriptors of a network that is an
+        artifact's are made as there: of values lessened by their mean, or of an image and its
+        mirror image.
     recipe : PaperRecipe, optional
     on_epoch : callable, optional
         Called with the number of the stage and the measurements of each pass.
@@ -230,9 +232,8 @@ def train_paper(
     reports: list[StageReport] = []
     with torch.random.fork_rng(devices=[]), workers_for(recipe.workers) as workers:
         torch.manual_seed(recipe.seed)
-        network, name, new_layers, _ = start_network(
-            start, recipe.network, dropout=recipe.dropout, input_size=recipe.size
-        )
+        begin = start_network(start, recipe.network, dropout=recipe.dropout, input_size=recipe.size)
+        network, name = begin.network, begin.name
         check_non_negative(name)
         size = recipe.size or NETWORKS[name].input_size
         for number, data in enumerate(prepared, start=1):
@@ -255,7 +256,7 @@ def train_paper(
                     recipe.rates, patience=recipe.patience, head_factor=head_factor
                 ),
                 size=size,
-                new_layers=[] if later else new_layers,
+                new_layers=[] if later else begin.new_layers,
                 checkpoint=checkpoint.with_name(f"{checkpoint.stem}.stage{number}.pt"),
                 workers=workers,
                 on_epoch=None if on_epoch is None else partial(on_epoch, number),
@@ -266,7 +267,7 @@ def train_paper(
             if report.ended == "time":
                 break
     aligned = prepared[len(reports) - 1].stage.crop_share == 1.0
-    artifact = export_identified(network.eval(), name, size, aligned=aligned)
+    artifact = export_identified(network.eval(), name, size, aligned=aligned, start=begin.artifact)
     return PaperResult(artifact, reports)
 
 

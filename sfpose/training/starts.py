@@ -13,7 +13,7 @@ from sfpose.networks import build_network
 from sfpose.networks.imagenet import fill_from_state, read_state
 from sfpose.networks.several_looks import SeveralLooks
 from sfpose.networks.squeezefaceposenet import SqueezeFacePoseNet
-from sfpose.runtime.artifact import read_artifact
+from sfpose.runtime.artifact import Artifact, read_artifact
 from sfpose.training.checkpoints import load_checkpoint
 from sfpose.training.export import network_from_artifact, take_common_layers
 from sfpose.training.joining import join_looks, look_names
@@ -37,13 +37,15 @@ class Start(NamedTuple):
     """A network to train on, the name of its architecture, and what in it is new.
 
     ``objective`` is the state of an objective: what a checkpoint holds beside its network, or the
-    map of an artifact, where the network to train has none.
+    map of an artifact, where the network to train has none. ``artifact`` is what the network was
+    taken from whole: trained on, its descriptors are made as they are there.
     """
 
     network: nn.Module
     name: str
     new_layers: list[str]
     objective: Mapping[str, Tensor] = MappingProxyType({})
+    artifact: Artifact | None = None
 
 
 def start_network(
@@ -108,7 +110,7 @@ def start_network(
         state, name = whole.state_dict(), network or own
         drawn = "placed.weight" in state and input_size not in (None, artifact.network_input.size)
         if name == own and not drawn:
-            return Start(whole, own, [])
+            return Start(whole, own, [], artifact=artifact)
     built = build_network(name, batch_norm=_folded(state), dropout=dropout, input_size=input_size)
     if _other_form(built, state):
         taught = {**state, **objective} if whole is None else _taught(whole, own)
