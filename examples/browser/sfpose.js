@@ -76,6 +76,7 @@ function centredSquare(picture, side) {
 }
 
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+const meanLogit = (looks) => mean(looks.map((look) => look.logit));
 
 function similarityToCanonical(points) {
   const sourceMean = [mean(CANONICAL.map((p) => p[0])), mean(CANONICAL.map((p) => p[1]))];
@@ -99,6 +100,13 @@ function similarityToCanonical(points) {
     b, a, targetMean[1] - b * sourceMean[0] - a * sourceMean[1],
     0, 0, 1,
   ];
+}
+
+// How far two looks lie apart, over the side of the canonical crop.
+function moves(first, second) {
+  const [a, , , b] = similarityToCanonical(second);
+  const apart = second.map(([x, y], i) => Math.hypot(x - first[i][0], y - first[i][1]));
+  return mean(apart) / Math.hypot(a, b);
 }
 
 // Pillow's resize with a triangle filter, in two passes of whole bytes.
@@ -241,7 +249,7 @@ export class Verifier {
     return { points, logit: output[10] };
   }
 
-  // Each look after the first is at what the one before it found.
+  // All looks, each after the first at what the one before it found.
   async #follow(picture, square, looks, mirrored = false) {
     const seen = [await this.#look(picture, square, mirrored)];
     while (seen.length < looks) {
@@ -249,11 +257,7 @@ export class Verifier {
       const around = multiply(found, widening(LANDMARK_CROP_SCALE));
       seen.push(await this.#look(picture, around, mirrored));
     }
-    const [before, { points }] = seen.slice(-2);
-    const [a, , , b] = similarityToCanonical(points);
-    const apart = points.map(([x, y], i) => Math.hypot(x - before.points[i][0], y - before.points[i][1]));
-    const moved = mean(apart) / Math.hypot(a, b);
-    return { points, moved, logit: mean(seen.map((look) => look.logit)) };
+    return seen;
   }
 
   // The mean of what is found in turned squares, by its likelihood.
@@ -261,11 +265,12 @@ export class Verifier {
     const found = [];
     for (const turn of TURNS)
       found.push(await this.#follow(picture, multiply(square, turning(turn)), 3));
-    const most = Math.max(...found.map((one) => one.logit));
-    const likelihoods = found.map((one) => Math.exp(one.logit - most));
+    const logits = found.map(meanLogit);
+    const most = Math.max(...logits);
+    const likelihoods = logits.map((logit) => Math.exp(logit - most));
     const total = likelihoods.reduce((sum, value) => sum + value, 0);
     const share = (i, axis) =>
-      found.reduce((sum, one, k) => sum + likelihoods[k] * one.points[i][axis], 0) / total;
+      found.reduce((sum, looks, k) => sum + likelihoods[k] * looks.at(-1).points[i][axis], 0) / total;
     return [0, 1, 2, 3, 4].map((i) => [share(i, 0), share(i, 1)]);
   }
 
@@ -274,16 +279,19 @@ export class Verifier {
     const logits = [];
     for (const size of SIZES)
       for (const mirrored of [false, true])
-        logits.push((await this.#follow(picture, multiply(square, widening(size)), 3, mirrored)).logit);
+        logits.push(meanLogit(await this.#follow(picture, multiply(square, widening(size)), 3, mirrored)));
     return mean(logits);
   }
 
   // Five points [x, y] in pixels of a loose crop of one face, and how surely it is one.
   async findLandmarks(picture) {
     const whole = centredSquare(picture, Math.max(picture.width, picture.height));
-    let { points, logit, moved } = await this.#follow(picture, whole, 2);
+    const looks = await this.#follow(picture, whole, 2);
+    const [first, second] = looks.map((look) => look.points);
+    let points = second;
+    let logit = meanLogit(looks);
     const doubtful = Math.abs(logit) < SURE;
-    if (doubtful || moved > STEADY) points = await this.#findAgain(picture, whole);
+    if (doubtful || moves(first, second) > STEADY) points = await this.#findAgain(picture, whole);
     if (doubtful) logit = await this.#askAgain(picture, whole);
     return { points, score: 1 / (1 + Math.exp(-logit)) };
   }
