@@ -101,6 +101,8 @@ def test_of_several_the_one_that_fills_most_is_taken(tmp_path):
     faces.landmarks[2, :, 1] += 55
     rows = make_surrounded(faces, Watching(), 37, tmp_path).pairs.rows
     assert len(np.unique(rows[:, 0])) == 37  # each before any comes again
+    other = make_surrounded(faces, Watching(), 37, tmp_path, seed=1).pairs.rows
+    assert (rows != other).mean() > 0.5
     others = rows[rows[:, 0] != 2, 1]
     # Among 16 draws from 39 it is in one of three.
     assert (others == 2).mean() > 0.15

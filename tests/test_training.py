@@ -683,16 +683,21 @@ def test_stages_of_ones_own_are_checked_before_anything_is_read(what, tmp_path, 
 
 def test_settings_of_ones_own_go_into_the_run(tmp_path, monkeypatch):
     recipes = []
+    drawn = []
 
     def distil(*_, recipe, **__):
         recipes.append(recipe)
         raise ValueError("enough")
 
+    def make(*_, seed, **__):
+        drawn.append(seed)
+
     monkeypatch.setattr("sfpose.training.faces.load_taught_faces", lambda *_: _faces())
     monkeypatch.setattr("sfpose.training.landmarks.find_own_landmarks", lambda *_: None)
     monkeypatch.setattr("sfpose.training.recipes.distil", distil)
     monkeypatch.setattr("sfpose.training.teachers.OnnxTeacher", lambda _: torch.nn.Identity())
-    monkeypatch.setattr("sfpose.training.mixing.make_blends", lambda *_, **__: None)
+    monkeypatch.setattr("sfpose.training.mixing.make_blends", make)
+    monkeypatch.setattr("sfpose.training.surroundings.make_surrounded", make)
     monkeypatch.setattr("sfpose.training.mixing.joined", lambda _: None)
     teacher = tmp_path / "teacher.onnx"
     teacher.touch()
@@ -700,6 +705,7 @@ def test_settings_of_ones_own_go_into_the_run(tmp_path, monkeypatch):
     own = ["--seed", "7", "--turned", "0.1", "--light", "0.5", "--freeze", "conv1", "fire2"]
     own += ["--jitter", "0.4"]
     own += ["--teacher", str(teacher), "--mixed", "5", "--mixed-share", "0.7"]
+    own += ["--surrounded", "3", "--mixed-seed", "2"]
     own += ["--batch-size", "32", "--device", "cpu", "--compile", "--spread"]
     for given in ([], own):
         assert main([*command, *given]) == 2
@@ -707,6 +713,7 @@ def test_settings_of_ones_own_go_into_the_run(tmp_path, monkeypatch):
     changed = recipes[1]
     assert (changed.turned_share, changed.light, changed.blend_share) == (0.1, 0.5, 0.7)
     assert changed.jitter == 0.4
+    assert drawn == [2, 2]
     assert changed.frozen == ("conv1", "fire2")
     assert changed.spread
     loop = changed.loop
@@ -726,6 +733,8 @@ def test_settings_of_ones_own_go_into_the_run(tmp_path, monkeypatch):
         (["--zooms", "0.9"], "as they with it; got no --teacher"),
         (["--mixed-from", "30"], "must be given with --mixed; got no --mixed"),
         (["--mixed-share", "0"], "must be given with --mixed or --surrounded; got neither"),
+        (["--mixed-seed", "0"], "must be given with --mixed or --surrounded; got neither"),
+        (["--mixed-seed", "-1"], "--mixed-seed must be at least 0; got -1"),
         (["--surrounded", "-1"], "--surrounded must be at least 0; got -1"),
         (["--surrounded", "5"], "as they with it; got no --teacher"),
         (["--teacher", "a.onnx"], "--teacher must be given with --zooms, --mixed or --surrounded"),

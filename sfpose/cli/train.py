@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,12 @@ from sfpose.cli.training import RESUME, add_run, add_start, checkpoint_of
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
+    import torch
+
+    from sfpose.training.faces import TaughtFaces
+    from sfpose.training.mixing import Blends
     from sfpose.training.settings import LoopSettings
+    from sfpose.training.teachers import Teacher
 
 
 def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -126,6 +132,12 @@ def _add_taught(
         "turned alike, and show them among the blends (default: none)",
     )
     parser.add_argument(
+        "--mixed-seed",
+        type=int,
+        metavar="N",
+        help="draw other faces for --mixed and --surrounded than another number does (default: 0)",
+    )
+    parser.add_argument(
         "--mixed-share",
         type=float,
         metavar="SHARE",
@@ -225,11 +237,31 @@ def _run_landmarks(options: argparse.Namespace) -> int:
     return 0
 
 
+def _asked_blends(
+    options: argparse.Namespace,
+    faces: TaughtFaces,
+    teacher: Teacher,
+    said: Path,
+    device: torch.device,
+) -> Blends | None:
+    """All blends that the options ask for, with what the teacher says of each."""
+    from sfpose.training.mixing import joined, make_blends
+    from sfpose.training.surroundings import make_surrounded
+
+    turned_alike = partial(make_blends, least_yaw=options.mixed_from or 0.0)
+    parts = [
+        make(faces, teacher, count, said, seed=options.mixed_seed or 0, device=device)
+        for make, count in ((turned_alike, options.mixed), (make_surrounded, options.surrounded))
+        if count
+    ]
+    return joined(parts) if parts else None
+
+
 def _run_distil(options: argparse.Namespace) -> int:
     """Distil the descriptor network, calibrate it and say where the artifact is."""
-    for name in ("mixed", "surrounded"):
-        if getattr(options, name) < 0:
-            raise ValueError(f"--{name} must be at least 0; got {getattr(options, name)}")
+    for name in ("mixed", "surrounded", "mixed_seed"):
+        if (given := getattr(options, name) or 0) < 0:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 0; got {given}")
     asked = bool(options.zooms or options.mixed or options.surrounded)
     if (options.teacher is not None) != asked:
         raise ValueError(
@@ -238,8 +270,10 @@ def _run_distil(options: argparse.Namespace) -> int:
         )
     if not options.mixed and options.mixed_from is not None:
         raise ValueError("--mixed-from must be given with --mixed; got no --mixed")
-    if not (options.mixed or options.surrounded) and options.mixed_share is not None:
-        raise ValueError("--mixed-share must be given with --mixed or --surrounded; got neither")
+    for name in ("mixed_seed", "mixed_share"):
+        if not (options.mixed or options.surrounded) and getattr(options, name) is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{option} must be given with --mixed or --surrounded; got neither")
     checkpoint = checkpoint_of(options)
     from sfpose.cli.evaluate import people_range
     from sfpose.evaluation import calibrated
@@ -249,9 +283,7 @@ def _run_distil(options: argparse.Namespace) -> int:
     from sfpose.training.asking import ask_at_zooms
     from sfpose.training.faces import load_taught_faces
     from sfpose.training.landmarks import find_own_landmarks
-    from sfpose.training.mixing import joined, make_blends
     from sfpose.training.settings import find_device
-    from sfpose.training.surroundings import make_surrounded
     from sfpose.training.teachers import OnnxTeacher
 
     recipe = recipes.shorter(recipes.DistillationRecipe(), options.scale)
@@ -279,18 +311,7 @@ def _run_distil(options: argparse.Namespace) -> int:
         said = options.cache / f"teacher_{sha256(options.teacher.read_bytes()).hexdigest()[:16]}"
         if options.zooms:
             faces = ask_at_zooms(faces, landmarks, teacher, options.zooms, said, device=device)
-        own_faces = replace(faces, landmarks=landmarks)
-        parts = []
-        if options.mixed:
-            least = options.mixed_from or 0.0
-            parts.append(
-                make_blends(own_faces, teacher, options.mixed, said, least_yaw=least, device=device)
-            )
-        if options.surrounded:
-            parts.append(
-                make_surrounded(own_faces, teacher, options.surrounded, said, device=device)
-            )
-        blends = joined(parts) if parts else None
+        blends = _asked_blends(options, replace(faces, landmarks=landmarks), teacher, said, device)
     artifact, agreement = recipes.distil(
         faces,
         checkpoint,
