@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -167,11 +168,11 @@ class Condition(NamedTuple):
             If a number of images is not a positive whole number.
         """
         for images in (template_images, probe_images):
-            if not isinstance(images, int) or isinstance(images, bool) or images < 1:
+            if not isinstance(images, Integral) or isinstance(images, bool) or images < 1:
                 raise ValueError(
                     f"a side must have a whole number of images, at least 1; got {images!r}"
                 )
-        first, second = sorted((template_images, probe_images), reverse=True)
+        first, second = sorted((int(template_images), int(probe_images)), reverse=True)
         if poses is not None:
             poses = (min(poses), max(poses))
         return cls(first, second, poses)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sfpose import TemplateVerifier
+from sfpose import TemplateVerifier, build_templates
 from sfpose._kernels import reference
 from sfpose.decision import Condition, choose_condition
 from sfpose.metrics import LikelihoodRatioCalibrator, SmallSampleWarning
@@ -194,6 +194,14 @@ def test_poses_decide_only_where_they_were_asked_for():
         verifier.predict(descriptors[:1], descriptors[1:2], poses=("frontal", "profile"))
     with pytest.raises(ValueError, match="whole number of images, at least 1; got 0"):
         verifier.predict(descriptors[:1], descriptors[1:2], template_images=0)
+
+
+def test_numbers_of_images_come_from_numpy_too():
+    descriptors, subjects = _people()
+    verifier = TemplateVerifier(0.05).fit(descriptors, subjects)
+    built = build_templates(descriptors[:5], ["ann"] * 3 + ["bo"] * 2)
+    found = verifier.verify(built.templates[0], descriptors[5], template_images=built.counts[0])
+    assert found == verifier.verify(descriptors[:3], descriptors[5])
 
 
 def test_sizes_that_come_by_themselves_do_not_warn():
