@@ -38,8 +38,8 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     ----------
     weights : str, path or None, default="default"
         A shipped name, or the path of an artifact (folder or zip): ``"default"`` errs least,
-        ``"small"`` takes a quarter of its time and a third of its size, ``"plain"`` is the network of the paper.
-        None starts ``fit`` from random weights.
+        ``"small"`` takes a quarter of its time and a third of its size, ``"plain"`` is the
+        network of the paper. None starts ``fit`` from random weights.
     network : str, default="squeezefaceposenet"
         Architecture that ``fit`` trains when ``weights`` is None; otherwise the
         artifact's own. One of those of ``sfpose.networks.NETWORKS`` whose values are
