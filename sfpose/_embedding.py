@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypeGuard
+from numbers import Real
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -263,12 +264,17 @@ class Aligner:
 
 def check_min_face_score(score: MinFaceScore) -> None:
     """Raise ValueError unless ``score`` is 0 to 1 or ``"auto"``."""
-    if score != "auto" and (isinstance(score, str) or not 0 <= score <= 1):
+    if score != "auto" and not (isinstance(score, Real) and 0 <= score <= 1):
         raise ValueError(f"min_face_score must be 0 to 1 or 'auto'; got {score!r}")
 
 
 def crop_kind(align: Align, artifact: Artifact | None) -> CropKind:
-    """How images are cropped; ``"auto"`` does what the weights were trained with."""
+    """How images are cropped; ``"auto"`` does what the weights were trained with.
+
+    Of the weights of a bundle, it does what the bundle's embedder did.
+    """
+    if align == "auto":
+        align = _bundled(artifact, "align")
     if align == "auto":
         align = artifact is None or artifact.manifest.get("alignment") == "five-landmarks"
     if isinstance(align, bool):
@@ -276,6 +282,12 @@ def crop_kind(align: Align, artifact: Artifact | None) -> CropKind:
     if align != "done":
         raise ValueError(f"align must be True, False, 'auto' or 'done'; got {align!r}")
     return "done"
+
+
+def _bundled(artifact: Artifact | None, parameter: str) -> Any:
+    """A parameter of the embedder with which the weights were bundled; "auto" if they were not."""
+    stated = None if artifact is None else artifact.manifest.get("bundle")
+    return stated.get(parameter, "auto") if isinstance(stated, dict) else "auto"
 
 
 def share_of(kind: CropKind) -> float:
@@ -326,6 +338,8 @@ class Embedding:
         self._aligner: Aligner | None = None
         kind = crop_kind(align, artifact)
         self._share = share_of(kind)
+        if min_face_score == "auto":
+            min_face_score = _bundled(artifact, "min_face_score")
         if kind == "landmarks":
             self._aligner = Aligner(
                 "landmarks",

@@ -134,9 +134,9 @@ def read_gallery(folder: Path, verify: bool, manifest_name: str = MANIFEST) -> G
     return GalleryContents(ids, counts, templates)
 
 
-def network_of(folder: Path) -> str | None:
+def network_of(folder: Path, manifest_name: str = MANIFEST) -> str | None:
     """Digest of the network that the templates of a gallery come from, if it says so."""
-    manifest = _read_json(folder, MANIFEST, 2**20)
+    manifest = _read_json(folder, manifest_name, 2**20)
     stated = manifest.get("network") if isinstance(manifest, dict) else None
     return stated if isinstance(stated, str) else None
 
@@ -145,7 +145,8 @@ def check_ids(ids: Sequence[Hashable]) -> list[Hashable]:
     """Ids as a list, or an error if they are not a sequence or not distinct."""
     if isinstance(ids, (str, bytes)) or not hasattr(ids, "__len__"):
         raise ValueError(f"ids must be a sequence of ids; got one {type(ids).__name__}")
-    names = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+    # NumPy's numbers and texts, as an array's elements are, could not be saved later.
+    names = [name.item() if isinstance(name, np.generic) else name for name in ids]
     if len(set(names)) != len(names):
         twice = Counter(names).most_common(1)[0][0]
         raise ValueError(f"ids must differ from each other; {twice!r} is given twice")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sfpose._calibration import from_conditions, to_conditions
+from sfpose._calibration import Calibrated, from_conditions, to_conditions
 from sfpose._cohort import Cohort
 from sfpose._embedding import check_min_face_score, crop_kind
 from sfpose._gallery_files import (
@@ -26,6 +27,7 @@ from sfpose._gallery_files import (
     check_digest,
     digest_of,
     gallery_files,
+    network_of,
     read_gallery,
 )
 from sfpose.decision import DescriptorForm
@@ -108,8 +110,8 @@ class VerificationBundle:
             If it cannot be written; what was there is there still.
         ValueError
             If verifier or gallery are for descriptors of another width or normalization
-            than the embedder's, an id is neither str nor int, or the verifier has learned
-            something that a bundle cannot keep.
+            than the embedder's, or of other weights, as far as they know; an id is neither str
+            nor int, or the verifier has learned, or is told, what a bundle cannot keep.
         """
         files = self._files()
         if Path(path).suffix == ".zip":
@@ -130,6 +132,10 @@ class VerificationBundle:
                     f"normalization {form.normalization!r}, as the embedder gives them; got "
                     f"{self.verifier._form.size}, {self.verifier._form.normalization!r}"
                 )
+            # A verifier that was told no weights takes them to be "default", which may be wrong.
+            if self.verifier.weights != TemplateVerifier().weights:
+                _check_network(self.verifier._form.digest, form, "the verifier")
+            _check_rates(self.verifier._calibrated.values(), self.verifier.target_fmr)
             manifest["calibration"] = {
                 "data": f"TemplateVerifier.fit on {self.verifier.calibration_.people} people",
                 "conditions": to_conditions(self.verifier._calibrated),
@@ -140,13 +146,14 @@ class VerificationBundle:
                 list(self.gallery), self.gallery.counts, self.gallery.templates
             )
             form.check(contents.templates, "templates of the gallery")
-            files = gallery_files(contents, _GALLERY)
+            _check_network(self.gallery._network, form, "the gallery")
+            files = gallery_files(contents, _GALLERY, network=form.digest)
             extra = {name: b"".join(parts) for name, parts in files.items()}
         stated: dict[str, Any] = {
             "version": 1,
             "align": self.embedder.align,
-            "min_face_score": self.embedder.min_face_score,
-            "verifier": {name: getattr(self.verifier, name) for name in _PARAMETERS},
+            "min_face_score": _plain(self.embedder.min_face_score, "min_face_score"),
+            "verifier": {name: _plain(getattr(self.verifier, name), name) for name in _PARAMETERS},
             "fitted": bool(learned),
             "gallery": bool(extra),
         }
@@ -207,19 +214,50 @@ class VerificationBundle:
             verifier._form = form
             if stated["fitted"]:
                 if cohort is None:
-                    verifier._learned(from_conditions(artifact.manifest), form, None)
+                    known, strangers = from_conditions(artifact.manifest), None
                 else:
                     known = from_conditions(stated, least=-math.inf)
-                    verifier._learned(known, form, Cohort(cohort, form))
+                    strangers = Cohort(cohort, form)
+                _check_rates(known.values(), settings["target_fmr"])
+                verifier._learned(known, form, strangers)
         except (KeyError, IndexError, TypeError, StopIteration) as error:
             raise ValueError(
                 f"the manifest must describe a bundle; it does not: {error}"
             ) from error
         gallery = TemplateGallery(n_jobs=n_jobs)
+        gallery._form, gallery._network = form, form.digest
         if contents is not None:
-            form.check(contents.templates, "templates of the gallery")
             gallery.add(contents.ids, contents.templates, counts=contents.counts)
         return cls(embedder, verifier, gallery)
+
+
+def _plain(value: Any, name: str) -> Any:
+    """A parameter as JSON can hold it."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [_plain(each, name) for each in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise ValueError(f"a bundle keeps numbers, texts and lists of them; got {name}={value!r}")
+
+
+def _check_network(digest: str | None, form: DescriptorForm, name: str) -> None:
+    if digest not in (None, form.digest):
+        raise ValueError(
+            f"{name} must be of the weights of the embedder, {form.digest}; it is of {digest}"
+        )
+
+
+def _check_rates(known: Iterable[Calibrated], target: float) -> None:
+    """Refuse thresholds for other rates than the verifier states."""
+    for calibrated in known:
+        rates = [threshold.target_fmr for threshold in calibrated.thresholds]
+        if rates != [target]:
+            raise ValueError(
+                f"thresholds of a bundle must be for its verifier's target_fmr, {target}; "
+                f"got some for {rates}"
+            )
 
 
 def _read(path: Path) -> tuple[Artifact, GalleryContents | None, NDArray[np.float32] | None]:
@@ -246,6 +284,8 @@ def _read(path: Path) -> tuple[Artifact, GalleryContents | None, NDArray[np.floa
         # Memory maps must not outlive the folder.
         if gallery:
             contents = read_gallery(folder, True, _GALLERY)
+            form = DescriptorForm.of_artifact(artifact, str(path))
+            _check_network(network_of(folder, _GALLERY), form, "the gallery")
             contents = contents._replace(templates=np.array(contents.templates))
         if cohort:
             check_digest(folder / _COHORT, {_COHORT: cohort})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from sfpose._gallery_files import (
 from sfpose._scoring import check_descriptors
 from sfpose._search import nearest, within
 from sfpose.decision import DescriptorForm
-from sfpose.runtime.folders import read_whole, write_folder
+from sfpose.runtime.folders import Contents, read_whole, write_folder
 from sfpose.templates import extend_template
 
 __all__ = ["SearchResult", "TemplateGallery"]
@@ -153,8 +153,7 @@ class TemplateGallery:
         """
         names, rows = self._checked(ids, templates)
         images = check_counts(counts, len(rows))
-        known = [name for name in names if name in self._rows]
-        if known:
+        if known := [name for name in names if name in self._rows]:
             raise ValueError(f"ids must be new; {known[0]!r} is in the gallery: use update")
         size = len(self) + len(rows)
         if self._templates is None or size > len(self._templates) or not self._owned():
@@ -177,11 +176,10 @@ class TemplateGallery:
         assert self._templates is not None
         return self._templates
 
-    def _places(self, ids: Iterable[Hashable]) -> list[int]:
-        try:
-            return [self._rows[name] for name in ids]
-        except KeyError as error:
-            raise KeyError(f"{error.args[0]!r} is not in the gallery") from None
+    def _places(self, ids: Sequence[Hashable]) -> list[int]:
+        if missing := [name for name in ids if name not in self._rows]:
+            raise KeyError(f"{missing[0]!r} is not in the gallery")
+        return [self._rows[name] for name in ids]
 
     def update(
         self,
@@ -348,9 +346,11 @@ class TemplateGallery:
         ValueError
             If the gallery is empty or an id is neither str nor int.
         """
+        return write_folder(path, self._files(), overwrite=overwrite, marker=MANIFEST)
+
+    def _files(self) -> Contents:
         contents = GalleryContents(self._ids, self._counts, self.templates)
-        files = gallery_files(contents, network=self._network)
-        return write_folder(path, files, overwrite=overwrite, marker=MANIFEST)
+        return gallery_files(contents, network=self._network)
 
     @classmethod
     def load(

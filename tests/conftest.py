@@ -132,3 +132,28 @@ def random_mapped():
 def any_crop_is_a_face(monkeypatch):
     """For made-up images: nothing is refused because it shows no face."""
     monkeypatch.setattr("sfpose._embedding._stated_face_score", lambda artifact: 0.0)
+
+
+@pytest.fixture(scope="session")
+def hopper():
+    matplotlib = pytest.importorskip("matplotlib", reason="a portrait comes with matplotlib")
+    path = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+    return np.asarray(Image.open(path).convert("RGB"))[90:345, 140:390]
+
+
+@pytest.fixture
+def people(tmp_path, portrait, hopper):
+    """Two people, three photos each: PERSON/photo."""
+    root = tmp_path / "people"
+    for name, face in (("collins", portrait), ("hopper", hopper)):
+        (root / name).mkdir(parents=True)
+        for number, photo in enumerate((face, face[:, ::-1], face[8:, 5:])):
+            Image.fromarray(np.ascontiguousarray(photo)).save(root / name / f"{number}.png")
+    return root
+
+
+@pytest.fixture
+def noise(tmp_path, nothing):
+    path = tmp_path / "noise.png"
+    Image.fromarray(nothing).save(path)
+    return path

@@ -130,6 +130,11 @@ def test_parts_that_do_not_fit_together_are_refused_and_nothing_is_left(bundle, 
     raw = TemplateVerifier(target_fmr=0.01).fit(rows * 2, people)
     doubled = TemplateGallery()
     doubled.add(["ann"], rows[:1] * 2)
+    small = TemplateVerifier(target_fmr=0.01, weights="small").fit(rows, people)
+    other = TemplateGallery(weights="small")
+    other.add(["ann"], rows[:1])
+    changed = TemplateVerifier(target_fmr=0.01).fit(rows, people).set_params(target_fmr=0.5)
+    drawing = TemplateVerifier(target_fmr=0.01, random_state=np.random.default_rng(0))
     for parts, message in [
         ((bundle.embedder, verifier), "fitted on descriptors of 256 values, .*got 30"),
         ((bundle.embedder, raw), "normalization 'l1', .*got 256, 'none'"),
@@ -137,11 +142,73 @@ def test_parts_that_do_not_fit_together_are_refused_and_nothing_is_left(bundle, 
         ((bundle.embedder, bundle.verifier, doubled), "gallery must sum to 1 in each row"),
         ((bundle.embedder, unsure), r"cannot keep \['margin_'\]"),
         ((bundle.embedder, bundle.verifier, pair), "ids must be str or int"),
+        ((bundle.embedder, small), "verifier must be of the weights of the embedder"),
+        ((bundle.embedder, bundle.verifier, other), "gallery must be of the weights of the"),
+        ((bundle.embedder, changed), "for its verifier's target_fmr, 0.5; got some for .0.01."),
+        ((bundle.embedder, drawing), "keeps numbers, texts and lists of them; got random_state="),
     ]:
         for name in ("door", "door.zip"):
             with pytest.raises(ValueError, match=message):
                 VerificationBundle(*parts).save(tmp_path / name)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("align", [False, "auto"])
+def test_weights_of_a_bundle_are_used_as_its_embedder_used_them(align, photos, tmp_path):
+    embedder = FaceEmbedder(align=align)
+    path = VerificationBundle(embedder, TemplateVerifier()).save(tmp_path / "door")
+    expected = embedder.transform(photos[:1])
+    np.testing.assert_array_equal(FaceEmbedder(path).transform(photos[:1]), expected)
+    own = FaceEmbedder(path, align=True).transform(photos[:1])
+    assert np.array_equal(own, expected) == (align == "auto")
+
+
+def test_numbers_of_numpy_are_kept_as_numbers(tmp_path):
+    verifier = TemplateVerifier(np.float64(1e-3), random_state=np.int64(3), max_pairs=np.int32(9))
+    sizes = np.array([[1, 1], [5, 1]])
+    verifier.set_params(template_sizes=sizes)
+    embedder = FaceEmbedder(min_face_score=np.float32(0.5))
+    gallery = TemplateGallery()
+    rows, _ = _descriptors(1)
+    gallery.add(np.array(["ann", "bo"]), rows[:2])
+    gallery.add(list(np.array([7, 8])), rows[2:])
+    bundle = VerificationBundle(embedder, verifier, gallery)
+    again = VerificationBundle.load(bundle.save(tmp_path / "door"))
+    assert (again.verifier.random_state, again.verifier.max_pairs) == (3, 9)
+    assert again.verifier.template_sizes == [(1, 1), (5, 1)]
+    assert again.embedder.min_face_score == 0.5
+    assert list(again.gallery) == ["ann", "bo", 7, 8]
+
+
+def test_what_is_made_of_a_bundle_alone_is_no_bundle(bundle, people, tmp_path):
+    """Neither its thresholds nor its people are in an artifact of its weights."""
+    path = bundle.save(tmp_path / "door")
+    saved = VerificationBundle.load(path).embedder.save(tmp_path / "saved")
+    out = tmp_path / "calibrated"
+    assert main(["calibrate", str(people), "--weights", str(path), "--out", str(out)]) == 0
+    for made in (saved, out):
+        with pytest.raises(ValueError, match="must be a bundle; it holds weights alone"):
+            VerificationBundle.load(made)
+        assert read_artifact(made).digest == bundle.embedder.artifact.digest
+
+
+def test_thresholds_for_another_rate_than_is_stated_are_refused(bundle, tmp_path):
+    path = bundle.save(tmp_path / "door")
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["calibration"]["conditions"][0]["thresholds"][0]["target_fmr"] = 0.1
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"target_fmr, 0.01; got some for \[0.1\]"):
+        VerificationBundle.load(path)
+
+
+def test_people_of_another_network_are_refused(bundle, tmp_path):
+    path = bundle.save(tmp_path / "door")
+    stated = json.loads((path / "gallery.json").read_text())
+    assert stated["network"] == bundle.embedder.artifact.digest
+    stated["network"] = "0" * 64
+    (path / "gallery.json").write_text(json.dumps(stated))
+    with pytest.raises(ValueError, match="gallery must be of the weights of the embedder"):
+        VerificationBundle.load(path)
 
 
 def test_what_is_no_bundle_or_was_changed_is_refused(bundle, tmp_path):

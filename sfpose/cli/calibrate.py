@@ -48,6 +48,8 @@ def run(options: argparse.Namespace) -> int:
     from sfpose._calibration import TEMPLATE_SIZES, Calibrator, to_conditions
     from sfpose.runtime.artifact import read_artifact, write_artifact
 
+    if options.out.exists() and not options.overwrite:
+        raise FileExistsError(f"{str(options.out)!r} must not exist, or --overwrite be given")
     artifact = read_artifact(options.weights)
     photos, people = photos_by_person(options.people)
     faces = embed_photos(photos, options)

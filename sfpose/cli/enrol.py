@@ -12,6 +12,9 @@ from sfpose.cli.photos import add_photo_options, embed_photos, find_photos, phot
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
+    from sfpose.gallery import TemplateGallery
+    from sfpose.runtime.folders import Contents
+
 
 def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the subcommand."""
@@ -38,7 +41,8 @@ def run(options: argparse.Namespace) -> int:
     """Write the gallery anew and say who was added."""
     import numpy as np
 
-    from sfpose.gallery import TemplateGallery
+    from sfpose._gallery_files import MANIFEST
+    from sfpose.runtime.folders import change_folder
     from sfpose.templates import build_templates
 
     if options.id is not None:
@@ -50,35 +54,69 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(
             "--id must say whose photos these are, or one folder PERSON/photo be given"
         )
-    there = options.gallery.exists()
-    gallery = TemplateGallery.load(options.gallery) if there else TemplateGallery()
-    known = [person for person in dict.fromkeys(people) if person in gallery]
-    if known and not options.replace:
-        raise ValueError(f"people must be new, or --replace be given; {known[0]!r} is enrolled")
+    names = list(dict.fromkeys(people))
+    # Before the photos are embedded, and once more when the gallery is written.
+    _check_new(_gallery_at(options.gallery, options), names, options)
     faces = embed_photos(photos, options)
     usable = ~np.isnan(faces.descriptors).any(axis=1)
-    names = np.array(people)[faces.index[usable]]
-    missing = sorted(set(people) - set(names.tolist()))
+    shown = np.array(people)[faces.index[usable]]
+    missing = sorted(set(people) - set(shown.tolist()))
     if missing:
         raise ValueError(
             f"no face was found in any photo of {', '.join(missing)}; nobody was added"
         )
-    built = build_templates(faces.descriptors[usable], names)
-    ids = [str(name) for name in built.groups]
-    old = np.array([name in gallery for name in ids])
-    for put, rows in ((gallery.update, old), (gallery.add, ~old)):
-        if rows.any():
-            put(np.array(ids)[rows].tolist(), built.templates[rows], counts=built.counts[rows])
-    gallery.save(options.gallery, overwrite=there)
+    built = build_templates(faces.descriptors[usable], shown)
+    counts = dict(zip(built.groups.tolist(), built.counts.tolist(), strict=True))
+    _check_counts(counts, options)
+    held = 0
+
+    def enrolled(place: Path) -> Contents:
+        nonlocal held
+        gallery = _gallery_at(place, options)
+        _check_new(gallery, names, options)
+        old = np.array([name in gallery for name in counts])
+        for put, rows in ((gallery.update, old), (gallery.add, ~old)):
+            if rows.any():
+                put(built.groups[rows], built.templates[rows], counts=built.counts[rows])
+        held = len(gallery)
+        return gallery._files()
+
+    change_folder(options.gallery, enrolled, marker=MANIFEST)
     if options.json:
-        counts = {name: int(count) for name, count in zip(ids, built.counts, strict=True)}
-        print(
-            json.dumps({"gallery": str(options.gallery), "people": len(gallery), "photos": counts})
-        )
+        print(json.dumps({"gallery": str(options.gallery), "people": held, "photos": counts}))
     else:
-        used = int(built.counts.sum())
         print(
-            f"enrolled {len(ids)} from {used} of {len(photos)} photos; "
-            f"the gallery holds {len(gallery)}"
+            f"enrolled {len(counts)} from {sum(counts.values())} of {len(photos)} photos; "
+            f"the gallery holds {held}"
         )
     return 0
+
+
+def _gallery_at(place: Path, options: argparse.Namespace) -> TemplateGallery:
+    """The gallery of a folder, or a new one, for descriptors of the weights that are asked for."""
+    from sfpose.gallery import TemplateGallery
+
+    if place.exists():
+        return TemplateGallery.load(place, weights=options.weights)
+    return TemplateGallery(weights=options.weights)
+
+
+def _check_new(gallery: TemplateGallery, names: list[str], options: argparse.Namespace) -> None:
+    known = [name for name in names if name in gallery]
+    if known and not options.replace:
+        raise ValueError(f"people must be new, or --replace be given; {known[0]!r} is enrolled")
+
+
+def _check_counts(counts: dict[str, int], options: argparse.Namespace) -> None:
+    """Refuse whom identify could not decide about: nobody has a threshold for so many photos."""
+    from sfpose.decision import shipped_conditions
+    from sfpose.runtime.artifact import read_manifest
+
+    conditions = shipped_conditions(read_manifest(options.weights))
+    most = max((c.template_images for c in conditions if c.poses is None), default=None)
+    for name, count in counts.items():
+        if most is not None and count > most:
+            raise ValueError(
+                f"a person must have at most {most} photos, for which the weights have a "
+                f"threshold; {name!r} has {count}; nobody was added"
+            )

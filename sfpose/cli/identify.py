@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Hashable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,7 +14,7 @@ from sfpose.cli.photos import add_photo_options, embed_photos, find_photos
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
-    from sfpose.gallery import TemplateGallery
+    from sfpose.gallery import SearchResult, TemplateGallery
 
 
 def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -29,7 +30,11 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("gallery", type=Path, help="folder that enrol made")
     parser.add_argument("photos", nargs="+", help="photos, or folders that hold some at any depth")
     parser.add_argument(
-        "--count", type=int, default=3, metavar="K", help="people to name at most (default: 3)"
+        "--count",
+        type=int,
+        default=3,
+        metavar="K",
+        help="how many of the nearest to list; whoever it is is found whatever K (default: 3)",
     )
     parser.add_argument(
         "--target-fmr",
@@ -47,9 +52,9 @@ def run(options: argparse.Namespace) -> int:
     """Print who is near; 0 if somebody is in every photo, else 1."""
     import numpy as np
 
-    from sfpose.gallery import TemplateGallery
+    from sfpose.gallery import SearchResult, TemplateGallery
 
-    gallery = TemplateGallery.load(options.gallery, n_jobs=options.n_jobs)
+    gallery = TemplateGallery.load(options.gallery, weights=options.weights, n_jobs=options.n_jobs)
     if options.count < 1:
         raise ValueError(f"--count must be at least 1; got {options.count}")
     thresholds = _thresholds(options, gallery)
@@ -59,18 +64,22 @@ def run(options: argparse.Namespace) -> int:
     recognised = set()
     lost = sorted(set(range(len(photos))) - set(faces.index[usable].tolist()))
     if usable.any():
-        found = gallery.search(faces.descriptors[usable], min(options.count, len(gallery)))
-        for photo, ids, distances in zip(faces.index[usable], *found, strict=True):
-            nearest = [
-                _Near(name, float(distance), thresholds[name])
-                for name, distance in zip(ids, distances, strict=True)
-            ]
-            if any(near.match for near in nearest):
+        probes = faces.descriptors[usable]
+        # Thresholds differ: whom one admits need not be among the nearest.
+        radius = max((known for known in thresholds.values() if known is not None), default=0.0)
+        admitted = gallery.search_within(probes, radius)
+        nearest = gallery.search(probes, min(options.count, len(gallery)))
+        for photo, within, *some in zip(faces.index[usable], admitted, *nearest, strict=True):
+            found = next((near for near in _nears(within, thresholds) if near.match), None)
+            listed = _nears(SearchResult(*some), thresholds)
+            if found is not None:
                 recognised.add(int(photo))
-            _say(options, str(photos[photo]), nearest)
+                listed += [found] if found not in listed else []
+            _say(options, str(photos[photo]), found, listed)
     for photo in lost:
         if options.json:
-            print(json.dumps({"photo": str(photos[photo]), "match": False, "nearest": []}))
+            told = {"photo": str(photos[photo]), "match": False, "id": None, "nearest": []}
+            print(json.dumps(told))
         else:
             print(f"{photos[photo]}: no face was found")
     return 0 if len(recognised) == len(photos) else 1
@@ -79,37 +88,68 @@ def run(options: argparse.Namespace) -> int:
 class _Near(NamedTuple):
     id: Hashable
     distance: float
-    threshold: float
+    threshold: float | None
 
     @property
     def match(self) -> bool:
-        return self.distance <= self.threshold
+        return self.threshold is not None and self.distance <= self.threshold
+
+    def __str__(self) -> str:
+        limit = "no threshold" if self.threshold is None else f"threshold {self.threshold:.4f}"
+        return f"{self.id} {self.distance:.4f} ({limit})"
 
 
-def _thresholds(options: argparse.Namespace, gallery: TemplateGallery) -> dict[Hashable, float]:
-    """Threshold of each person: templates of more images lie closer to everybody."""
+def _nears(found: SearchResult, thresholds: dict[Hashable, float | None]) -> list[_Near]:
+    return [
+        _Near(name, float(distance), thresholds[name])
+        for name, distance in zip(*found, strict=True)
+    ]
+
+
+def _thresholds(
+    options: argparse.Namespace, gallery: TemplateGallery
+) -> dict[Hashable, float | None]:
+    """Threshold of each person: templates of more images lie closer to everybody.
+
+    None for whoever has more images than the weights have a threshold for: one person must not
+    keep the others from being found.
+    """
+    counts = gallery.counts.tolist()
+    by_count = {images: _threshold(options, images) for images in set(counts)}
+    for name, images in zip(gallery, counts, strict=True):
+        if by_count[images] is None:
+            print(
+                f"note: nobody is taken for {name}, whose template is of {images} images, more "
+                "than the weights have a threshold for",
+                file=sys.stderr,
+            )
+    return dict(zip(gallery, (by_count[images] for images in counts), strict=True))
+
+
+def _threshold(options: argparse.Namespace, images: int) -> float | None:
     from sfpose.decision import Condition, shipped_rule
 
-    by_count = {
-        count: shipped_rule(options.weights, options.target_fmr, Condition.of(count, 1)).threshold
-        for count in set(gallery.counts.tolist())
-    }
-    return dict(zip(gallery, (by_count[count] for count in gallery.counts.tolist()), strict=True))
+    try:
+        wanted = Condition.of(images, 1)
+        return shipped_rule(options.weights, options.target_fmr, wanted).threshold
+    except ValueError:
+        # Raises again where it is the rate that the weights were not calibrated for.
+        shipped_rule(options.weights, options.target_fmr)
+        return None
 
 
-def _say(options: argparse.Namespace, photo: str, nearest: list[_Near]) -> None:
-    matches = [near for near in nearest if near.match]
+def _say(
+    options: argparse.Namespace, photo: str, found: _Near | None, nearest: list[_Near]
+) -> None:
     if options.json:
         told = {
             "photo": photo,
-            "match": bool(matches),
+            "match": found is not None,
+            "id": None if found is None else found.id,
             "target_fmr": options.target_fmr,
             "nearest": [{**near._asdict(), "match": near.match} for near in nearest],
         }
         print(json.dumps(told))
         return
-    head = str(matches[0].id) if matches else "nobody who is enrolled"
-    listed = ", ".join(
-        f"{near.id} {near.distance:.4f} (threshold {near.threshold:.4f})" for near in nearest
-    )
-    print(f"{photo}: {head}; nearest: {listed}")
+    head = "nobody who is enrolled" if found is None else found.id
+    print(f"{photo}: {head}; nearest: {', '.join(map(str, nearest))}")

@@ -346,7 +346,6 @@ def write_artifact(
     manifest: Manifest,
     *,
     overwrite: bool = False,
-    extra: Mapping[str, bytes] | None = None,
 ) -> Path:
     """Write an artifact folder: whole, or not at all.
 
@@ -357,11 +356,10 @@ def write_artifact(
     model : bytes
         The ONNX file.
     manifest : mapping
-        ``format``, ``format_version`` and ``files`` are set here, whatever it says.
+        ``format``, ``format_version`` and ``files`` are set here, whatever it says; what it says
+        of a bundle's verifier and gallery is left out, as they are.
     overwrite : bool, default=False
         Replace an artifact that is already there.
-    extra : mapping of str to bytes, optional
-        Further files by name, such as a model card.
 
     Returns
     -------
@@ -383,17 +381,18 @@ def write_artifact(
     ...     read_artifact(path).digest == shipped.digest
     True
     """
-    contents = artifact_files(model, manifest, extra)
-    return write_folder(path, contents, overwrite=overwrite, marker=_MANIFEST)
+    alone = {name: value for name, value in manifest.items() if name != "bundle"}
+    files = artifact_files(model, alone, {})
+    return write_folder(path, files, overwrite=overwrite, marker=_MANIFEST)
 
 
 def artifact_files(
-    model: bytes, manifest: Manifest, extra: Mapping[str, bytes] | None = None
+    model: bytes, manifest: Manifest, extra: Mapping[str, bytes]
 ) -> dict[str, bytes]:
-    """The files of an artifact by name; parameters are those of :func:`write_artifact`."""
+    """The files of an artifact by name, and ``extra`` ones beside them."""
     listed: dict[str, Json] = {
         _MODEL: {"sha256": hashlib.sha256(model).hexdigest(), "bytes": len(model)}
     }
     own: dict[str, Json] = {"format": FORMAT, "format_version": FORMAT_VERSION, "files": listed}
     text = json.dumps({**own, **manifest, **own}, indent=1, allow_nan=False) + "\n"
-    return {_MODEL: model, _MANIFEST: text.encode(), **(extra or {})}
+    return {_MODEL: model, _MANIFEST: text.encode(), **extra}

@@ -17,10 +17,11 @@ import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import NoReturn, TypeAlias, TypeVar
 
-__all__ = ["parse_json", "read_file", "read_whole", "write_folder", "write_zip"]
+__all__ = ["change_folder", "parse_json", "read_file", "read_whole", "write_folder", "write_zip"]
 
+Contents: TypeAlias = Mapping[str, bytes | Sequence[bytes | memoryview]]
 Result = TypeVar("Result")
 
 
@@ -155,11 +156,7 @@ def _refuse(constant: str) -> NoReturn:
 
 
 def write_folder(
-    path: str | os.PathLike[str],
-    contents: Mapping[str, bytes | Sequence[bytes | memoryview]],
-    *,
-    overwrite: bool,
-    marker: str,
+    path: str | os.PathLike[str], contents: Contents, *, overwrite: bool, marker: str
 ) -> Path:
     """Write files as a folder that is there whole or not at all.
 
@@ -191,14 +188,45 @@ def write_folder(
     OSError
         If it cannot be written; what was there is there still.
     """
-    for name in contents:
-        if name in ("", ".", "..") or any(sign in name for sign in "/\\:\0"):
-            raise ValueError(f"files must have plain names; got {name!r}")
+    return _write(path, lambda _: contents, overwrite, marker)
+
+
+def change_folder(
+    path: str | os.PathLike[str], change: Callable[[Path], Contents], *, marker: str
+) -> Path:
+    """Write a folder anew by what it holds, while no other writer does.
+
+    Parameters
+    ----------
+    path, marker
+        As for :func:`write_folder`.
+    change : callable
+        Takes the folder, which need not be there yet, and gives the files that are to be in it.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    FileExistsError, ValueError, OSError
+        As :func:`write_folder` does, and what ``change`` raises; what was there is there still.
+    """
+    return _write(path, change, True, marker)
+
+
+def _write(
+    path: str | os.PathLike[str], change: Callable[[Path], Contents], overwrite: bool, marker: str
+) -> Path:
     with _replacing(Path(path)) as (place, new):
         if place.exists() and not (overwrite and (place / marker).is_file()):
             raise FileExistsError(
                 f"{str(path)!r} must not exist, or hold {marker} and be overwritten by wish"
             )
+        contents = change(place)
+        for name in contents:
+            if name in ("", ".", "..") or any(sign in name for sign in "/\\:\0"):
+                raise ValueError(f"files must have plain names; got {name!r}")
         _replace(place, new, contents)
     return Path(path)
 
@@ -315,9 +343,7 @@ def _part(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
 
 
-def _replace(
-    path: Path, new: Path, contents: Mapping[str, bytes | Sequence[bytes | memoryview]]
-) -> None:
+def _replace(path: Path, new: Path, contents: Contents) -> None:
     for name, data in contents.items():
         with open(new / name, "wb") as file:
             file.writelines([data] if isinstance(data, bytes) else data)

@@ -1,0 +1,193 @@
+"""Galleries on the command line: who is enrolled, who is found, what is refused."""
+
+import json
+import multiprocessing
+
+import numpy as np
+import pytest
+
+from sfpose import FaceEmbedder, TemplateGallery
+from sfpose._kernels import reference
+from sfpose.cli import main
+from sfpose.runtime.artifact import read_artifact, read_manifest, write_artifact
+
+
+def _told(capsys):
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def _shipped(target, images):
+    """Threshold of the manifest for so many images against one, read by hand."""
+    for entry in read_manifest("default")["calibration"]["conditions"]:
+        if (entry["template_images"], entry["probe_images"], entry["poses"]) == (images, 1, None):
+            return next(t["threshold"] for t in entry["thresholds"] if t["target_fmr"] == target)
+    raise AssertionError("the shipped calibration lacks a condition")
+
+
+def test_enrol_and_identify(people, noise, tmp_path, capsys):
+    gallery = str(tmp_path / "gallery")
+    assert main(["enrol", gallery, str(people), "--json"]) == 0
+    assert _told(capsys)[0]["photos"] == {"collins": 3, "hopper": 3}
+    stored = TemplateGallery.load(gallery)
+    assert list(stored) == ["collins", "hopper"]
+    assert stored.counts.tolist() == [3, 3]
+    files = sorted((people / "hopper").iterdir())
+    mean = FaceEmbedder().transform(files).mean(0)
+    np.testing.assert_allclose(stored.templates[1], mean, rtol=1e-4, atol=1e-7)
+
+    probes = [str(people / "hopper" / "0.png"), str(people / "collins" / "1.png")]
+    assert main(["identify", gallery, *probes, "--json", "--target-fmr", "0.01"]) == 0
+    told = _told(capsys)
+    assert [entry["nearest"][0]["id"] for entry in told] == ["hopper", "collins"]
+    assert [len(entry["nearest"]) for entry in told] == [2, 2]
+    # Both templates are of three photos, which has a threshold of its own.
+    assert told[0]["nearest"][0]["threshold"] == _shipped(0.01, 3)
+    assert told[0]["nearest"][0]["threshold"] != _shipped(0.01, 1)
+    assert main(["identify", gallery, probes[0], str(noise)]) == 1
+    assert "no face was found" in capsys.readouterr().out
+
+    assert main(["identify", gallery, probes[0], "--target-fmr", "0.3"]) == 2
+    assert "got 0.3" in capsys.readouterr().err
+
+    only = str(tmp_path / "only")
+    assert main(["enrol", only, str(people / "collins"), "--id", "collins"]) == 0
+    assert main(["identify", only, probes[0]]) == 1
+    assert "nobody who is enrolled" in capsys.readouterr().out
+
+
+def test_enrol_adds_everybody_or_nobody(people, noise, tmp_path, capsys):
+    gallery = str(tmp_path / "gallery")
+    assert main(["enrol", gallery, str(people / "hopper"), "--id", "hopper"]) == 0
+    before = TemplateGallery.load(gallery).templates.copy()
+    for arguments, message in [
+        ([str(people)], "'hopper' is enrolled"),
+        ([str(noise), "--id", "nobody"], "no face was found in any photo of nobody"),
+        ([str(people / "hopper"), str(noise)], "--id must say whose photos"),
+        ([str(people / "hopper")], "photos must lie in a folder for each person"),
+        (["nowhere"], "there must be a folder of people at 'nowhere'"),
+    ]:
+        assert main(["enrol", gallery, *arguments]) == 2
+        assert message in capsys.readouterr().err
+        np.testing.assert_array_equal(TemplateGallery.load(gallery).templates, before)
+    assert main(["enrol", gallery, str(people), "--replace"]) == 0
+    assert list(TemplateGallery.load(gallery)) == ["hopper", "collins"]
+
+
+@pytest.mark.parametrize("command", ["enrol", "identify"])
+def test_galleries_and_photos_must_be_of_the_same_network(command, people, tmp_path, capsys):
+    """Both networks give 256 values that sum to 1."""
+    gallery = str(tmp_path / "gallery")
+    assert main(["enrol", gallery, str(people / "hopper"), "--id", "hopper"]) == 0
+    wanted = {"enrol": ["--id", "collins"], "identify": []}[command]
+    arguments = [command, gallery, str(people / "collins"), *wanted, "--weights", "small"]
+    assert main(arguments) == 2
+    assert "must come from the network of its probes" in capsys.readouterr().err
+    assert list(TemplateGallery.load(gallery)) == ["hopper"]
+
+
+def _enrol(gallery, photo, name):
+    return main(["enrol", gallery, photo, "--id", name, "--n-jobs", "1"])
+
+
+def test_nobody_is_lost_where_several_enrol_at_once(people, tmp_path):
+    gallery, photo = str(tmp_path / "gallery"), str(people / "hopper" / "0.png")
+    names = [f"person {number}" for number in range(4)]
+    spawn = multiprocessing.get_context("spawn")
+    with spawn.Pool(4) as pool:
+        codes = pool.starmap(_enrol, [(gallery, photo, name) for name in names])
+    assert codes == [0] * 4
+    assert sorted(TemplateGallery.load(gallery)) == names
+
+
+def test_one_of_two_who_enrol_the_same_name_at_once_is_told(people, tmp_path, capsys, monkeypatch):
+    """The other one is done while this one embeds."""
+    gallery, photo = str(tmp_path / "gallery"), str(people / "hopper" / "0.png")
+    transform = FaceEmbedder.transform
+
+    def slow(self, photos):
+        monkeypatch.undo()
+        assert _enrol(gallery, photo, "hopper") == 0
+        return transform(self, photos)
+
+    monkeypatch.setattr(FaceEmbedder, "transform", slow)
+    assert main(["enrol", gallery, str(people / "collins"), "--id", "hopper"]) == 2
+    assert "'hopper' is enrolled" in capsys.readouterr().err
+    assert TemplateGallery.load(gallery).counts.tolist() == [1]
+
+
+@pytest.fixture
+def uneven(people, tmp_path):
+    """A photo of Hopper, and two near her: of ten images, not near enough, and of one."""
+    probe = FaceEmbedder().transform([people / "hopper" / "0.png"])[0]
+    other = FaceEmbedder().transform([people / "collins" / "0.png"])[0]
+    ten, one = _shipped(1e-4, 10), _shipped(1e-4, 1)
+    assert ten < one
+    near = [_mixed(probe, other, ten + share * (one - ten)) for share in (0.2, 0.6)]
+    gallery = TemplateGallery()
+    gallery.add(["ten", "one"], np.stack(near), counts=[10, 1])
+    gallery.save(tmp_path / "gallery")
+    return str(tmp_path / "gallery"), str(people / "hopper" / "0.png")
+
+
+def _mixed(probe, other, distance):
+    """Of both descriptors, so much of the other as lies this far from the first."""
+    least, most = 0.0, 1.0
+    for _ in range(40):
+        share = (least + most) / 2
+        mixed = (1 - share) * probe + share * other
+        if reference.chi2_pairs(probe[None], mixed[None])[0] < distance:
+            least = share
+        else:
+            most = share
+    return mixed
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_who_it_is_does_not_depend_on_how_many_are_listed(uneven, count, capsys):
+    gallery, photo = uneven
+    assert main(["identify", gallery, photo, "--count", str(count), "--json"]) == 0
+    (told,) = _told(capsys)
+    assert (told["match"], told["id"]) == (True, "one")
+    assert [(near["id"], near["match"]) for near in told["nearest"]] == [
+        ("ten", False),
+        ("one", True),
+    ]
+    assert main(["identify", gallery, photo, "--count", str(count)]) == 0
+    assert capsys.readouterr().out.startswith(f"{photo}: one; nearest: ten 0.0")
+
+
+def test_enrol_takes_as_many_photos_as_there_is_a_threshold_for(people, tmp_path, capsys):
+    for number in range(3, 12):
+        photo = people / "hopper" / f"{number}.png"
+        photo.write_bytes((people / "hopper" / "0.png").read_bytes())
+    gallery = tmp_path / "gallery"
+    assert main(["enrol", str(gallery), str(people)]) == 2
+    error = capsys.readouterr().err
+    assert "at most 10 photos, for which the weights have a threshold; 'hopper' has 12" in error
+    assert not gallery.exists()
+    # Weights without thresholds decide nothing, so that they limit nothing.
+    artifact = read_artifact("default")
+    bare = {key: value for key, value in artifact.manifest.items() if key != "calibration"}
+    weights = str(write_artifact(tmp_path / "bare", artifact.model, bare))
+    assert main(["enrol", str(gallery), str(people), "--weights", weights]) == 0
+
+
+def test_a_person_of_too_many_images_does_not_hide_the_others(people, tmp_path, capsys):
+    files = [people / name / "0.png" for name in ("hopper", "collins")]
+    rows = FaceEmbedder().transform(files)
+    gallery = TemplateGallery(weights="default")
+    gallery.add(["hopper", "collins"], rows, counts=[12, 1])
+    path = str(gallery.save(tmp_path / "gallery"))
+    assert main(["identify", path, *map(str, files), "--json"]) == 1
+    output = capsys.readouterr()
+    told = [json.loads(line) for line in output.out.splitlines()]
+    assert [entry["id"] for entry in told] == [None, "collins"]
+    assert told[0]["nearest"][0] == {
+        "id": "hopper",
+        "distance": pytest.approx(0, abs=1e-9),
+        "threshold": None,
+        "match": False,
+    }
+    assert "nobody is taken for hopper, whose template is of 12 images" in output.err
+    assert main(["identify", path, str(files[1]), "--target-fmr", "0.3"]) == 2
+    assert "got 0.3" in capsys.readouterr().err
