@@ -7,6 +7,7 @@ split into blocks of rows over a thread pool.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -127,8 +128,9 @@ def _in_range(first: Floats, second: Floats) -> tuple[Floats, Floats, float]:
 
 
 def threads_of(n_jobs: int | None) -> int:
-    """Threads that ``n_jobs`` stands for: None is one, -1 all processors."""
-    if n_jobs is None:
+    """Threads of ``n_jobs``: None is one or what ``joblib.parallel_config`` says, -1 all."""
+    # Where joblib is not loaded nobody has configured it, and one decision need not load it.
+    if n_jobs is None and "joblib" not in sys.modules:
         return 1
     from joblib import effective_n_jobs
 
@@ -193,8 +195,8 @@ def chi2_matrix(A: ArrayLike, B: ArrayLike, *, n_jobs: int | None = None) -> Flo
     A : array of shape (n, d), values >= 0
     B : array of shape (m, d), values >= 0
     n_jobs : int, default=None
-        Threads; None means one, -1 all processors. The result has the same bits for
-        any number.
+        Threads. None means one unless in a ``joblib.parallel_config``, -1 means all
+        processors; the result has the same bits for any number.
 
     Returns
     -------

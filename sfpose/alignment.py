@@ -182,6 +182,24 @@ class FaceAligner(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         count_images(X)
         return self
 
+    def set_output(
+        self, *, transform: Literal["default", "pandas", "polars"] | None = None
+    ) -> FaceAligner:
+        """Do nothing: crops are no table, and stay the array that the next step takes.
+
+        So a pipeline may be asked for tables, which its :class:`FaceEmbedder` then gives.
+
+        Parameters
+        ----------
+        transform : ignored
+
+        Returns
+        -------
+        FaceAligner
+            Itself.
+        """
+        return self
+
     def __sklearn_is_fitted__(self) -> bool:
         return True
 

@@ -175,8 +175,8 @@ class VerificationBundle:
         path : path
             Folder or zip file that :meth:`save` wrote.
         n_jobs : int, default=None
-            Threads of embedder, verifier and gallery. None means one, -1 all
-            processors.
+            Threads of embedder, verifier and gallery. None means one unless in a
+            ``joblib.parallel_config``, -1 all processors.
 
         Returns
         -------

@@ -58,8 +58,8 @@ class TemplateGallery:
         normalization are then refused, the digest of its network is saved with the
         gallery, and :meth:`load` refuses a gallery of another network.
     n_jobs : int, default=None
-        Threads over blocks of 64 probes, or of 512 templates where probes are fewer than
-        24. None means one, -1 all processors; the answer is the same for any number.
+        Threads over blocks of 64 probes, or of 512 templates for fewer than 24 probes. None means
+        one unless in a ``joblib.parallel_config``, -1 all; the answer is the same for any number.
 
     See Also
     --------

@@ -93,6 +93,7 @@ class Track:
     seen: int = 0
     faces: list[TrackedFace] = field(default_factory=list)
     _box: NDArray[np.float64] = field(default_factory=lambda: np.zeros(4), repr=False)
+    _given: int = field(default=0, repr=False)
 
     @property
     def images(self) -> NDArray[np.uint8]:
@@ -218,11 +219,13 @@ def track_faces(
     keep : int, default=5
         Faces to keep of each track.
     gap : int, default=5
-        Kept faces lie at least so many frames apart: neighbours show the same.
+        Kept faces lie at least so many frames apart, by their numbers: neighbours show
+        the same.
     min_overlap : float, default=0.3
         Intersection over union of two boxes from which they belong to one track.
     patience : int, default=10
-        Frames that a face may be missing before its track ends.
+        Frames of ``frames`` that a face may be missing from before its track ends; those
+        that ``read_frames(every=...)`` left out do not count.
 
     Returns
     -------
@@ -259,11 +262,11 @@ def track_faces(
             f"got {keep}, {gap}, {patience}, {min_overlap}"
         )
     tracks: list[Track] = []
-    for frame in frames:
+    for given, frame in enumerate(frames):
         found = aligner.align([frame.image])
         if not len(found.index):
             continue
-        open_tracks = [track for track in tracks if frame.number - track.last <= patience + 1]
+        open_tracks = [track for track in tracks if given - track._given <= patience + 1]
         owners = _owners(found.boxes, open_tracks, min_overlap)
         quality = face_quality(found.images, found.landmarks)
         yaw = found.pose().yaw
@@ -273,7 +276,7 @@ def track_faces(
                 tracks.append(owner)
             owner.last = frame.number
             owner.seen += 1
-            owner._box = found.boxes[row]
+            owner._box, owner._given = found.boxes[row], given
             face = TrackedFace(
                 frame.number,
                 frame.seconds,

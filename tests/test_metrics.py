@@ -118,6 +118,37 @@ def test_threshold_keeps_the_rate_and_wastes_nothing(case, fmr):
     assert fnmr_at_fmr(distances, genuine, fmr) == pytest.approx(min(possible))
 
 
+_RATES = st.one_of(
+    st.floats(0, 1, exclude_max=True),
+    st.sampled_from([0.0, 1e-13, 1 - 1e-13, 1 - 1e-15, np.nextafter(1, 0)]),
+    st.builds(lambda part, whole: min(part, whole - 1) / whole, *[st.integers(1, 40)] * 2),
+    st.builds(lambda hundredths: hundredths / 100, st.integers(0, 99)),
+)
+
+
+@given(scores(), _RATES, st.sampled_from([0, 1e-15, -1e-15, 1e-13, -1e-13]))
+def test_no_threshold_exceeds_the_rate_and_none_above_it_keeps_it(case, rate, beside):
+    distances, genuine = case
+    rate = min(max(0.0, rate + beside), np.nextafter(1, 0))
+    measured = [
+        ((distances[~genuine] <= t).mean(), (distances[genuine] > t).mean())
+        for t in [-1.0, *distances, np.inf]
+    ]
+    least = min(fnmr for fmr, fnmr in measured if fmr <= rate)
+    assert fnmr_at_fmr(distances, genuine, rate) == least
+    threshold = threshold_at_fmr(distances, genuine, rate)
+    assert (distances[~genuine] <= threshold).mean() <= rate
+    assert (distances[~genuine] <= np.nextafter(threshold, np.inf)).mean() > rate
+
+
+@pytest.mark.parametrize("rate", [0.29, 0.57, 0.001, 0.07])
+def test_a_rate_that_the_impostors_can_have_is_used_up(rate):
+    impostors = 3000
+    distances = np.r_[0.5, np.arange(1.0, impostors + 1)]
+    threshold = threshold_at_fmr(distances, np.arange(impostors + 1) < 1, rate)
+    assert (distances[1:] <= threshold).sum() == round(rate * impostors)
+
+
 def test_an_impostor_on_the_threshold_is_a_false_match():
     rates = error_rates_at_threshold([1.0, 2.0], [True, False], 2.0)
     assert rates == (1.0, 0.0)
@@ -151,6 +182,55 @@ def test_k_fold_accuracy_equals_trying_every_threshold():
         assert min(candidates) - 0.04 <= result.per_fold[fold] <= max(candidates) + 0.04
     assert result.mean == pytest.approx(result.per_fold.mean())
     assert result.mean == pytest.approx(stats.norm.cdf(1), abs=0.04)
+
+
+@st.composite
+def folds_with_failures(draw):
+    """Comparisons in two or three folds, some of infinite distance: not acquired."""
+    parts = draw(st.lists(scores(), min_size=2, max_size=3))
+    distances = np.concatenate([distances for distances, _ in parts])
+    genuine = np.concatenate([genuine for _, genuine in parts])
+    # Neighbours among floats too, between which there is no middle.
+    spacing = draw(st.sampled_from([1.0, np.finfo(float).eps]))
+    distances = 1 + spacing * distances
+    failed = draw(st.lists(st.booleans(), min_size=len(genuine), max_size=len(genuine)))
+    distances[np.array(failed)] = np.inf
+    return distances, genuine, np.repeat(np.arange(len(parts)), [len(part[1]) for part in parts])
+
+
+def _accuracies_of_best_thresholds(distances, genuine, inside):
+    """Accuracies of a fold at every threshold that makes fewest errors on the others."""
+    known = np.unique(distances[~inside & (distances < np.inf)])
+    below = np.nextafter(distances[~inside].min(), -np.inf)
+    thresholds = [below, *known]
+    errors = [
+        sum((d <= t) != g for d, g in zip(distances[~inside], genuine[~inside], strict=True))
+        for t in thresholds
+    ]
+    found = []
+    for place, threshold in enumerate(thresholds):
+        if errors[place] == min(errors):
+            between = threshold
+            if 0 < place < len(known):
+                between = min((threshold + known[place]) / 2, np.nextafter(known[place], -np.inf))
+            found.append(((distances[inside] <= between) == genuine[inside]).mean())
+    return found
+
+
+@given(folds_with_failures())
+def test_no_fold_accepts_what_could_not_be_acquired(case):
+    distances, genuine, folds = case
+    result = k_fold_accuracy(distances, genuine, folds)
+    for fold, accuracy in enumerate(result.per_fold):
+        assert accuracy in _accuracies_of_best_thresholds(distances, genuine, folds == fold)
+
+
+def test_failures_leave_the_threshold_where_it_was():
+    distances, genuine = [0.1, 0.2, 0.3, np.inf] * 2, [1, 1, 1, 0] * 2
+    assert k_fold_accuracy(distances, genuine, np.repeat([0, 1], 4)).per_fold.tolist() == [1, 1]
+    # Where most that failed are genuine, accepting everything would make fewest errors.
+    distances, genuine = [0.1, 0.2, np.inf, np.inf, np.inf] * 2, [1, 0, 1, 1, 1] * 2
+    assert k_fold_accuracy(distances, genuine, np.repeat([0, 1], 5)).per_fold.tolist() == [0.4] * 2
 
 
 def test_clopper_pearson_equals_scipy():

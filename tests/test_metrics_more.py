@@ -91,6 +91,37 @@ def test_calibrators_refuse_what_they_cannot_do():
         LikelihoodRatioCalibrator().fit([1, 2], [1, 0]).transform([1.0, np.nan])
 
 
+def test_a_line_is_not_fitted_to_comparisons_that_failed():
+    with pytest.raises(ValueError, match="'logistic' needs finite distances; got 1 infinite"):
+        LikelihoodRatioCalibrator().fit([0.1, 0.1, np.inf, 0.1], [1, 1, 0, 0])
+
+
+def test_steps_take_infinity_for_the_farthest_distance():
+    distances, genuine = _gaussian(500)
+    distances[::7] = np.inf
+    far = np.where(distances == np.inf, 1e6, distances)
+    expected = LikelihoodRatioCalibrator("isotonic").fit(far, genuine).transform(far)
+    calibrator = LikelihoodRatioCalibrator("isotonic").fit(distances, genuine)
+    np.testing.assert_array_equal(calibrator.transform(distances), expected)
+
+
+@pytest.mark.parametrize(
+    ("method", "distances", "ratio"),
+    [
+        ("logistic", [1.0, 2.0, 3.0, 4.0], -np.inf),
+        ("logistic", [4.0, 3.0, 2.0, 1.0], np.inf),
+        ("logistic", [1.0, 1.0, 1.0, 1.0], 0.0),
+        ("isotonic", [1.0, 2.0, 3.0, 4.0], -np.inf),
+        ("isotonic", [1.0, 1.0, 1.0, 1.0], 0.0),
+    ],
+)
+def test_an_infinite_distance_has_the_ratio_of_the_farthest(method, distances, ratio):
+    calibrator = LikelihoodRatioCalibrator(method).fit(distances, [1, 1, 0, 0])
+    got = calibrator.transform([2.0, np.inf])
+    assert got[1] == pytest.approx(ratio, abs=1e-9)
+    assert got[0] == calibrator.transform([2.0])[0]
+
+
 def test_a_second_fit_by_another_method_forgets_the_first():
     distances, genuine = _gaussian(500)
     calibrator = LikelihoodRatioCalibrator().fit(distances, genuine)
@@ -165,6 +196,26 @@ def test_open_set_rate_equals_counting():
         ]
         best = max(best, float(np.mean(right)))
     assert rate == pytest.approx(best)
+
+
+@given(
+    st.integers(1, 40),
+    st.one_of(
+        st.floats(0, 1, exclude_min=True, exclude_max=True),
+        st.sampled_from([1e-13, 1 - 1e-13, np.nextafter(1, 0), 0.29]),
+    ),
+)
+def test_the_rate_of_strangers_is_kept_to_the_last_digit(strangers, fpir):
+    """A person at each distance, between strangers at distances 1, 2, 3 ..."""
+    people = np.arange(strangers + 1)
+    probes = np.r_[people, np.full(strangers, -1)]
+    far = 2.0 * strangers
+    distances = np.full((2 * strangers + 1, strangers + 1), far)
+    distances[people, people] = people + 0.5
+    distances[strangers + 1 :, 0] = np.arange(1, strangers + 1)
+    rate = identification_rate_at_fpir(distances, probes, people, fpir)
+    allowed = max(count for count in range(strangers) if count / strangers <= fpir)
+    assert rate == pytest.approx((allowed + 1) / (strangers + 1))
 
 
 def test_identification_refuses_what_has_no_answer():

@@ -1,12 +1,19 @@
 """Data set readers on made-up folders and zips, and on the real ones where they are."""
 
 import io
+import multiprocessing
+import pickle
+import subprocess
+import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from sfpose.cli import main
+from sfpose.cli.photos import find_photos
 from sfpose.protocols import (
     CFP,
     LFW,
@@ -182,6 +189,159 @@ def test_a_broken_image_is_named(tmp_path):
         images[0]
     with pytest.raises(FileNotFoundError, match=r"must hold 'a/b/d\.jpg'"):
         images[1]
+
+
+_READ_IN_FORKS = """
+import multiprocessing, sys
+from sfpose.protocols import PoseFolder
+
+images = PoseFolder(sys.argv[1]).images
+
+def shade(row):
+    return int(images[row][0, 0, 0])
+
+own = shade(0)
+with multiprocessing.get_context("fork").Pool(4) as pool:
+    rows = range(len(images))
+    theirs = pool.map_async(shade, rows, chunksize=1)
+    print(*map(shade, rows))
+    print(*theirs.get(60))
+"""
+
+
+def test_forked_workers_read_a_zip_as_their_parent_does(tmp_path):
+    if "fork" not in multiprocessing.get_all_start_methods():
+        pytest.skip("this system does not fork")
+    path = _write(tmp_path, {f"ann/frontal/{n:02d}.png": _jpeg(4 * n) for n in range(60)}, "zip")
+    # In a process of its own, which has no threads that a fork would leave behind.
+    command = [sys.executable, "-c", _READ_IN_FORKS, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    shades = " ".join(str(4 * n) for n in range(60))
+    assert (done.stdout.splitlines(), done.returncode) == ([shades] * 2, 0), done.stderr
+
+
+def test_threads_and_pickles_read_a_zip(tmp_path):
+    path = _write(tmp_path, {f"ann/frontal/{n:02d}.png": _jpeg(4 * n) for n in range(60)}, "zip")
+    images = PoseFolder(path).images
+    for source in (images, pickle.loads(pickle.dumps(images))):
+        with ThreadPoolExecutor(4) as pool:
+            shades = list(pool.map(lambda row: int(source[row][0, 0, 0]), range(60)))  # noqa: B023
+        assert shades == [4 * n for n in range(60)]
+
+
+def _damaged(data, kind):
+    """The bytes of a zip file whose first entry cannot be read any more."""
+    name = zipfile.ZipFile(io.BytesIO(data)).infolist()[0]
+    directory = data.index(b"PK\x01\x02")
+    start = 30 + len(name.filename) + name.header_offset
+    changed = bytearray(data)
+    if kind == "flipped byte":
+        changed[start + name.compress_size // 2] ^= 0x55
+    elif kind == "front cut off":
+        del changed[:start]
+    elif kind == "encrypted":
+        changed[6] |= 1
+        changed[directory + 8] |= 1
+    elif kind == "other compression":
+        changed[directory + 10] = 97
+    elif kind == "longer than the file":
+        changed[directory + 20 : directory + 28] = (2**30).to_bytes(4, "little") * 2
+    return bytes(changed)
+
+
+@pytest.mark.parametrize(
+    ("kind", "compression"),
+    [
+        ("flipped byte", zipfile.ZIP_STORED),
+        ("flipped byte", zipfile.ZIP_DEFLATED),
+        ("front cut off", zipfile.ZIP_STORED),
+        ("longer than the file", zipfile.ZIP_STORED),
+        ("encrypted", zipfile.ZIP_STORED),
+        ("other compression", zipfile.ZIP_DEFLATED),
+    ],
+)
+def test_a_damaged_entry_is_named(tmp_path, capsys, kind, compression):
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, data in _cfp_files().items():
+            archive.writestr(name, data)
+    path.write_bytes(_damaged(path.read_bytes(), kind))
+    images = CFP(path).images
+    with pytest.raises(ValueError, match=r"set\.zip' must be readable.*'001/frontal/01\.jpg'"):
+        images[0]
+    assert main(["evaluate", "cfp", str(path), "--no-progress"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "001/frontal/01.jpg" in error
+
+
+def test_no_damage_of_a_zip_raises_anything_but_the_errors_that_are_promised(tmp_path):
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/b/c.jpg", _jpeg())
+        archive.writestr("a/b/d.jpg", _jpeg(9))
+    whole = path.read_bytes()
+    flipped = [
+        whole[:place] + bytes([whole[place] ^ bits]) + whole[place + 1 :]
+        for place in range(len(whole))
+        for bits in (1, 0xFF)
+    ]
+    messages = []
+    for data in [*flipped, *(whole[:size] for size in range(len(whole)))]:
+        path.write_bytes(data)
+        try:
+            files = ImageFiles(path)
+            read = {files.read(name) for name in files.names}
+        except (ValueError, FileNotFoundError) as error:
+            messages.append(str(error))
+        else:
+            assert read <= {_jpeg(), _jpeg(9)}
+    assert len(messages) > len(whole)
+    assert all("set.zip" in message for message in messages)
+
+
+_OF_A_MAC = [
+    "__MACOSX/._001",
+    "__MACOSX/001/frontal/._01.jpg",
+    "__MACOSX/001/frontal/01.jpg",
+    "001/frontal/._01.jpg",
+    "._0.png",
+]
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_what_a_mac_leaves_beside_images_is_no_image(tmp_path, kind):
+    plain, left = _cfp_files(), dict.fromkeys(_OF_A_MAC, b"\x00\x05\x16\x07")
+    path = _write(tmp_path, {**left, **plain}, kind)
+    if kind == "zip":
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("__MACOSX/", b"")
+            archive.writestr("__MACOSX/001/", b"")
+    files = ImageFiles(path)
+    assert files.names == files.images() == sorted(plain)
+    assert not any("__MACOSX" in folder for folder in files.folders)
+    cfp = CFP(path)
+    assert (len(cfp.subjects), cfp.without_image) == (15, [])
+    assert all(image.shape == (12, 10, 3) for image in cfp.images)
+
+
+def test_lfw_reads_past_what_a_mac_leaves(tmp_path):
+    plain = _lfw_files()
+    left = {f"__MACOSX/{name}": b"\x00\x05\x16\x07" for name in plain}
+    left |= {f"zz/__MACOSX/{name}": b"\x00\x05\x16\x07" for name in plain}
+    lfw = LFW(_write(tmp_path, {**left, **plain}, "zip"))
+    assert [image[0, 0, 0] for image in lfw.images] == [0, 40, 80, 120]
+
+
+def test_photos_of_a_folder_are_those_of_the_protocols(tmp_path):
+    left = dict.fromkeys(_OF_A_MAC, b"\x00\x05\x16\x07")
+    root = _write(tmp_path, {**_cfp_files(), **left, "001/notes.txt": b"", "9.WEBP": b""}, "folder")
+    listed = [path.relative_to(root).as_posix() for path in find_photos([str(root)])]
+    assert listed == ImageFiles(root).images() == sorted([*_cfp_files(), "9.WEBP"])
+    # A file that is named is meant, and so is a folder.
+    named = root / "._0.png"
+    assert find_photos([str(named)]) == [named]
+    assert len(find_photos([str(root / "__MACOSX")])) == 1
 
 
 def test_pairs_need_two_sides():

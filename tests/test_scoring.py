@@ -1,5 +1,9 @@
 """Chi-square scoring against float64 arithmetic, scikit-learn and its own invariants."""
 
+import subprocess
+import sys
+
+import joblib
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,8 +11,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from sklearn.metrics.pairwise import additive_chi2_kernel
 
+from sfpose import TemplateGallery, TemplateVerifier, _scoring, _search
 from sfpose._kernels import chi2, reference
-from sfpose._scoring import FEW_PAIRS, check_descriptors, chi2_matrix, chi2_pairs, chi2_pairs_at
+from sfpose._scoring import (
+    FEW_PAIRS,
+    check_descriptors,
+    chi2_matrix,
+    chi2_pairs,
+    chi2_pairs_at,
+    threads_of,
+)
 
 BOUNDS = {np.float32: 1e-6, np.float64: 1e-13}
 
@@ -61,6 +73,65 @@ def test_bits_do_not_depend_on_threads(n_jobs):
     columns = np.tile(np.arange(37), 273)[: len(rows)]
     one = chi2_pairs_at(a, rows, columns, b)
     np.testing.assert_array_equal(one, chi2_pairs_at(a, rows, columns, b, n_jobs=n_jobs))
+
+
+@pytest.mark.parametrize("n_jobs", [None, 1, 2, 3, -1])
+def test_threads_are_those_that_joblib_would_start(n_jobs):
+    assert threads_of(n_jobs) == joblib.effective_n_jobs(n_jobs)
+    with joblib.parallel_config(n_jobs=3, backend="threading"):
+        assert threads_of(n_jobs) == joblib.effective_n_jobs(n_jobs)
+        assert threads_of(None) == 3
+    assert threads_of(None) == 1
+
+
+def _pools(monkeypatch):
+    """Sizes of the thread pools that scoring and search start from now on."""
+    sizes = []
+
+    def start(count):
+        sizes.append(count)
+        return pool(count)
+
+    pool = _scoring.ThreadPoolExecutor
+    for module in (_scoring, _search):
+        monkeypatch.setattr(module, "ThreadPoolExecutor", start)
+    return sizes
+
+
+def test_a_parallel_config_reaches_verifier_and_gallery(monkeypatch):
+    rows = _relu_like(400, 60)
+    rows /= rows.sum(axis=1, keepdims=True)
+    verifier, gallery = TemplateVerifier(), TemplateGallery()
+    gallery.add([str(row) for row in range(400)], rows)
+    calls = [
+        lambda: verifier.score_matrix(rows, rows[:90]),
+        lambda: verifier.score_pairs(np.tile(rows, (30, 1)), np.tile(rows[::-1], (30, 1))),
+        lambda: gallery.search(rows, 3).distances,
+    ]
+    sizes = _pools(monkeypatch)
+    for call in calls:
+        expected = call()
+        sizes.clear()
+        with joblib.parallel_config(n_jobs=2):
+            np.testing.assert_array_equal(call(), expected)
+        assert sizes == [2]
+
+
+def test_one_decision_starts_no_thread(monkeypatch):
+    sizes = _pools(monkeypatch)
+    rows = np.full((2, 256), 1 / 256, np.float32)
+    with joblib.parallel_config(n_jobs=2):
+        TemplateVerifier().verify(rows[0], rows[1])
+    assert sizes == []
+
+
+def test_scoring_on_one_thread_loads_no_joblib():
+    code = (
+        "import sys, numpy as np; from sfpose._scoring import chi2_matrix;"
+        "chi2_matrix(np.ones((40, 3)), np.ones((40, 3))); print('joblib' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_bits_do_not_depend_on_the_company():

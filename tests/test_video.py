@@ -58,6 +58,26 @@ def test_a_track_outlives_a_short_absence_and_not_a_long_one():
     assert (before.last, after.first) == (2, 7)
 
 
+@pytest.mark.parametrize("every", [1, 15])
+def test_patience_counts_the_frames_that_are_given(every):
+    answers = [[_box(50)]] * 4 + [[]] * 10 + [[_box(50)]] * 4
+    frames = [frame._replace(number=every * frame.number) for frame in _frames(len(answers))]
+    aligner = FaceAligner(_Scripted(answers), policy="all")
+    (track,) = track_faces(frames, aligner)
+    assert (track.seen, track.first, track.last) == (8, 0, 17 * every)
+    aligner = FaceAligner(_Scripted(answers), policy="all")
+    before, after = track_faces(frames, aligner, patience=9)
+    assert (before.seen, before.last, after.first) == (4, 3 * every, 14 * every)
+
+
+def test_a_face_that_stands_still_is_one_track_of_a_thinned_video(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    _write(tmp_path / "still.mp4", [np.kron(noise, np.ones((16, 16, 1), np.uint8))] * 31)
+    aligner = FaceAligner(lambda photo: [_box(10, 2)], policy="all")
+    (track,) = track_faces(read_frames(tmp_path / "still.mp4", every=15), aligner, patience=0)
+    assert (track.seen, [face.number for face in track.faces]) == (3, [0, 15, 30])
+
+
 def test_a_jump_to_another_place_is_another_person():
     answers = [[_box(10)]] * 3 + [[_box(200)]] * 3
     assert [(track.first, track.last) for track in _tracks(answers)] == [(0, 2), (3, 5)]

@@ -25,7 +25,6 @@ __all__ = [
     "photos_by_person",
 ]
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 _POLICIES = ("error", "skip", "largest", "centre", "all")
 _Image = TypeVar("_Image")
 _Result = TypeVar("_Result")
@@ -89,12 +88,14 @@ def find_photos(paths: Sequence[str]) -> list[Path]:
     ValueError
         If no photo is left.
     """
+    from sfpose.protocols.files import is_image
+
     found: list[Path] = []
     for text in paths:
         path = Path(text)
         if path.is_dir():
             files = sorted(file for file in path.rglob("*") if file.is_file())
-            found += [file for file in files if file.suffix.lower() in _SUFFIXES]
+            found += [file for file in files if is_image(file.relative_to(path).as_posix())]
         elif path.is_file():
             found.append(path)
         else:

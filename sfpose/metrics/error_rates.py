@@ -314,6 +314,13 @@ def check_fmr(value: float, name: str = "fmr", *, zero: bool = False) -> float:
     return rate
 
 
+def errors_within(rate: float, trials: int) -> int:
+    """Most errors whose share of ``trials``, as it is measured, does not exceed a rate below 1."""
+    near = int(rate * trials)
+    # The product is rounded: 0.29 * 100 lies below 29, but 29 / 100 is 0.29.
+    return max(errors for errors in (near - 1, near, near + 1) if errors / trials <= rate)
+
+
 def threshold_at_fmr(distances: ArrayLike, is_genuine: ArrayLike, fmr: float) -> float:
     """Largest threshold whose false match rate does not exceed ``fmr``.
 
@@ -345,8 +352,7 @@ def threshold_at_fmr(distances: ArrayLike, is_genuine: ArrayLike, fmr: float) ->
     """
     scores, genuine = check_scores(distances, is_genuine)
     impostors = np.sort(scores[~genuine])
-    # Rounding must not turn 0.001 * 3000 into 2.
-    allowed = int(np.floor(check_fmr(fmr, zero=True) * len(impostors) * (1 + 1e-12)))
+    allowed = errors_within(check_fmr(fmr, zero=True), len(impostors))
     return float(np.nextafter(impostors[allowed], -np.inf))
 
 

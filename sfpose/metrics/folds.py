@@ -34,6 +34,7 @@ def k_fold_accuracy(distances: ArrayLike, is_genuine: ArrayLike, folds: ArrayLik
     Parameters
     ----------
     distances : array of shape (n,)
+        Infinite where an image could not be acquired: refused at every threshold.
     is_genuine : bool array of shape (n,)
     folds : array of shape (n,)
         Fold of each comparison.
@@ -70,10 +71,14 @@ def k_fold_accuracy(distances: ArrayLike, is_genuine: ArrayLike, folds: ArrayLik
         inside = groups == name
         fmr, fnmr, thresholds = det_curve(scores[~inside], genuine[~inside])
         share = genuine[~inside].mean()
-        best = int(np.argmin(fmr * (1 - share) + fnmr * share))
-        # Halfway to the next distance: the middle of the gap generalises best.
-        following = thresholds[min(best + 1, len(thresholds) - 1)]
-        threshold = (thresholds[best] + following) / 2
+        thresholds = thresholds[thresholds < np.inf]
+        best = int(np.argmin((fmr * (1 - share) + fnmr * share)[: len(thresholds)]))
+        threshold = thresholds[best]
+        if best + 1 < len(thresholds):
+            # Halfway to the next distance: the middle of the gap generalises best. Between
+            # neighbours among floats there is none.
+            following = thresholds[best + 1]
+            threshold = min((threshold + following) / 2, np.nextafter(following, -np.inf))
         accuracies.append(float(((scores[inside] <= threshold) == genuine[inside]).mean()))
     per_fold = np.array(accuracies)
     error = float(per_fold.std(ddof=1) / np.sqrt(len(per_fold)))

@@ -161,6 +161,7 @@ class LikelihoodRatioCalibrator(TransformerMixin, BaseEstimator):  # type: ignor
         Parameters
         ----------
         distances : array of shape (n,)
+            Infinite ones are welcome to ``"isotonic"``, which knows only their order.
         is_genuine : bool array of shape (n,)
 
         Returns
@@ -171,7 +172,8 @@ class LikelihoodRatioCalibrator(TransformerMixin, BaseEstimator):  # type: ignor
         Raises
         ------
         ValueError
-            If the scores are refused or ``method`` is unknown.
+            If the scores are refused, ``method`` is unknown, or ``"logistic"`` is given
+            infinite distances: leave out comparisons that could not be acquired.
         """
         scores, genuine = check_scores(distances, is_genuine)
         for learnt in ("slope_", "intercept_", "distances_", "ratios_"):
@@ -180,6 +182,11 @@ class LikelihoodRatioCalibrator(TransformerMixin, BaseEstimator):  # type: ignor
         if self.method == "logistic":
             from sklearn.linear_model import LogisticRegression
 
+            infinite = int(np.isinf(scores).sum())
+            if infinite:
+                raise ValueError(
+                    f"the method 'logistic' needs finite distances; got {infinite} infinite"
+                )
             # Balanced weights make the log-odds a log-likelihood ratio: prior odds of 1.
             spread = float(scores.std()) or 1.0
             model = LogisticRegression(C=1e6, class_weight="balanced", max_iter=1000)
@@ -203,7 +210,8 @@ class LikelihoodRatioCalibrator(TransformerMixin, BaseEstimator):  # type: ignor
         -------
         float64 array
             Larger means more alike. Between two known distances, ``"isotonic"`` keeps
-            the ratio of the smaller one.
+            the ratio of the smaller one. An infinite distance has the ratio that its
+            method tends to: minus infinity on a falling line.
 
         Raises
         ------
@@ -218,6 +226,8 @@ class LikelihoodRatioCalibrator(TransformerMixin, BaseEstimator):  # type: ignor
         if np.isnan(scores).any():
             raise ValueError(f"distances must not be NaN; got {np.isnan(scores).sum()} NaN")
         if hasattr(self, "slope_"):
-            return self.slope_ * scores + self.intercept_
+            # A level line stays level at infinity, where the product would be NaN.
+            rise = self.slope_ * scores if self.slope_ else np.zeros_like(scores)
+            return rise + self.intercept_
         place = np.searchsorted(self.distances_, scores, side="right") - 1
         return np.asarray(self.ratios_[np.maximum(place, 0)])

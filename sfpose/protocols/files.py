@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import overload
@@ -17,6 +18,26 @@ from sfpose.preprocessing import decode_image
 __all__ = ["ImageFiles", "LazyImages"]
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+_UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    UnicodeDecodeError,
+)
+
+
+def is_image(name: str) -> bool:
+    """Whether a name with forward slashes ends like an image's and is none of a Mac's own."""
+    return name.lower().endswith(_SUFFIXES) and not _is_of_a_mac(name)
+
+
+def _is_of_a_mac(name: str) -> bool:
+    """Whether it is one of those that a Mac's archives hold beside the files themselves."""
+    parts = name.split("/")
+    return parts[-1].startswith("._") or "__MACOSX" in parts
 
 
 class ImageFiles:
@@ -30,16 +51,16 @@ class ImageFiles:
     Attributes
     ----------
     names : list of str
-        All files, sorted.
+        All files, sorted, but for what a Mac's archives add: ``__MACOSX/`` and ``._01.jpg``.
     folders : list of str
-        All folders, sorted; of a zip file those that have an entry of their own.
+        All folders but those, sorted; of a zip file those that have an entry of their own.
 
     Raises
     ------
     FileNotFoundError
         If there is no such folder or file.
     ValueError
-        If the file is no zip file.
+        If the file is no zip file, or a damaged one.
 
     Examples
     --------
@@ -56,7 +77,7 @@ class ImageFiles:
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root)
         if self.root.is_dir():
-            self.names, self.folders = _walk(self.root)
+            names, folders = _walk(self.root)
         elif not self.root.exists():
             raise FileNotFoundError(
                 f"a data set must be a folder or a zip file; there is none at {str(root)!r}"
@@ -64,23 +85,32 @@ class ImageFiles:
         elif not zipfile.is_zipfile(self.root):
             raise ValueError(f"a data set must be a folder or a zip file; got {str(root)!r}")
         else:
-            entries = self._archive().infolist()
-            self.names = sorted(entry.filename for entry in entries if not entry.is_dir())
-            self.folders = sorted(entry.filename.rstrip("/") for entry in entries if entry.is_dir())
+            try:
+                entries = self._archive().infolist()
+            except _UNREADABLE as error:
+                raise ValueError(
+                    f"a data set must be a folder or a whole zip file; {str(root)!r}: {error}"
+                ) from error
+            names = [entry.filename for entry in entries if not entry.is_dir()]
+            folders = [entry.filename.rstrip("/") for entry in entries if entry.is_dir()]
+        self.names = sorted(name for name in names if not _is_of_a_mac(name))
+        self.folders = sorted(name for name in folders if not _is_of_a_mac(name))
 
     def _archive(self) -> zipfile.ZipFile:
-        # Kept open: its index is read once, not once an image.
-        opened: zipfile.ZipFile | None = self.__dict__.get("_opened")
-        if opened is None:
-            opened = self._opened = zipfile.ZipFile(self.root)
-        return opened
+        # Kept open: its index is read once, not once an image. By process, since one that was
+        # forked shares its parent's place in the file, and perhaps a lock that nobody frees.
+        opened: dict[int, zipfile.ZipFile] = self.__dict__.setdefault("_opened", {})
+        process = os.getpid()
+        if process not in opened:
+            opened[process] = zipfile.ZipFile(self.root)
+        return opened[process]
 
     def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in self.__dict__.items() if name != "_opened"}
 
     def images(self) -> list[str]:
         """Names that end like an image's."""
-        return [name for name in self.names if name.lower().endswith(_SUFFIXES)]
+        return [name for name in self.names if is_image(name)]
 
     def read(self, name: str) -> bytes:
         """Contents of one file.
@@ -89,24 +119,35 @@ class ImageFiles:
         ------
         FileNotFoundError
             If there is no file of that name.
+        ValueError
+            If it cannot be read from the zip file: damaged, encrypted, or compressed otherwise
+            than Python can undo.
         """
         try:
             if self.root.is_dir():
                 return (self.root / name).read_bytes()
-            return self._archive().read(name)
+            return self._unpacked(name)
         except (KeyError, FileNotFoundError):
             raise FileNotFoundError(f"{str(self.root)!r} must hold {name!r}; it does not") from None
 
+    def _unpacked(self, name: str) -> bytes:
+        try:
+            return self._archive().read(name)
+        except _UNREADABLE as error:
+            raise ValueError(
+                f"every file of {str(self.root)!r} must be readable; {name!r} is not: {error}"
+            ) from error
+
 
 def _walk(root: Path) -> tuple[list[str], list[str]]:
-    """Files and folders below a folder, sorted."""
+    """Files and folders below a folder."""
     names: list[str] = []
     folders: list[str] = []
     for home, inside, files in os.walk(root):
         here = Path(home).relative_to(root)
         names += [(here / name).as_posix() for name in files]
         folders += [(here / name).as_posix() for name in inside]
-    return sorted(names), sorted(folders)
+    return names, folders
 
 
 class LazyImages(Sequence[NDArray[np.uint8]]):
