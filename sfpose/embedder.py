@@ -11,6 +11,7 @@ from joblib import effective_n_jobs
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
+from sfpose._checks import check_labels
 from sfpose._embedding import Align, CropKind, Embedding, MinFaceScore, crop_kind, share_of
 from sfpose.alignment import FaceAligner
 from sfpose.preprocessing import count_images, iterate_images, loose_crop
@@ -167,9 +168,10 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         ImportError
             If torch or onnx is missing; says which extra to install.
         ValueError
-            If an image is refused, lengths differ, there are fewer than two people,
-            ``epochs`` or ``train_size`` is too small, or there is no such ``network`` or
-            its descriptor has negative values.
+            If an image is refused, lengths differ, a label is missing, there are fewer than
+            two people, ``epochs``, ``batch_size``, ``train_size`` or ``random_state`` is no
+            whole number or too small, or there is no such ``network`` or its descriptor has
+            negative values.
         """
         try:
             import onnx  # noqa: F401
@@ -181,12 +183,7 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             ) from error
         from sfpose.training.identification import IdentificationSettings, train_identification
 
-        people = np.asarray(y)
-        if people.ndim != 1 or len(people) != count_images(X):
-            raise ValueError(
-                f"y must name one person for each image, {count_images(X)} in all; "
-                f"got shape {people.shape}"
-            )
+        people = check_labels(y, count_images(X), "y must name one person for each image")
         classes, labels = np.unique(people, return_inverse=True)
         if len(classes) < 2:
             raise ValueError(f"fit needs images of at least two people; got {len(classes)}")
@@ -206,6 +203,10 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         artifact, history = train_identification(
             crops, labels, settings, start=start, aligned=kind != "loose"
         )
+        if start is not None and "bundle" in start.manifest:
+            # Or "auto" would not crop any more as these images were cropped.
+            kept = {"bundle": start.manifest["bundle"]}
+            artifact = Artifact(artifact.model, {**artifact.manifest, **kept})
         self.artifact_ = artifact
         self.history_ = history
         self.classes_ = classes

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import numbers
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sfpose._checks import check_whole
 from sfpose._colour import to_srgb
 
 if TYPE_CHECKING:
@@ -245,10 +245,9 @@ def batched(images: Iterable[NDArray[np.uint8]], size: int) -> Iterator[list[NDA
     ValueError
         If ``size`` is not a positive whole number.
     """
-    if isinstance(size, bool) or not isinstance(size, numbers.Integral) or size < 1:
-        raise ValueError(f"batch_size must be a positive whole number; got {size!r}")
+    count = check_whole(size, "batch_size", 1)
     iterator = iter(images)
-    while batch := list(itertools.islice(iterator, int(size))):
+    while batch := list(itertools.islice(iterator, count)):
         yield batch
 
 

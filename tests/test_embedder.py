@@ -77,7 +77,7 @@ def test_bad_images_are_named_and_nothing_is_returned(embedder, photos):
         embedder.transform([])
     with pytest.raises(ValueError, match="wrap a single image in a list"):
         embedder.transform(photos[0])
-    with pytest.raises(ValueError, match="batch_size must be a positive whole number"):
+    with pytest.raises(ValueError, match="batch_size must be a whole number, at least 1"):
         FaceEmbedder(batch_size=0).transform(photos)
     with pytest.raises(ValueError, match="align must be"):
         FaceEmbedder(align="yes").transform(photos)

@@ -240,7 +240,7 @@ def test_batches_keep_order_and_lose_nothing(count, size):
 
 @pytest.mark.parametrize("size", [0, -1, 2.5, True, None])
 def test_batch_size_must_be_a_positive_whole_number(size):
-    with pytest.raises(ValueError, match="batch_size must be a positive whole number"):
+    with pytest.raises(ValueError, match="batch_size must be a whole number, at least 1"):
         list(batched([PHOTO], size))
 
 

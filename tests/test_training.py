@@ -12,10 +12,7 @@ pytest.importorskip("onnx", reason="training needs the [train] extra")
 
 from torch import nn  # noqa: E402
 
-from sfpose import FaceEmbedder  # noqa: E402
-from sfpose._scoring import chi2_pairs  # noqa: E402
 from sfpose.cli import main  # noqa: E402
-from sfpose.decision import shipped_rule  # noqa: E402
 from sfpose.networks import build_network  # noqa: E402
 from sfpose.pose import FACE_POINTS  # noqa: E402
 from sfpose.runtime.artifact import Artifact, read_artifact  # noqa: E402
@@ -764,69 +761,3 @@ def test_archives_that_lack_an_image_are_refused(tmp_path):
 
     with pytest.raises(ValueError, match=r"1 are not, the first is 'a\.jpg'"):
         decode_archives([], ["a.jpg"], tmp_path / "cache.npy")
-
-
-def test_fit_learns_people_and_transform_runs_what_was_trained(photos, tmp_path):
-    rng = np.random.default_rng(0)
-    stripes = np.tile(np.arange(40) // 4 % 2, (40, 1))
-    looks = 60 + 130 * np.stack([stripes, stripes.T, np.full((40, 40), 0.5)])[..., None]
-    people = np.repeat(["ann", "bo", "cy"], 12)
-    images = [
-        np.clip(looks[k // 12] + rng.normal(0, 25, (40, 40, 3)), 0, 255).astype(np.uint8)
-        for k in range(36)
-    ]
-    embedder = FaceEmbedder(
-        "plain", align=False, epochs=6, batch_size=12, train_size=32, learning_rate=0.02
-    )
-    before = embedder.transform(images[:2])
-    embedder.fit(images, people)
-    assert embedder.classes_.tolist() == ["ann", "bo", "cy"]
-    assert [entry["epoch"] for entry in embedder.history_] == [1, 2, 3, 4, 5, 6]
-    # Under dropout and augmentation; a third by chance.
-    assert max(entry["accuracy"] for entry in embedder.history_) > 0.6
-    after = embedder.transform(images[:2])
-    assert not np.allclose(before, after)
-    assert embedder.artifact.section("descriptor") == read_artifact("plain").section("descriptor")
-    folder = embedder.save(tmp_path / "mine")
-    # "auto" follows the artifact: trained without alignment, run without.
-    np.testing.assert_array_equal(FaceEmbedder(folder).transform(images[:2]), after)
-
-
-def test_fit_from_a_mirrored_network_gives_a_mirrored_one(portrait):
-    embedder = FaceEmbedder("small", epochs=1, batch_size=4, learning_rate=1e-4)
-    people = [portrait, portrait[6:], portrait[:, 6:], portrait[:, :-6]]
-    before = embedder.transform(people[:1])
-    embedder.fit(people, [0, 0, 1, 1])
-    assert embedder.artifact.manifest["name"] == "fitted"
-    one, other = embedder.transform([portrait, portrait[:, ::-1]])
-    assert not np.array_equal(one, before[0])
-    # The landmarks of both differ a little.
-    assert chi2_pairs([one], [other])[0] < 0.1 * shipped_rule("small", 1e-3).threshold
-    artifact = embedder.artifact
-    images = np.random.default_rng(0).normal(size=(1, 3, 76, 76)).astype(np.float32)
-    model = OnnxModel(artifact.model)
-    flipped = np.ascontiguousarray(images[..., ::-1])
-    np.testing.assert_allclose(model.run(flipped), model.run(images), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("people", "message"),
-    [
-        ([0, 1], r"one person for each image, 3 in all; got shape \(2,\)"),
-        ([0, 0, 0], "at least two people; got 1"),
-    ],
-)
-def test_fit_refuses_labels_that_teach_nothing(photos, people, message):
-    embedder = FaceEmbedder()
-    with pytest.raises(ValueError, match=message):
-        embedder.fit(photos, people)
-    assert not hasattr(embedder, "artifact_")
-
-
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [({"epochs": 0}, "epochs must be at least 1"), ({"train_size": 20}, "at least 31 pixels")],
-)
-def test_fit_refuses_settings_that_train_nothing(photos, setting, message):
-    with pytest.raises(ValueError, match=message):
-        FaceEmbedder(**setting).fit(photos, [0, 1, 1])

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sfpose._checks import check_whole
 from sfpose.networks import NETWORKS, build_network
 from sfpose.networks.registry import check_non_negative
 from sfpose.runtime.artifact import Artifact, Json
@@ -136,21 +137,21 @@ def train_identification(
     Raises
     ------
     ValueError
-        If ``epochs`` or ``train_size`` is too small, the network takes images of one size
-        only and ``train_size`` is another, or the values of its descriptor have signs.
+        If ``epochs``, ``batch_size``, ``train_size`` or the seed is no whole number or too
+        small, the network takes images of one size only and ``train_size`` is another, or the
+        values of its descriptor have signs.
     """
     name = settings.network if start is None else str(start.manifest["network"])
     check_non_negative(name)
-    if settings.epochs < 1:
-        raise ValueError(f"epochs must be at least 1; got {settings.epochs}")
-    if settings.train_size is not None and settings.train_size < SMALLEST_SIZE:
-        raise ValueError(
-            f"train_size must be at least {SMALLEST_SIZE} pixels, or pooling leaves nothing; "
-            f"got {settings.train_size}"
-        )
+    seed = check_whole(settings.seed, "random_state", 0)
+    epochs = check_whole(settings.epochs, "epochs", 1)
+    # Batch normalisation needs two images, and pooling leaves nothing of a smaller one.
+    batch_size = check_whole(settings.batch_size, "batch_size", 2)
+    if settings.train_size is not None:
+        check_whole(settings.train_size, "train_size", SMALLEST_SIZE)
     history: list[dict[str, float]] = []
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
+        torch.manual_seed(seed)
         network = (
             build_network(settings.network, dropout=DROPOUT)
             if start is None
@@ -159,22 +160,22 @@ def train_identification(
         size, width = NETWORKS[name].input_size, NETWORKS[name].descriptor_size
         if start is not None:
             size = int(start.section("input")["size"])  # type: ignore[arg-type]
-        small_size = settings.train_size or size
+        small_size = int(settings.train_size or size)
         if NETWORKS[name].fixed_size and small_size != size:
             raise ValueError(
                 f"train_size must be None or {size}, because {name} takes images of one size "
                 f"only; got {settings.train_size}"
             )
         objective = SoftmaxObjective(width, int(labels.max()) + 1, dropout=DROPOUT)
-        images = settings.epochs * len(crops)
-        last = max(images // 5, settings.batch_size)
+        images = epochs * len(crops)
+        last = max(images // 5, batch_size)
         if small_size == size or images - last < 2:
             last = images
         turn = last / images
-        stages = [Stage(size, last, settings.batch_size, (turn, 0.0))]
+        stages = [Stage(size, last, batch_size, (turn, 0.0))]
         if last < images:
             small = images - last
-            stages.insert(0, Stage(small_size, small, settings.batch_size, (1.0, turn)))
+            stages.insert(0, Stage(small_size, small, batch_size, (1.0, turn)))
         trained = train(
             network,
             objective,
@@ -184,7 +185,7 @@ def train_identification(
                 optimizer="nesterov",
                 learning_rate=settings.learning_rate,
                 head_factor=10.0 if start is not None else 1.0,
-                seed=settings.seed,
+                seed=seed,
                 device=settings.device,
             ),
             progress=settings.progress,

@@ -1,0 +1,48 @@
+"""What several modules ask of an argument. May import NumPy alone."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["check_labels", "check_whole"]
+
+
+def check_whole(value: object, name: str, least: int) -> int:
+    """A whole number, NumPy's too, of at least ``least``; a bool is none.
+
+    Raises
+    ------
+    ValueError
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
+        raise ValueError(f"{name} must be a whole number, at least {least}; got {value!r}")
+    return int(value)
+
+
+def check_labels(values: ArrayLike, count: int, rule: str) -> NDArray[Any]:
+    """One label for each of ``count`` rows, as an array.
+
+    Raises
+    ------
+    ValueError
+        If they are more or fewer, or one is missing (None, NaN, pandas' NA); says the rule.
+    """
+    labels = np.asarray(values)
+    if labels.shape != (count,):
+        raise ValueError(f"{rule}, shape ({count},); got {labels.shape}")
+    if labels.dtype.kind in "fcmMO":
+        for row, label in enumerate(labels.tolist()):
+            if _is_missing(label):
+                raise ValueError(f"{rule}; that of row {row} is missing")
+    return labels
+
+
+def _is_missing(label: Any) -> bool:
+    try:
+        return label is None or bool(label != label)
+    except TypeError:  # pandas' NA says neither yes nor no
+        return True

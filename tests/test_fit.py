@@ -1,0 +1,120 @@
+"""FaceEmbedder.fit: what it learns, what it refuses, what stays as it was."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="training needs the [train] extra")
+pytest.importorskip("onnx", reason="training needs the [train] extra")
+
+from sfpose import FaceEmbedder, TemplateVerifier
+from sfpose._scoring import chi2_pairs
+from sfpose.bundle import VerificationBundle
+from sfpose.decision import shipped_rule
+from sfpose.runtime.artifact import read_artifact
+from sfpose.runtime.session import OnnxModel
+
+
+def test_fit_learns_people_and_transform_runs_what_was_trained(photos, tmp_path):
+    rng = np.random.default_rng(0)
+    stripes = np.tile(np.arange(40) // 4 % 2, (40, 1))
+    looks = 60 + 130 * np.stack([stripes, stripes.T, np.full((40, 40), 0.5)])[..., None]
+    people = np.repeat(["ann", "bo", "cy"], 12)
+    images = [
+        np.clip(looks[k // 12] + rng.normal(0, 25, (40, 40, 3)), 0, 255).astype(np.uint8)
+        for k in range(36)
+    ]
+    embedder = FaceEmbedder(
+        "plain", align=False, epochs=6, batch_size=12, train_size=32, learning_rate=0.02
+    )
+    before = embedder.transform(images[:2])
+    embedder.fit(images, people)
+    assert embedder.classes_.tolist() == ["ann", "bo", "cy"]
+    assert [entry["epoch"] for entry in embedder.history_] == [1, 2, 3, 4, 5, 6]
+    # Under dropout and augmentation; a third by chance.
+    assert max(entry["accuracy"] for entry in embedder.history_) > 0.6
+    after = embedder.transform(images[:2])
+    assert not np.allclose(before, after)
+    assert embedder.artifact.section("descriptor") == read_artifact("plain").section("descriptor")
+    folder = embedder.save(tmp_path / "mine")
+    # "auto" follows the artifact: trained without alignment, run without.
+    np.testing.assert_array_equal(FaceEmbedder(folder).transform(images[:2]), after)
+
+
+def test_fit_from_a_mirrored_network_gives_a_mirrored_one(portrait):
+    embedder = FaceEmbedder("small", epochs=1, batch_size=4, learning_rate=1e-4)
+    people = [portrait, portrait[6:], portrait[:, 6:], portrait[:, :-6]]
+    before = embedder.transform(people[:1])
+    embedder.fit(people, [0, 0, 1, 1])
+    assert embedder.artifact.manifest["name"] == "fitted"
+    one, other = embedder.transform([portrait, portrait[:, ::-1]])
+    assert not np.array_equal(one, before[0])
+    # The landmarks of both differ a little.
+    assert chi2_pairs([one], [other])[0] < 0.1 * shipped_rule("small", 1e-3).threshold
+    artifact = embedder.artifact
+    images = np.random.default_rng(0).normal(size=(1, 3, 76, 76)).astype(np.float32)
+    model = OnnxModel(artifact.model)
+    flipped = np.ascontiguousarray(images[..., ::-1])
+    np.testing.assert_allclose(model.run(flipped), model.run(images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("people", "message"),
+    [
+        ([0, 1], r"one person for each image, shape \(3,\); got \(2,\)"),
+        ([0, 0, 0], "at least two people; got 1"),
+        ([0, np.nan, 1], "one person for each image; that of row 1 is missing"),
+        (["ann", "bo", None], "that of row 2 is missing"),
+    ],
+)
+def test_fit_refuses_labels_that_teach_nothing(photos, people, message):
+    embedder = FaceEmbedder()
+    with pytest.raises(ValueError, match=message):
+        embedder.fit(photos, people)
+    assert not hasattr(embedder, "artifact_")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"epochs": 0}, "epochs must be a whole number, at least 1; got 0"),
+        ({"epochs": 1.5}, "epochs must be a whole number, at least 1; got 1.5"),
+        ({"batch_size": 1}, "batch_size must be a whole number, at least 2; got 1"),
+        ({"batch_size": True}, "batch_size must be a whole number, at least 2; got True"),
+        ({"train_size": 20}, "train_size must be a whole number, at least 31; got 20"),
+        ({"random_state": None}, "random_state must be a whole number, at least 0; got None"),
+    ],
+)
+def test_fit_refuses_settings_that_train_nothing(photos, setting, message):
+    with pytest.raises(ValueError, match=message):
+        FaceEmbedder(align="done", **setting).fit(photos, [0, 1, 1])
+
+
+def test_labels_of_pandas_are_taken_and_missing_ones_refused(photos):
+    pandas = pytest.importorskip("pandas")
+    with pytest.raises(ValueError, match="that of row 1 is missing"):
+        FaceEmbedder().fit(photos, pandas.Series([1, pandas.NA, 2], dtype="Int64"))
+    with pytest.raises(ValueError, match="that of row 0 is missing"):
+        FaceEmbedder().fit(photos, pandas.Series(pandas.to_datetime([None, "2020", "2021"])))
+
+
+def test_settings_from_numpy_train_the_same(photos):
+    settings = {"epochs": 1, "batch_size": 2, "train_size": 32, "random_state": 3}
+    plain, numpy = (
+        FaceEmbedder("plain", align="done", **{name: kind(n) for name, n in settings.items()}).fit(
+            photos, [0, 1, 1]
+        )
+        for kind in (int, np.int64)
+    )
+    assert plain.artifact.digest == numpy.artifact.digest
+
+
+def test_after_fit_a_bundles_weights_see_images_as_they_did(photos, tmp_path):
+    """Its images are crops already; landmarks would be looked for in them otherwise."""
+    crops = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3)).astype(np.uint8)
+    given = FaceEmbedder("plain", align="done")
+    path = VerificationBundle(given, TemplateVerifier()).save(tmp_path / "door")
+    settings = {"epochs": 1, "batch_size": 2, "train_size": 32}
+    found = FaceEmbedder(path, **settings).fit(crops, [0, 0, 1, 1])
+    expected = FaceEmbedder("plain", align="done", **settings).fit(crops, [0, 0, 1, 1])
+    np.testing.assert_array_equal(found.transform(crops), expected.transform(crops))
+    assert not np.isnan(found.transform(crops)).any()
