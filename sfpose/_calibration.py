@@ -1,6 +1,7 @@
 """Thresholds for each kind of comparison, from descriptors of known people.
 
-May import ``_cohort``, ``_scoring``, ``decision``, ``metrics``, ``runtime`` and ``templates``.
+May import ``_checks``, ``_cohort``, ``_scoring``, ``decision``, ``metrics``, ``runtime`` and
+``templates``.
 """
 
 from __future__ import annotations
@@ -8,12 +9,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sfpose._checks import check_labels, check_whole
 from sfpose._cohort import Cohort
 from sfpose._scoring import chi2_pairs_at
 from sfpose.decision import Condition, Rule, shipped_conditions
@@ -27,7 +28,14 @@ from sfpose.metrics.thresholds import (
 from sfpose.runtime.artifact import Json, Manifest
 from sfpose.templates import build_templates
 
-__all__ = ["TEMPLATE_SIZES", "Calibrated", "Calibrator", "from_conditions", "to_conditions"]
+__all__ = [
+    "TEMPLATE_SIZES",
+    "Calibrated",
+    "Calibrator",
+    "check_sizes",
+    "from_conditions",
+    "to_conditions",
+]
 
 TEMPLATE_SIZES = ((1, 1), (2, 1), (3, 1), (5, 1), (10, 1), (2, 2), (3, 3), (5, 5), (10, 10))
 """Numbers of images on both sides for which thresholds are looked for."""
@@ -85,7 +93,8 @@ class Calibrator:
     Raises
     ------
     ValueError
-        If there is not one subject, and one pose, for each descriptor, or only one person.
+        If there is not one subject, and one pose, for each descriptor, only one person, or
+        ``max_pairs`` is not a positive whole number.
     """
 
     def __init__(
@@ -99,8 +108,10 @@ class Calibrator:
         random_state: int,
         n_jobs: int | None,
     ) -> None:
+        self._max_pairs = check_whole(max_pairs, "max_pairs", 1)
         self._rows = rows
-        people = _labels(subjects, "subjects", "person", len(rows))
+        rule = "subjects must name one person for each descriptor"
+        people = check_labels(subjects, len(rows), rule)
         self.subjects, self._subject = np.unique(people, return_inverse=True)
         if len(self.subjects) < 2:
             raise ValueError(
@@ -109,11 +120,10 @@ class Calibrator:
             )
         labels = np.zeros(len(rows), np.int64)
         if poses is not None:
-            labels = _labels(poses, "poses", "pose", len(rows))
+            labels = check_labels(poses, len(rows), "poses must name one for each descriptor")
         names, self._pose = np.unique(labels, return_inverse=True)
         self._pose_names = None if poses is None else [str(name) for name in names]
         self._cohort = cohort
-        self._max_pairs = max_pairs
         self._random_state = random_state
         self._n_jobs = n_jobs
 
@@ -168,19 +178,12 @@ class Calibrator:
                         )
                     continue
                 strangers = int((~genuine).sum())
-                kept = [
-                    target
-                    for target in targets
-                    if not optional or place == 0 or target * strangers >= 3
-                ]
+                needed = place == 0 or not optional
+                kept = [target for target in targets if needed or target * strangers >= 3]
                 if kept:
                     sides = self.subjects[people[0][chosen]], self.subjects[people[1][chosen]]
                     found[condition] = self._calibrated(
-                        distances[chosen],
-                        genuine,
-                        sides,
-                        kept,
-                        warn=warn and (place == 0 or not optional),
+                        distances[chosen], genuine, sides, kept, warn=warn and needed
                     )
         if not found:
             raise ValueError(
@@ -270,50 +273,70 @@ class Calibrator:
     def _pairs(self, left: _Side, right: _Side) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Genuine pairs without a shared image, and all or a sample of the impostors."""
         same = left is right
-        total = len(left.subjects) * len(right.subjects)
-        if total <= self._max_pairs * (2 if same else 1):
-            first, second = (
-                np.triu_indices(len(left.subjects), 1)
-                if same
-                else (
-                    places.ravel()
-                    for places in np.indices((len(left.subjects), len(right.subjects)))
-                )
-            )
-            strangers = left.subjects[first] != right.subjects[second]
-            genuine = np.stack([first[~strangers], second[~strangers]])
-            impostor = np.stack([first[strangers], second[strangers]])
-        else:
-            order = np.argsort(right.subjects, kind="stable")
-            starts = np.searchsorted(right.subjects[order], np.arange(len(self.subjects) + 1))
-            owned = [order[a:b] for a, b in pairwise(starts)]
-            parts = [
-                np.stack([np.full(len(owned[who]), row), owned[who]])
-                for row, who in enumerate(left.subjects)
-            ]
-            genuine = np.concatenate(parts, axis=1)
-            if same:
-                genuine = genuine[:, genuine[0] < genuine[1]]
-            rng = np.random.default_rng(self._random_state)
-            sides = len(left.subjects), len(right.subjects)
-            impostor = np.stack([rng.integers(0, side, self._max_pairs) for side in sides])
-            impostor = impostor[:, left.subjects[impostor[0]] != right.subjects[impostor[1]]]
+        # Sides are in the order of people, so that each person is one range of the other side.
+        starts = np.searchsorted(right.subjects, left.subjects, side="left")
+        ends = np.searchsorted(right.subjects, left.subjects, side="right")
+        later = starts
+        if same:
+            # Each row meets the rows after it alone, or every pair would come twice.
+            later, starts = np.arange(1, len(ends) + 1), np.zeros_like(ends)
+        lengths = ends - later
+        first, second = _row_and_column(np.arange(lengths.sum()), lengths)
+        genuine = np.stack([first, later[first] + second])
+        skipped = ends - starts
+        lengths = len(right.subjects) - skipped
+        rng = np.random.default_rng(self._random_state)
+        # Pairs are numbered and not listed: there may be far more than memory holds.
+        numbers = _sample(rng, int(lengths.sum()), self._max_pairs)
+        first, second = _row_and_column(numbers, lengths)
+        impostor = np.stack([first, second + skipped[first] * (second >= starts[first])])
         if not same:
-            shared = (
-                left.images[genuine[0]][:, :, None] == right.images[genuine[1]][:, None, :]
-            ).any((1, 2))
-            genuine = genuine[:, ~shared]
+            apart = left.images[genuine[0]][:, :, None] != right.images[genuine[1]][:, None, :]
+            genuine = genuine[:, apart.all((1, 2))]
         first, second = np.concatenate([genuine, impostor], axis=1)
         return first, second
 
 
-def _labels(values: ArrayLike, name: str, each: str, count: int) -> NDArray[Any]:
-    labels = np.asarray(values)
-    if labels.shape != (count,):
+def _row_and_column(
+    numbers: NDArray[np.int64], lengths: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where numbers lie that count through rows of these lengths."""
+    ends = np.cumsum(lengths)
+    row = np.searchsorted(ends, numbers, side="right")
+    return row, numbers - (ends - lengths)[row]
+
+
+def _sample(rng: np.random.Generator, count: int, size: int) -> NDArray[np.int64]:
+    """All numbers below ``count``, or so many of them, each set as likely as any other.
+
+    ``Generator.choice`` does the same, in memory for up to twenty times ``size``.
+    """
+    if size >= count:
+        return np.arange(count)
+    if size > count // 2:
+        kept = np.ones(count, np.bool_)
+        kept[_sample(rng, count, count - size)] = False
+        return np.flatnonzero(kept)
+    drawn = np.empty(0, np.int64)
+    while len(drawn) < size:
+        drawn = np.sort(np.concatenate([drawn, rng.integers(0, count, 2 * size)]))
+        # As np.unique, which takes ten times as long where it hashes.
+        drawn = drawn[np.diff(drawn, prepend=-1) > 0]
+    return np.delete(drawn, rng.choice(len(drawn), len(drawn) - size, replace=False))
+
+
+def check_sizes(given: ArrayLike | None) -> tuple[tuple[int, int], ...]:
+    """Numbers of images on both sides that were asked for; the usual ones if None."""
+    if given is None:
+        return TEMPLATE_SIZES
+    pairs = np.array(given, dtype=object)
+    whole = all(isinstance(images, (int, np.integer)) and images >= 1 for images in pairs.flat)
+    if not pairs.size or pairs.shape[1:] != (2,) or not whole:
         raise ValueError(
-            f"{name} must name one {each} for each descriptor, shape ({count},); got {labels.shape}"
+            "template_sizes must be one or more pairs of whole numbers of images, at least 1; "
+            f"got {given!r}"
         )
-    return labels
+    return tuple((int(more), int(fewer)) for more, fewer in pairs)
 
 
 def to_conditions(found: Mapping[Condition, Calibrated]) -> list[Json]:
@@ -336,15 +359,18 @@ def from_conditions(manifest: Manifest, least: float = 0.0) -> dict[Condition, C
     Raises
     ------
     ValueError
-        If the manifest's calibration is of another form.
+        If the manifest's calibration is of another form, or only for pairs of poses.
     """
     try:
-        return {
-            condition: _from_entry(entry)
-            for condition, entry in shipped_conditions(manifest, least).items()
-        }
+        entries = shipped_conditions(manifest, least)
+        found = {condition: _from_entry(entry) for condition, entry in entries.items()}
     except (KeyError, TypeError) as error:
         raise ValueError(f"the manifest's calibration is of another form: {error}") from error
+    if all(condition.poses for condition in found):
+        raise ValueError(
+            "the manifest must describe a bundle with a threshold for all poses mixed; it has none"
+        )
+    return found
 
 
 def _from_entry(entry: Mapping[str, Any]) -> Calibrated:

@@ -1,4 +1,6 @@
-"""What a decision says, what it is for, and the shipped threshold. Imports ``runtime`` alone.
+"""What a decision says, what it is for, and the shipped threshold.
+
+May import ``_checks`` and ``runtime``.
 
 A threshold holds for one kind of comparison: means of several images lie closer to each
 other than single images do, strangers included, and profiles lie farther from frontal
@@ -9,14 +11,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sfpose._checks import check_whole
 from sfpose.runtime.artifact import DISTANCE, Artifact, Json, Manifest, read_manifest
 
 __all__ = [
@@ -158,24 +160,24 @@ class Condition(NamedTuple):
 
     @classmethod
     def of(
-        cls, template_images: int, probe_images: int, poses: tuple[str, str] | None = None
+        cls, template_images: int, probe_images: int, poses: Sequence[str | int] | None = None
     ) -> Condition:
-        """The condition of a comparison whose sides come in any order.
+        """The condition of a comparison whose sides come in any order; poses become text.
 
         Raises
         ------
         ValueError
-            If a number of images is not a positive whole number.
+            If a number of images is not a positive whole number, or poses are not two.
         """
-        for images in (template_images, probe_images):
-            if not isinstance(images, Integral) or isinstance(images, bool) or images < 1:
-                raise ValueError(
-                    f"a side must have a whole number of images, at least 1; got {images!r}"
-                )
-        first, second = sorted((int(template_images), int(probe_images)), reverse=True)
-        if poses is not None:
-            poses = (min(poses), max(poses))
-        return cls(first, second, poses)
+        first = check_whole(template_images, "template_images", 1)
+        second = check_whole(probe_images, "probe_images", 1)
+        first, second = max(first, second), min(first, second)
+        if poses is None:
+            return cls(first, second)
+        if np.shape(poses) != (2,):
+            raise ValueError(f"poses must be two, one of each side; got {poses!r}")
+        low, high = sorted(map(str, poses))
+        return cls(first, second, (low, high))
 
     def __str__(self) -> str:
         sizes = f"{self.template_images} against {self.probe_images} images"
@@ -295,8 +297,7 @@ class VerificationResult:
         return self.match
 
     def __str__(self) -> str:
-        decision = "same person" if self.match else "different people"
-        sign = "<=" if self.match else ">"
+        decision, sign = ("same person", "<=") if self.match else ("different people", ">")
         return (
             f"{decision}: distance {self.distance:.4f} {sign} threshold {self.threshold:.4f} "
             f"(for one false match in {1 / self.target_fmr:,.0f})"
@@ -333,10 +334,7 @@ def shipped_conditions(manifest: Manifest, least: float = 0.0) -> dict[Condition
     try:
         found = {}
         for entry in entries:
-            poses = None if entry["poses"] is None else tuple(map(str, entry["poses"]))
-            if poses is not None and len(poses) != 2:
-                raise ValueError(f"poses {poses}")
-            condition = Condition.of(entry["template_images"], entry["probe_images"], poses)
+            condition = Condition.of(*(entry[name] for name in Condition._fields))
             line = entry["log_likelihood_ratio"]
             numbers = [line["slope"], line["intercept"]]
             for stated in entry["thresholds"]:

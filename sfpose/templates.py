@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sfpose._checks import check_labels, check_whole
 from sfpose._scoring import check_descriptors, chi2_matrix
 
 __all__ = ["Templates", "build_templates", "extend_template"]
@@ -82,9 +83,7 @@ def build_templates(
     if method not in ("mean", "medoid"):
         raise ValueError(f'method must be "mean" or "medoid"; got {method!r}')
     rows = check_descriptors(descriptors)
-    labels = np.asarray(groups)
-    if labels.shape != (len(rows),):
-        raise ValueError(f"groups must have shape ({len(rows)},); got {labels.shape}")
+    labels = check_labels(groups, len(rows), "groups must name one for each descriptor")
     shares = np.ones(len(rows)) if weights is None else np.asarray(weights, dtype=np.float64)
     if shares.shape != (len(rows),):
         raise ValueError(f"weights must have shape ({len(rows)},); got {shares.shape}")
@@ -145,10 +144,9 @@ def extend_template(
     >>> template.tolist(), count
     ([3.0, 4.0], 4)
     """
-    if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 1:
-        raise ValueError(f"count must be a whole number above 0; got {count!r}")
+    images = check_whole(count, "count", 1)
     old = check_descriptors(np.asarray(template)[None], name="template")[0]
     rows = check_descriptors(descriptors, width=len(old))
-    total = int(count) + len(rows)
-    mean = (old.astype(np.float64) * count + rows.sum(axis=0, dtype=np.float64)) / total
+    total = images + len(rows)
+    mean = (old.astype(np.float64) * images + rows.sum(axis=0, dtype=np.float64)) / total
     return mean.astype(np.result_type(old, rows)), total

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.metadata_routing import UNUSED
 
-from sfpose._calibration import TEMPLATE_SIZES, Calibrated, Calibrator
+from sfpose._calibration import Calibrated, Calibrator, check_sizes
 from sfpose._cohort import Cohort
 from sfpose._scoring import Floats, check_descriptors, chi2_matrix, chi2_of_checked, chi2_pairs
 from sfpose.decision import (
@@ -22,7 +22,6 @@ from sfpose.decision import (
     choose_condition,
     shipped_rule,
 )
-from sfpose.metrics.thresholds import ThresholdCalibration
 
 __all__ = ["TemplateVerifier", "VerificationResult"]
 
@@ -49,24 +48,24 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         the template and the probe, since means of several images lie closer together,
         strangers included. ``"pose"``: each pair of poses, which ``fit`` and ``verify``
         are then told. None: one threshold for whatever is compared.
-    template_sizes : sequence of (int, int), optional
+    template_sizes : sequence of (int, int) or array of shape (k, 2), optional
         Images of template and probe that ``"size"`` calibrates for; each must be
         possible with the data. If not given, those of 1, 2, 3, 5 and 10 against 1 or
         as many that at least 3 false matches can be expected for.
     max_pairs : int, default=5_000_000
-        ``fit`` compares all pairs of different people up to this number, else a
-        random sample of this size; all pairs of the same person always.
+        ``fit`` compares all pairs of different people if they are at most so many, else a
+        random sample of so many, each once; all pairs of the same person always.
     random_state : int, default=0
         Seeds that sample.
     n_jobs : int, default=None
-        Threads for scoring. None means one, -1 means all processors; the result has
-        the same bits for any number.
+        Threads for scoring. None means one unless in a ``joblib.parallel_config``, -1 means
+        all processors; the result has the same bits for any number.
 
     Attributes
     ----------
     threshold_ : float
-        Largest distance that is accepted of one descriptor a side in any pose. This and
-        what follows are there only after ``fit``.
+        Largest distance that is accepted of one descriptor a side in any pose, by the
+        size that decides about these. This and what follows are there only after ``fit``.
     calibration_ : ThresholdCalibration
         Target and achieved rates, counts and intervals of it.
     calibrations_ : dict of Condition to ThresholdCalibration
@@ -108,7 +107,7 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         *,
         weights: str | os.PathLike[str] = "default",
         groups: str | Sequence[str] | None = "size",
-        template_sizes: Sequence[tuple[int, int]] | None = None,
+        template_sizes: ArrayLike | None = None,
         max_pairs: int = 5_000_000,
         random_state: int = 0,
         n_jobs: int | None = None,
@@ -155,15 +154,15 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            If descriptors or cohort are refused, lengths differ, there is only one person, or
-            nobody has two, ``groups`` is unknown, or ``poses`` are missing where needed.
+            If descriptors, cohort or a parameter are refused, lengths differ, there is only one
+            person, or nobody has two, or ``poses`` are missing where needed.
 
         Warns
         -----
         SmallSampleWarning
             If there are too few impostor pairs for ``target_fmr``.
         """
-        groups = self._groups()
+        groups, sizes = self._groups(), check_sizes(self.template_sizes)
         rows = check_descriptors(descriptors)
         form = DescriptorForm.of_rows(rows, self.weights)
         strangers = None if cohort is None else Cohort(cohort, form)
@@ -181,7 +180,6 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
             random_state=self.random_state,
             n_jobs=self.n_jobs,
         )
-        sizes = TEMPLATE_SIZES if self.template_sizes is None else tuple(self.template_sizes)
         if "size" not in groups:
             sizes = ((1, 1),)
         found = calibrator.run(sizes, [self.target_fmr], optional=self.template_sizes is None)
@@ -192,7 +190,7 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
     ) -> TemplateVerifier:
         self._calibrated, self._form, self._cohort = found, form, cohort
         self.calibrations_ = {condition: known.thresholds[0] for condition, known in found.items()}
-        self.calibration_: ThresholdCalibration = next(iter(self.calibrations_.values()))
+        self.calibration_ = self.calibrations_[choose_condition(found, Condition())]
         self.threshold_: float = self.calibration_.threshold
         self.n_features_in_: int = form.size
         return self
@@ -231,7 +229,9 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
             raise ValueError(f'groups must be of "size" and "pose", or None; got {self.groups!r}')
         return given
 
-    def _rule(self, template_images: int, probe_images: int, poses: tuple[str, str] | None) -> Rule:
+    def _rule(
+        self, template_images: int, probe_images: int, poses: Sequence[str | int] | None
+    ) -> Rule:
         """What decides about a comparison, after a fit or by the shipped calibration."""
         groups = self._groups()
         if poses is not None and "pose" not in groups:
@@ -286,7 +286,7 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         *,
         template_images: int = 1,
         probe_images: int = 1,
-        poses: tuple[str, str] | None = None,
+        poses: Sequence[str | int] | None = None,
     ) -> NDArray[np.float64]:
         """Threshold minus distance of row i of both: at least 0 means accepted.
 
@@ -295,7 +295,7 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         A, B : arrays of shape (n, d), values >= 0
         template_images, probe_images : int, default=1
             Of how many images each row of ``A`` and of ``B`` is the mean.
-        poses : (str, str), optional
+        poses : pair of str or int, optional
             Pose of the images of ``A`` and of ``B``, where ``groups`` hold ``"pose"``;
             the threshold of all poses if not given.
 
@@ -318,7 +318,7 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         *,
         template_images: int = 1,
         probe_images: int = 1,
-        poses: tuple[str, str] | None = None,
+        poses: Sequence[str | int] | None = None,
     ) -> NDArray[np.bool_]:
         """Whether row i of ``A`` and row i of ``B`` show the same person.
 
@@ -340,7 +340,7 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         *,
         template_images: int = 1,
         probe_images: int = 1,
-        poses: tuple[str, str] | None = None,
+        poses: Sequence[str | int] | None = None,
     ) -> NDArray[np.float64]:
         """How much more likely each distance is for one person than for two.
 
@@ -361,7 +361,7 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         *,
         template_images: int | None = None,
         probe_images: int | None = None,
-        poses: tuple[str, str] | None = None,
+        poses: Sequence[str | int] | None = None,
     ) -> VerificationResult:
         """Decide about one template and one probe.
 
@@ -371,7 +371,7 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
             A descriptor, or those of several images, whose mean is taken.
         template_images, probe_images : int, optional
             Of how many images either side is made; its number of rows if not given.
-        poses : (str, str), optional
+        poses : pair of str or int, optional
             Pose of template and of probe, where ``groups`` hold ``"pose"``.
 
         Returns

@@ -1,6 +1,10 @@
 """Thresholds by number of images and by pose, against comparing everything by hand."""
 
+import itertools
+import math
+import tracemalloc
 import warnings
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -8,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sfpose import TemplateVerifier, build_templates
+from sfpose._calibration import Calibrator, _sample, from_conditions, to_conditions
 from sfpose._kernels import reference
 from sfpose.decision import Condition, choose_condition
 from sfpose.metrics import LikelihoodRatioCalibrator, SmallSampleWarning
@@ -118,9 +123,63 @@ def test_a_sample_of_impostors_never_shares_an_image():
     some = TemplateVerifier(0.05, max_pairs=3_000, **settings).fit(descriptors, subjects)
     for condition, calibration in some.calibrations_.items():
         assert calibration.genuine_pairs == whole.calibrations_[condition].genuine_pairs
-        assert calibration.impostor_pairs < 3_000
+        assert calibration.impostor_pairs == 3_000
         expected = whole.calibrations_[condition].threshold
         assert calibration.threshold == pytest.approx(expected, rel=0.1)
+
+
+@given(
+    st.lists(st.integers(0, 5), min_size=2, max_size=40).filter(lambda who: len({*who}) > 1),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(1, 60),
+)
+def test_pairs_are_all_genuine_and_so_many_distinct_impostors(subjects, more, fewer, max_pairs):
+    rows = np.random.default_rng(0).random((len(subjects), 2))
+    calibrator = Calibrator(rows, subjects, None, max_pairs=max_pairs, random_state=0, n_jobs=None)
+    left = calibrator._side(more)
+    right = left if more == fewer else calibrator._side(fewer)
+    if left is None or right is None:
+        return
+    genuine, impostor = [], []
+    for i, (who, images) in enumerate(zip(left.subjects, left.images, strict=True)):
+        for j, (other, others) in enumerate(zip(right.subjects, right.images, strict=True)):
+            if not {*images} & {*others} and (left is not right or i < j):
+                (genuine if who == other else impostor).append((i, j))
+    found = list(zip(*(side.tolist() for side in calibrator._pairs(left, right)), strict=True))
+    assert found[: len(genuine)] == genuine
+    sample = found[len(genuine) :]
+    assert len({*sample}) == len(sample) == min(max_pairs, len(impostor))
+    assert {*sample} <= {*impostor}
+    if max_pairs >= len(impostor):
+        assert sample == impostor
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5])
+def test_every_sample_is_as_likely(size):
+    rng = np.random.default_rng(0)
+    sets = math.comb(6, size)
+    found = Counter(tuple(_sample(rng, 6, size).tolist()) for _ in range(400 * sets))
+    assert len(found) == sets
+    assert {*found} == {*itertools.combinations(range(6), size)}
+    # Five standard deviations of a count of 400.
+    assert max(abs(times - 400) for times in found.values()) < 100
+
+
+def test_a_sample_of_many_pairs_needs_little_memory():
+    subjects = np.repeat(np.arange(10_000), 2)
+    calibrator = Calibrator(
+        np.ones((20_000, 1)), subjects, None, max_pairs=1_000, random_state=0, n_jobs=None
+    )
+    side = calibrator._side(1)
+    tracemalloc.start()
+    first, second = calibrator._pairs(side, side)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (subjects[first] == subjects[second]).sum() == 10_000
+    assert len(first) == 11_000
+    # A bit for each of the 200 million pairs would be 25 MB.
+    assert peak < 10e6
 
 
 def test_the_ratio_is_that_of_a_logistic_calibration():
@@ -175,6 +234,99 @@ def test_a_calibration_that_cannot_be_is_refused(settings, poses, message):
     assert not hasattr(verifier, "threshold_")
 
 
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [([(5, 1), (1, 1)], (1, 1)), ([(5, 5), (3, 1)], (3, 1)), ([(1, 3)], (3, 1))],
+)
+@pytest.mark.parametrize("groups", ["size", ("size", "pose")])
+def test_the_usual_threshold_is_what_decides_about_single_images(sizes, expected, groups):
+    descriptors, subjects = _people(20, 20)
+    poses = np.tile(["frontal", "profile"], 200) if "pose" in groups else None
+    verifier = TemplateVerifier(0.05, groups=groups, template_sizes=sizes)
+    verifier.fit(descriptors, subjects, poses=poses)
+    alone = TemplateVerifier(0.05, groups=groups, template_sizes=[expected])
+    alone.fit(descriptors, subjects, poses=poses)
+    assert verifier.calibration_ == alone.calibrations_[Condition(*expected)]
+    assert verifier.threshold_ == verifier.calibration_.threshold
+    a, b = descriptors[:-1], descriptors[1:]
+    expected = verifier.score_pairs(a, b) <= verifier.threshold_
+    assert 0 < expected.sum() < len(expected)
+    np.testing.assert_array_equal(verifier.predict(a, b), expected)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        [],
+        (3, 1),
+        5,
+        "31",
+        [(0, 1)],
+        [(1, -1)],
+        [(1.0, 1.0)],
+        [("1", "1")],
+        [(1, 1), (1,)],
+        [(1, 2, 3)],
+        np.ones((2, 2)),
+        np.empty((0, 2), int),
+    ],
+)
+def test_sizes_that_are_no_pairs_of_numbers_are_refused_before_anything(sizes):
+    verifier = TemplateVerifier(template_sizes=sizes)
+    with pytest.raises(ValueError, match="template_sizes must be one or more pairs of whole") as no:
+        verifier.fit(np.full((4, 3), np.nan), [1, 1, 2, 2])
+    assert f"at least 1; got {sizes!r}" in str(no.value)
+
+
+def test_sizes_may_be_an_array():
+    sizes = [(1, 1), (3, 1)]
+    listed = TemplateVerifier(0.05, template_sizes=sizes).fit(*_people())
+    array = TemplateVerifier(0.05, template_sizes=np.array(sizes)).fit(*_people())
+    assert array.calibrations_ == listed.calibrations_
+    assert [tuple(condition[:2]) for condition in array.calibrations_] == sizes
+
+
+def test_poses_may_be_numbers():
+    descriptors, subjects = _people()
+    # As text, 10 comes before 2.
+    poses = np.tile([2, 2, 2, 10, 10, 10], 30)
+    descriptors[poses == 10] += (
+        np.random.default_rng(1).gamma(1.0, 2.0, (90, 40)).astype(np.float32)
+    )
+    verifier = TemplateVerifier(0.05, groups=("size", "pose"), template_sizes=[(1, 1)])
+    verifier.fit(descriptors, subjects, poses=poses)
+    distances, genuine, low, high = _by_hand(descriptors, subjects, 1, 1, poses)
+    for pair in [(2, 2), (2, 10), (10, 2), (10, 10)]:
+        chosen = (low == min(pair)) & (high == max(pair)) & ~genuine
+        told = [pair, tuple(map(str, pair)), np.array(pair), list(pair)]
+        found = {verifier.verify(descriptors[0], descriptors[3], poses=each) for each in told}
+        assert len(found) == 1
+        accepted = (distances[chosen] <= found.pop().threshold).mean()
+        assert accepted == pytest.approx(0.05, abs=1.5 / chosen.sum())
+
+
+@pytest.mark.parametrize("poses", ["ab", "frontal", ("frontal",), ("a", "b", "c"), 5, {"a", "b"}])
+def test_poses_of_a_comparison_are_two(poses):
+    verifier = TemplateVerifier(0.001, groups=("size", "pose"))
+    with pytest.raises(ValueError, match="poses must be two, one of each side; got") as no:
+        verifier.predict(np.ones((1, 256)), np.ones((1, 256)), poses=poses)
+    assert repr(poses) in str(no.value)
+
+
+def test_a_stored_calibration_needs_a_threshold_for_all_poses_mixed():
+    descriptors, subjects = _people()
+    poses = np.tile(["frontal", "profile"], 90)
+    verifier = TemplateVerifier(0.05, groups="pose").fit(descriptors, subjects, poses=poses)
+    stored = to_conditions(verifier._calibrated)
+    assert from_conditions({"calibration": {"conditions": stored}}) == verifier._calibrated
+    for lacking in ([], [entry for entry in stored if entry["poses"]]):
+        with pytest.raises(ValueError, match="with a threshold for all poses mixed; it has none"):
+            from_conditions({"calibration": {"conditions": lacking}})
+    stored[-1]["poses"] = "ab"
+    with pytest.raises(ValueError, match=r"of another form.*poses must be two"):
+        from_conditions({"calibration": {"conditions": stored}})
+
+
 def test_a_pose_without_genuine_pairs_is_named():
     descriptors, subjects = _people(30, 2)
     poses = np.tile(["frontal", "profile"], 30)
@@ -192,7 +344,9 @@ def test_poses_decide_only_where_they_were_asked_for():
     verifier = TemplateVerifier(0.05).fit(descriptors, subjects)
     with pytest.raises(ValueError, match='poses decide only where groups hold "pose"'):
         verifier.predict(descriptors[:1], descriptors[1:2], poses=("frontal", "profile"))
-    with pytest.raises(ValueError, match="whole number of images, at least 1; got 0"):
+    with pytest.raises(
+        ValueError, match="template_images must be a whole number, at least 1; got 0"
+    ):
         verifier.predict(descriptors[:1], descriptors[1:2], template_images=0)
 
 

@@ -44,10 +44,42 @@ def test_calibration_is_what_counting_all_pairs_gives(fitted):
 def test_a_sample_of_impostors_gives_nearly_the_same_threshold(fitted):
     few = TemplateVerifier(target_fmr=0.01, max_pairs=8_000).fit(*_people())
     assert few.calibration_.genuine_pairs == 400
-    assert few.calibration_.impostor_pairs < 8_000
+    assert few.calibration_.impostor_pairs == 8_000
     assert few.threshold_ == pytest.approx(fitted.threshold_, rel=0.05)
-    again = clone(few).fit(*_people())
-    assert again.threshold_ == few.threshold_
+    again = clone(few).set_params(max_pairs=np.int64(8_000)).fit(*_people())
+    assert again.calibration_ == few.calibration_
+    other = clone(few).set_params(random_state=1).fit(*_people())
+    assert other.threshold_ != few.threshold_
+
+
+def test_all_impostors_are_compared_where_they_are_at_most_max_pairs():
+    # 1,600 pairs of strangers among 3,160 pairs.
+    people = _people(2, 40)
+    whole = TemplateVerifier(0.05).fit(*people).calibration_
+    assert whole.impostor_pairs == 1_600
+    assert TemplateVerifier(0.05, max_pairs=1_600).fit(*people).calibration_ == whole
+    some = TemplateVerifier(0.05, max_pairs=1_599).fit(*people).calibration_
+    assert (some.impostor_pairs, some.genuine_pairs) == (1_599, whole.genuine_pairs)
+
+
+def test_a_sample_is_whole_where_most_pairs_are_of_one_person():
+    descriptors, _ = _people(2, 150)
+    subjects = np.r_[np.zeros(280, int), np.arange(1, 21)]
+    calibration = TemplateVerifier(0.05, max_pairs=5_000).fit(descriptors, subjects).calibration_
+    assert (calibration.impostor_pairs, calibration.genuine_pairs) == (5_000, 280 * 279 // 2)
+
+
+@pytest.mark.parametrize("max_pairs", [0, -1, 1.5, True, "10", None])
+def test_a_sample_of_no_whole_number_is_refused(max_pairs):
+    verifier = TemplateVerifier(max_pairs=max_pairs)
+    with pytest.raises(ValueError, match=f"a whole number, at least 1; got {max_pairs!r}"):
+        verifier.fit(*_people(3, 2))
+
+
+def test_one_pair_of_strangers_is_a_sample_too():
+    with pytest.warns(SmallSampleWarning, match="got 1, in which"):
+        verifier = TemplateVerifier(max_pairs=1).fit(_people(2, 5)[0], [0] * 9 + [1])
+    assert verifier.calibration_.impostor_pairs == 1
 
 
 def test_all_ways_to_decide_agree(fitted):
@@ -189,7 +221,7 @@ def test_an_extended_template_is_the_mean_of_all_images(count, more, seed):
 @pytest.mark.parametrize(
     ("count", "rows", "message"),
     [
-        (0, [[1.0, 2.0]], "whole number above 0; got 0"),
+        (0, [[1.0, 2.0]], "count must be a whole number, at least 1; got 0"),
         (1.5, [[1.0, 2.0]], "got 1.5"),
         (1, [[1.0, 2.0, 3.0]], "must have 2 values a row; got 3"),
         (1, [[1.0, np.nan]], "must be finite"),
@@ -203,7 +235,8 @@ def test_a_template_cannot_be_extended_by_nonsense(count, rows, message):
 @pytest.mark.parametrize(
     ("groups", "weights", "message"),
     [
-        ([0], None, r"groups must have shape \(2,\); got \(1,\)"),
+        ([0], None, r"groups must name one for each descriptor, shape \(2,\); got \(1,\)"),
+        ([0, np.nan], None, "groups must name one for each descriptor; that of row 1 is missing"),
         ([0, 1], [1.0], r"weights must have shape \(2,\)"),
         ([0, 1], [1.0, -1.0], "finite and not negative"),
         ([0, 1], [1.0, 0.0], "must not all be zero; they are for 1"),
