@@ -51,13 +51,14 @@ def score_matrix(
     Returns
     -------
     dask array of shape (n, m)
-        Not computed yet. What ``TemplateVerifier().score_matrix`` gives, to the
-        bit in blocks of more than 256 pairs and to a relative 1e-6 in smaller ones.
+        Not computed yet. What ``TemplateVerifier().score_matrix`` gives, of its type, to
+        the bit in blocks of more than 256 pairs and to a relative 1e-6 in smaller ones.
 
     Raises
     ------
     ValueError
-        If widths differ; when it is computed, if values are negative, NaN or infinite.
+        If widths differ or values are no numbers; when it is computed, if they are negative,
+        NaN or infinite.
 
     Examples
     --------
@@ -71,7 +72,8 @@ def score_matrix(
     if left.shape[1] != right.shape[1]:
         raise ValueError(f"B must have {left.shape[1]} values a row; got {right.shape[1]}")
     array = _dask_array()
-    kind = np.float32 if left.dtype == right.dtype == np.float32 else np.float64
+    # Asked of zeros, as a rule of types of its own might differ.
+    kind = chi2_matrix(np.zeros((1, 1), left.dtype), np.zeros((1, 1), right.dtype)).dtype
     scored: dask.array.Array = array.blockwise(
         chi2_matrix, "ij", left, "ik", right, "jk", dtype=kind, concatenate=True
     )

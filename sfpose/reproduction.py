@@ -5,7 +5,7 @@ May import ``_scoring``, ``evaluation``, ``metrics`` and ``protocols``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, NamedTuple
@@ -36,6 +36,7 @@ __all__ = [
     "format_trial_counts",
     "pose_table",
     "table_cells",
+    "table_columns",
 ]
 
 Percent = tuple[float, ...]
@@ -104,6 +105,37 @@ def cells_of(columns: Iterable[PoseColumn], *, draws: int = 200) -> dict[Cell, R
     }
 
 
+def table_columns(
+    folder: PoseFolder, embed: Embed, compare: Comparison = chi2_pairs_at
+) -> Iterator[PoseColumn]:
+    """The comparisons of the pose protocol that a data set allows, for :func:`det_figure`.
+
+    With the three poses of the paper all twelve. With fewer, those of one image among the poses
+    there are, and those of five among frontal images: CFP has four of each profile.
+
+    Parameters
+    ----------
+    folder : PoseFolder
+    embed, compare
+        See :func:`sfpose.evaluation.evaluate_lfw`.
+
+    Yields
+    ------
+    PoseColumn
+
+    Raises
+    ------
+    ValueError
+        If somebody has too few images of a pose.
+    """
+    poses = [pose for pose in POSES if pose in folder.poses]
+    rows = embed(folder.images)
+    for size, kinds in ((1, poses), (5, poses if len(poses) == 3 else poses[:1])):
+        yield from pose_columns(
+            folder, lambda _: rows, compare, poses=kinds, template_sizes=(size,)
+        )
+
+
 def table_cells(
     folder: PoseFolder, embed: Embed, compare: Comparison = chi2_pairs_at, *, draws: int = 200
 ) -> dict[Cell, Row]:
@@ -141,20 +173,9 @@ def table_cells(
     >>> sorted(table_cells(folder, np.asarray))
     [(1, 'F-F'), (1, 'F-P'), (1, 'P-P'), (5, 'F-F')]
     """
-    poses = [pose for pose in POSES if pose in folder.poses]
     rows = embed(folder.images)
-    chosen = [(1, poses), (5, poses if len(poses) == 3 else poses[:1])]
-    cells = cells_of(
-        (
-            column
-            for size, kinds in chosen
-            for column in pose_columns(
-                folder, lambda _: rows, compare, poses=kinds, template_sizes=(size,)
-            )
-        ),
-        draws=draws,
-    )
-    if len(poses) == 2 and isinstance(folder, CFP):
+    cells = cells_of(table_columns(folder, lambda _: rows, compare), draws=draws)
+    if isinstance(folder, CFP) and len(set(folder.poses.tolist())) == 2:
         cells[5, "F-P"] = evaluate_cfp(folder, lambda _: rows, compare, draws=draws)[-1]
     return cells
 
@@ -329,7 +350,7 @@ def det_figure(systems: Mapping[str, Sequence[PoseColumn]], path: str | Path, ti
     Parameters
     ----------
     systems : mapping of str to sequence of PoseColumn
-        The twelve columns of each system.
+        What :func:`table_columns` gives, of each system. A panel without a column is left out.
     path : path
         Image file to write.
     title : str
@@ -359,6 +380,7 @@ def det_figure(systems: Mapping[str, Sequence[PoseColumn]], path: str | Path, ti
                 )
                 display.line_.set_linestyle(style)
                 panel.legend(loc="upper right", fontsize=8)
+        panel.set_visible(bool(panel.lines))
         panel.set_title(f"{kind}, {size} image{'s' if size > 1 else ''} a template")
     figure.suptitle(title)
     figure.tight_layout()

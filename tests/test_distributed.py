@@ -31,6 +31,18 @@ def test_scores_are_those_of_one_machine(chunks):
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("first", ["float16", "float32", "float64", "int32", "bool"])
+@pytest.mark.parametrize("second", ["float16", "float32", "float64", "uint8"])
+@pytest.mark.parametrize("chunk", [3, 20])
+def test_the_type_that_is_declared_comes(first, second, chunk):
+    """Of one machine's answer, also where a block holds so few pairs that NumPy answers."""
+    a, b = (1000 * _rows(20)).astype(first), (1000 * _rows(18, 1)).astype(second)
+    scored = score_matrix(array.from_array(a, chunks=chunk), array.from_array(b, chunks=chunk))
+    found, expected = scored.compute(scheduler="synchronous"), TemplateVerifier().score_matrix(a, b)
+    assert scored.dtype == found.dtype == expected.dtype
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("k", [1, 7, 60])
 def test_a_search_is_that_of_a_gallery(k):
     templates, probes = _rows(300), _rows(40, 1)
@@ -52,6 +64,7 @@ def test_a_search_is_that_of_a_gallery(k):
         (lambda: search(-_rows(5), _rows(2)), "templates must not be negative"),
         (lambda: search(np.ones(3), _rows(2)), r"templates must have shape \(n, d\)"),
         (lambda: score_matrix(_rows(2), _rows(2, width=3)), "B must have 40 values a row; got 3"),
+        (lambda: score_matrix(_rows(2), _rows(2) * 1j), "B must be numbers; got dtype complex64"),
         (lambda: score_matrix(-_rows(2), _rows(2)).compute(), "A must not be negative"),
     ],
 )

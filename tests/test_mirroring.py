@@ -11,7 +11,7 @@ from sfpose import FaceEmbedder
 from sfpose.cli import main
 from sfpose.runtime.artifact import read_artifact, write_artifact
 from sfpose.runtime.session import OnnxModel
-from sfpose.training.mirroring import mirrored
+from sfpose.training.mirroring import mirrored, without_mirror
 
 
 @pytest.mark.parametrize("weights", ["plain", "plain-int8"])
@@ -29,6 +29,34 @@ def test_the_answer_is_the_mean_of_both(weights, count):
     np.testing.assert_allclose(model.run(flipped), got, rtol=1e-5, atol=1e-6 * once.max())
     # Two different halves: the network alone does not give this.
     assert np.abs(once - again).max() > 0.01 * once.max()
+
+
+@pytest.mark.parametrize("weights", ["plain", "plain-int8"])
+def test_a_mirror_is_taken_off_as_it_was_put_on(weights):
+    whole = read_artifact(weights)
+    back = without_mirror(mirrored(whole, name="both"))
+    assert back.model == whole.model
+    left = {
+        key: value for key, value in whole.manifest.items() if key not in ("calibration", "files")
+    }
+    assert back.manifest == {**left, "name": "both"}
+
+
+@pytest.mark.parametrize("weights", ["default", "small"])
+def test_the_mirror_of_shipped_weights_is_taken_off(weights):
+    shipped = read_artifact(weights)
+    alone, both = OnnxModel(without_mirror(shipped).model), OnnxModel(shipped.model)
+    side = shipped.network_input.size
+    images = np.random.default_rng(0).normal(size=(2, 3, side, side)).astype(np.float32)
+    flipped = np.ascontiguousarray(images[..., ::-1])
+    halves = [alone.run(rows) for rows in (images, flipped)]
+    assert not np.array_equal(*halves)
+    np.testing.assert_allclose(np.mean(halves, axis=0), both.run(images), rtol=1e-4, atol=1e-5)
+
+
+def test_a_mirror_that_is_not_there_is_not_taken_off():
+    with pytest.raises(ValueError, match="network that sfpose mirrored; this one begins and ends"):
+        without_mirror(read_artifact("plain"))
 
 
 def test_a_mirrored_artifact_embeds_and_can_be_trained_on(tmp_path, portrait):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ from sfpose.cli import main  # noqa: E402
 from sfpose.preprocessing import as_network_input  # noqa: E402
 from sfpose.runtime.artifact import Artifact, read_artifact, write_artifact  # noqa: E402
 from sfpose.runtime.session import OnnxModel  # noqa: E402
+from sfpose.training.mirroring import mirrored  # noqa: E402
 from sfpose.training.quantization import (  # noqa: E402
+    _inputs,
     _pooled_before_relu,
     _with_small_matrices,
     quantize,
@@ -173,6 +176,65 @@ def test_maxima_before_relu_say_the_same():
     np.testing.assert_array_equal(OnnxModel(changed.SerializeToString()).run(images), expected)
 
 
+def _convolutions_of_pixels(model):
+    """Nodes that take the image, its parts and copies, whatever rounds these, up to the first."""
+    graph = onnx.load_from_string(model).graph
+    rounds = {"QuantizeLinear", "DequantizeLinear"}
+    pixels = {graph.input[0].name}
+    for node in graph.node:
+        if node.op_type in {"Slice", "Resize", "Concat", *rounds} and pixels & set(node.input):
+            assert node.op_type not in rounds, "pixels are rounded"
+            pixels.update(node.output)
+    return [node for node in graph.node if node.op_type == "Conv" and node.input[0] in pixels]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("network", "looks"),
+    [
+        ("plain", 1),
+        ("squeezefaceposenet+tight+places+map", 1),
+        ("squeezefaceposenet+centre+places+map", 2),
+    ],
+)
+def test_eight_bits_of_a_mirrored_network_are_those_of_the_network_alone(
+    network, looks, random_mapped, portrait
+):
+    whole = read_artifact("plain") if network == "plain" else random_mapped(network)
+    faces = [np.roll(portrait[number:], 3 * number, 1) for number in range(0, 12, 3)]
+    found = quantize(mirrored(whole), faces)
+    expected = mirrored(quantize(whole, faces))
+    name = whole.manifest["name"]
+    assert found.manifest == {**expected.manifest, "name": f"{name}-mirrored-int8"}
+    side = whole.network_input.size
+    images = np.random.default_rng(0).normal(size=(3, 3, side, side)).astype(np.float32)
+    rows = OnnxModel(found.model).run(images)
+    np.testing.assert_array_equal(rows, OnnxModel(expected.model).run(images))
+    np.testing.assert_array_equal(
+        rows, OnnxModel(found.model).run(np.ascontiguousarray(images[..., ::-1]))
+    )
+    convolutions = _convolutions_of_pixels(found.model)
+    assert len(convolutions) == looks
+    graph = onnx.load_from_string(found.model).graph
+    kinds = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    assert {kinds[node.input[1]] for node in convolutions} == {onnx.TensorProto.FLOAT}
+
+
+def test_images_are_cropped_as_the_embedder_crops_them():
+    """Of a bundle of crops that were made elsewhere, the whole; else seven eighths."""
+    plain = read_artifact("plain")
+    crops = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+
+    def inputs(align):
+        manifest = {**plain.manifest, "bundle": {"align": align}}
+        return next(_inputs(replace(plain, manifest=manifest), crops, 1))
+
+    settings = plain.network_input
+    expected = ((crops / 255 - settings.mean) / settings.std).transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(inputs("done"), expected, atol=1e-5)
+    assert np.abs(inputs(False) - expected).max() > 0.1
+
+
 def test_what_was_calibrated_for_float32_is_not_kept(small):
     assert "calibration" not in small.manifest
     assert small.manifest["name"] == "plain-int8"
@@ -204,3 +266,18 @@ def test_the_command_writes_an_artifact(tmp_path, portrait, capsys):
     assert main([*arguments, "--images", str(tmp_path), "--json"]) == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert told["bytes"] == len(read_artifact(tmp_path / "out").model)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_command_takes_what_it_mirrored(tmp_path, portrait):
+    Image.fromarray(portrait).save(tmp_path / "0.png")
+    both, small = (str(tmp_path / name) for name in ("both", "small"))
+    assert main(["export", "--target", "mirrored", "--weights", "plain", "--out", both]) == 0
+    arguments = ["export", "--target", "int8", "--weights", both, "--out", small]
+    assert main([*arguments, "--images", str(tmp_path)]) == 0
+    made = read_artifact(small)
+    assert made.manifest["mirrored"]
+    assert made.manifest["quantization"]["images"] == 1
+    rows = FaceEmbedder(small, min_face_score=0).transform([portrait, portrait[:, ::-1]])
+    whole = FaceEmbedder(both, min_face_score=0).transform([portrait, portrait[:, ::-1]])
+    assert np.corrcoef(rows[0], whole[0])[0, 1] > 0.9

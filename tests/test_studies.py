@@ -191,12 +191,18 @@ def test_a_table_has_our_row_beside_the_papers(folder):
     assert re.split(r"\s{2,}", two[1].strip()) == ["same pose, 2 images", "30", "6"]
 
 
-def test_cfp_fills_the_columns_that_it_has(folder):
+@pytest.fixture
+def like_cfp(folder):
+    """The folder with no pose between frontal and profile, and four profile images of each."""
     for person in range(3):
         shutil.rmtree(folder / f"P{person}" / "three_quarter")
         for image in range(4, 10):
             (folder / f"P{person}" / "profile" / f"{image:02d}.png").unlink()
-    cells = table_cells(CFP(folder), _pixels, draws=5)
+    return folder
+
+
+def test_cfp_fills_the_columns_that_it_has(like_cfp):
+    cells = table_cells(CFP(like_cfp), _pixels, draws=5)
     expected = {(1, "F-F"), (1, "P-P"), (1, "F-P"), (5, "F-F"), (5, "F-P")}
     assert set(cells) == expected
     assert cells[5, "F-P"].name == "5 frontal against 4 profile"
@@ -211,6 +217,25 @@ def test_the_figure_has_four_panels(folder, tmp_path):
     path = det_figure({"ours": columns}, tmp_path / "det.png", "title")
     with Image.open(path) as image:
         assert min(image.size) > 800
+
+
+@pytest.mark.usefixtures("any_crop_is_a_face")
+def test_the_figure_of_cfp_has_the_panels_that_it_fills(like_cfp, tmp_path, monkeypatch):
+    plt = pytest.importorskip("matplotlib.pyplot", reason="figures need matplotlib")
+    plt.switch_backend("Agg")
+    figures = []
+    monkeypatch.setattr(plt, "close", figures.append)
+    arguments = ["reproduce", "figures", "--data", str(like_cfp), "--n-jobs", "1"]
+    assert main([*arguments, "--out", str(tmp_path / "det.png")]) == 0
+    monkeypatch.undo()
+    (figure,) = figures
+    drawn = [
+        [text.get_text().split()[2] for text in panel.get_legend().get_texts()]
+        for panel in figure.axes
+        if panel.get_visible()
+    ]
+    assert drawn == [["F-F", "P-P"], ["F-P"], ["F-F"]]
+    plt.close(figure)
 
 
 @pytest.mark.usefixtures("any_crop_is_a_face")

@@ -130,11 +130,10 @@ def _pose_table(folder: PoseFolder, options: argparse.Namespace) -> _Printed:
 
 
 def _figures(folder: PoseFolder, options: argparse.Namespace) -> _Printed:
-    from sfpose.evaluation import pose_columns
-    from sfpose.reproduction import det_figure
+    from sfpose.reproduction import det_figure, table_columns
 
     embed = _embedding(options)
-    columns = list(pose_columns(folder, embed))
+    columns = list(table_columns(folder, embed))
     systems = {f"sfpose {options.weights}": columns}
     path = det_figure(systems, options.out, _title(folder, options))
     return f"wrote {path}\n{embed}".rstrip(), {"out": str(path), **embed.to_dict()}

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
+import tempfile
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +26,7 @@ __all__ = [
     "known_matrices",
     "load_taught_faces",
     "pass_order",
+    "written_whole",
 ]
 
 
@@ -62,6 +67,9 @@ class TaughtFaces:
         The teacher's embedding of the aligned face and of its mirror image.
     held_out : bool array of shape (n,)
         Photos that no training step may see.
+    photos_key : str or None
+        Tells these photos from others in the names of files; whoever puts other photos in their
+        place puts another here, or None.
     """
 
     photos: NDArray[np.uint8]
@@ -70,6 +78,7 @@ class TaughtFaces:
     embeddings: NDArray[np.float32]
     mirror_embeddings: NDArray[np.float32]
     held_out: NDArray[np.bool_]
+    photos_key: str | None = None
 
 
 class PhotoStore:
@@ -116,6 +125,43 @@ def known_matrices(
     return torch.from_numpy(filled).to(device)
 
 
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A file to write, which becomes ``path`` when all is written, and not if that fails.
+
+    Each writer has its own, so that the processes of one run may all make the same.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        part = Path(folder) / path.name
+        yield part
+        part.replace(path)
+
+
+_Entries = list[tuple[Path, zipfile.ZipInfo]]
+
+
+def _listed_entries(archives: Sequence[Path], names: Sequence[str]) -> _Entries:
+    """Archive and entry of each name."""
+    found: dict[str, tuple[Path, zipfile.ZipInfo]] = {}
+    for path in archives:
+        with zipfile.ZipFile(path) as archive:
+            found.update({entry.filename: (path, entry) for entry in archive.infolist()})
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise ValueError(
+            f"every listed image must be in the archives; {len(missing)} are not, "
+            f"the first is {missing[0]!r}"
+        )
+    return [found[name] for name in names]
+
+
+def _key(entries: _Entries) -> str:
+    """Sixteen digits of names and checksums, for which no image need be read."""
+    lines = [f"{entry.filename} {entry.CRC} {entry.file_size}" for _, entry in entries]
+    return sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
 def decode_archives(
     archives: Sequence[Path], names: Sequence[str], cache: Path
 ) -> NDArray[np.uint8]:
@@ -124,46 +170,52 @@ def decode_archives(
     Parameters
     ----------
     archives : sequence of Path
-        Zip files that hold the images between them.
+        Zip files that hold the images between them; of equal names the last one's counts.
     names : sequence of str
         Member names, in the order of the result's rows.
     cache : Path
-        ``.npy`` file to write, or to map if it is already there.
+        ``.npy`` file to write, or to map if it is already there. A digest of the names and of
+        the images' checksums is put behind its stem, so that other images have another file.
 
     Returns
     -------
     uint8 array of shape (len(names), h, w, 3), read-only memory map
+
+    Raises
+    ------
+    ValueError
+        If an image is in none of the archives.
     """
+    entries = _listed_entries(archives, names)
+    file = cache.with_stem(f"{cache.stem}_{_key(entries)}")
+    if not file.exists():
+        with written_whole(file) as part:
+            _decode(entries, part)
+    return np.load(file, mmap_mode="r")
+
+
+def _decode(entries: _Entries, file: Path) -> None:
     from PIL import Image
 
-    if not cache.exists():
-        data: dict[str, bytes] = {}
-        for path in archives:
-            with zipfile.ZipFile(path) as archive:
-                data.update({name: archive.read(name) for name in archive.namelist()})
-        missing = [name for name in names if name not in data]
-        if missing:
-            raise ValueError(
-                f"every listed image must be in the archives; {len(missing)} are not, "
-                f"the first is {missing[0]!r}"
-            )
+    def encoded() -> Iterator[bytes]:
+        with ExitStack() as stack:
+            paths = {path for path, _ in entries}
+            opened = {path: stack.enter_context(zipfile.ZipFile(path)) for path in paths}
+            for path, entry in entries:
+                yield opened[path].read(entry)
 
-        def decode(name: str) -> NDArray[np.uint8]:
-            with Image.open(io.BytesIO(data[name])) as image:
-                return np.asarray(image.convert("RGB"))
+    def decode(data: bytes) -> NDArray[np.uint8]:
+        with Image.open(io.BytesIO(data)) as image:
+            return np.asarray(image.convert("RGB"))
 
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        temporary = cache.with_suffix(".part.npy")
-        first = decode(names[0])
-        array = np.lib.format.open_memmap(
-            temporary, mode="w+", dtype=np.uint8, shape=(len(names), *first.shape)
-        )
-        with ThreadPoolExecutor(4) as pool:
-            for row, image in enumerate(pool.map(decode, names)):
-                array[row] = image
-        array.flush()
-        temporary.replace(cache)
-    return np.load(cache, mmap_mode="r")
+    with ThreadPoolExecutor(4) as pool:
+        images = pool.map(decode, encoded())
+        first = next(images)
+        shape = (len(entries), *first.shape)
+        array = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
+        for row, image in enumerate(chain([first], images)):
+            array[row] = image
+    array.flush()
 
 
 def load_taught_faces(folder: Path, cache: Path) -> TaughtFaces:
@@ -174,7 +226,8 @@ def load_taught_faces(folder: Path, cache: Path) -> TaughtFaces:
     folder : Path
         Holds ``fairface_128_*.zip`` and ``fairface_teacher.npz``.
     cache : Path
-        Folder for the decoded array (2.2 GB for 45,000 photos of 128x128).
+        Folder for the decoded array (2.2 GB for 45,000 photos of 128x128). Another data set
+        has another file there; ``fairface_128.npy``, as it was called before, is read no more.
 
     Returns
     -------
@@ -183,11 +236,10 @@ def load_taught_faces(folder: Path, cache: Path) -> TaughtFaces:
     """
     with np.load(folder / "fairface_teacher.npz") as stored:
         files = [str(name) for name in stored["files"]]
-        photos = decode_archives(
-            sorted(folder.glob("fairface_128_*.zip")), files, cache / "fairface_128.npy"
-        )
+        archives = sorted(folder.glob("fairface_128_*.zip"))
         return TaughtFaces(
-            photos=photos,
+            photos=decode_archives(archives, files, cache / "fairface_128.npy"),
+            photos_key=_key(_listed_entries(archives, files)),
             landmarks=stored["landmarks"].astype(np.float32),
             scores=stored["score"].astype(np.float32),
             embeddings=stored["embedding"].astype(np.float32),

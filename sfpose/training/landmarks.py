@@ -21,6 +21,7 @@ from sfpose.geometry import (
 from sfpose.networks.facelandmarknet import FaceLandmarkNet
 from sfpose.pose import head_cameras, head_pose
 from sfpose.runtime.artifact import Artifact, read_artifact
+from sfpose.training.asking import digest
 from sfpose.training.augmentation import (
     GeometryJitter,
     compose,
@@ -36,7 +37,7 @@ from sfpose.training.export import (
     to_manifest,
     to_onnx,
 )
-from sfpose.training.faces import TaughtFaces, pass_order
+from sfpose.training.faces import TaughtFaces, pass_order, written_whole
 from sfpose.training.loop import LoopSettings, Stage, train
 from sfpose.training.non_faces import turn_into_non_faces
 from sfpose.training.turning import FaceTurner
@@ -64,6 +65,10 @@ LANDMARK_LOOP = LoopSettings(
 MIN_FACE_SCORE = 0.76
 """Score below which the shipped network calls a crop no face: as many changed profiles lie below
 it as pictures of no face above, seven in a thousand of either (docs/training-log.md, run 29)."""
+
+_FINDING = 1
+"""To be raised when :class:`~sfpose._embedding.LandmarkFinder` finds other landmarks with the same
+network, so that what was found before is not taken for what would be found now."""
 
 _MEAN, _STD = 0.5, 0.25
 _SECOND_LOOK = GeometryJitter(turn=6, shift=0.04, log_scale=0.1, log_stretch=0.02)
@@ -317,17 +322,17 @@ def find_own_landmarks(
     weights : str
         Artifact of the landmark network.
     cache : Path
-        Folder for the result, under the digest of the network and the number of photos.
+        Folder for the result. The file's name tells the network, the photos and the way of
+        finding, so that another of these has another file.
     n_jobs : int, optional
     """
-    digest = read_artifact(weights).digest[:16]
-    file = cache / f"landmarks_{digest}_{len(faces.photos)}.npy"
+    # Of photos that nobody named, those in memory, all are read.
+    photos = faces.photos_key or digest(faces.photos)
+    file = cache / f"landmarks_{read_artifact(weights).digest[:16]}_{photos}_{_FINDING}.npy"
     if not file.exists():
         aligner = FaceAligner(weights=weights, n_jobs=n_jobs)
         landmarks, _ = aligner.find_landmarks(faces.photos)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(".part.npy")
-        np.save(temporary, landmarks.astype(np.float32))
-        temporary.replace(file)
+        with written_whole(file) as part:
+            np.save(part, landmarks.astype(np.float32))
     found: NDArray[np.float32] = np.load(file)
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sfpose.runtime.artifact import Artifact
 from sfpose.training.export import changed_manifest
 
-__all__ = ["mirrored"]
+__all__ = ["mirrored", "without_mirror"]
 
 
 def mirrored(artifact: Artifact, *, name: str | None = None) -> Artifact:
@@ -72,6 +72,58 @@ def mirrored(artifact: Artifact, *, name: str | None = None) -> Artifact:
     graph.node.extend(nodes)
     onnx.checker.check_model(model)
     manifest = changed_manifest(artifact, "mirrored", name, mirrored=True)
+    return Artifact(model.SerializeToString(), manifest)
+
+
+def without_mirror(artifact: Artifact) -> Artifact:
+    """Take off what :func:`mirrored` put on; the network is the one before, to the bit.
+
+    Parameters
+    ----------
+    artifact : Artifact
+        Mirrored descriptor network, float32 or of eight bits.
+
+    Returns
+    -------
+    Artifact
+        Of the same name, without a calibration.
+
+    Raises
+    ------
+    ValueError
+        If the network does not begin and end as :func:`mirrored` makes it.
+
+    Examples
+    --------
+    >>> from sfpose.runtime.artifact import read_artifact
+    >>> from sfpose.training.mirroring import mirrored, without_mirror
+    >>> plain = read_artifact("plain")
+    >>> without_mirror(mirrored(plain)).model == plain.model
+    True
+    """
+    import onnx
+
+    model = onnx.load_from_string(artifact.model)
+    graph = model.graph
+    images, descriptors = graph.input[0].name, graph.output[0].name
+    nodes = list(graph.node)
+    made = [name for node in (*nodes[:2], *nodes[-2:]) for name in node.output]
+    if made != ["mirror.image", "mirror.both", "mirror.two", descriptors]:
+        raise ValueError(
+            "a mirror can be taken off a network that sfpose mirrored; "
+            f"this one begins and ends by making {made}"
+        )
+    del graph.node[:]
+    graph.node.extend(nodes[2:-2])
+    for node in graph.node:
+        node.input[:] = [images if given == "mirror.both" else given for given in node.input]
+        node.output[:] = [descriptors if got == "mirror.each" else got for got in node.output]
+    kept = [tensor for tensor in graph.initializer if not tensor.name.startswith("mirror.")]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    onnx.checker.check_model(model)
+    name = str(artifact.manifest["name"])
+    manifest = changed_manifest(artifact, "", name, without=("mirrored",))
     return Artifact(model.SerializeToString(), manifest)
 
 

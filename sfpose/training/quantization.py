@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sfpose._embedding import crop_kind
+from sfpose._embedding import crop_kind, share_of
 from sfpose.alignment import FaceAligner
 from sfpose.preprocessing import as_network_input, iterate_images, loose_crop
 from sfpose.runtime.artifact import Artifact, Json
 from sfpose.runtime.session import OnnxModel
 from sfpose.training.export import CHANNEL_SCALE, changed_manifest
+from sfpose.training.mirroring import mirrored, without_mirror
 
 if TYPE_CHECKING:
     import onnx
@@ -47,7 +48,7 @@ def quantize(
     unsigned, which is what processors without special instructions are fast at. Convolutions
     that see the pixels, and the pooled values with what follows are computed in
     float32: the first cost most accuracy and little time. A matrix that follows is stored in
-    eight bits.
+    eight bits. A mirrored network gives what the network alone would, mirrored afterwards.
 
     Parameters
     ----------
@@ -90,6 +91,9 @@ def quantize(
         raise ValueError(
             "quantisation needs images to take the range of activations from; got none"
         )
+    if artifact.manifest.get("mirrored"):
+        alone = quantize(without_mirror(artifact), images, name=name, n_jobs=n_jobs)
+        return mirrored(alone, name=str(alone.manifest["name"]))
     batches = list(_inputs(artifact, images, n_jobs))
     network = onnx.load_from_string(artifact.model)
     pixels = _convolutions_of_pixels(network)
@@ -127,14 +131,14 @@ def _inputs(
     artifact: Artifact, images: Sequence[Any], n_jobs: int | None
 ) -> Iterator[NDArray[np.float32]]:
     settings = artifact.network_input
-    aligned = crop_kind("auto", artifact) == "landmarks"
+    kind = crop_kind("auto", artifact)
     aligner = FaceAligner(size=settings.size, min_face_score=0, n_jobs=n_jobs)
     for start in range(0, len(images), _BATCH):
         part = images[start : start + _BATCH]
         crops = (
             aligner.transform(part)
-            if aligned
-            else [loose_crop(i, settings.size) for i in iterate_images(part)]
+            if kind == "landmarks"
+            else [loose_crop(i, settings.size, share=share_of(kind)) for i in iterate_images(part)]
         )
         yield as_network_input(list(crops), settings.mean, settings.std)
 
