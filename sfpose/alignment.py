@@ -12,6 +12,7 @@ from joblib import effective_n_jobs
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
+from sfpose._checks import check_whole
 from sfpose._embedding import Aligner, MinFaceScore
 from sfpose.detectors import Detector, detect_faces
 from sfpose.geometry import similarity_to_canonical, widen_matrix
@@ -263,14 +264,14 @@ class FaceAligner(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             values, the detector gives something else than boxes, or, with
             ``policy="error"``, a photo does not show exactly one face or a crop none.
         """
-        widen = widen_matrix(self.margin)
-        crops = [np.zeros((0, self.size, self.size, 3), np.uint8)]
+        widen, size = widen_matrix(self.margin), check_whole(self.size, "size", 1)
+        crops = [np.zeros((0, size, size, 3), np.uint8)]
         none = np.zeros(0)
         groups = [_Found([], none.reshape(0, 5, 2), none.reshape(0, 4), none.astype(int), none)]
         for found in self._faces(X):
             matrices = similarity_to_canonical(found.landmarks) @ widen
             crops += [
-                aligned_crop(photo, matrix, self.size)[None]
+                aligned_crop(photo, matrix, size)[None]
                 for photo, matrix in zip(found.photos, matrices, strict=True)
             ]
             # Not the photos: they may be many.

@@ -1,8 +1,8 @@
 """What the paper leaves to later (section 6): how to choose the images of a template.
 
-May import ``_scoring``, ``evaluation`` and ``protocols``. Every study enrols from the first
-half of each person's images in a pose and probes with the second half, all people against
-all, so that a study runs on any folder ``subject/pose/image``.
+May import ``_checks``, ``_scoring``, ``evaluation`` and ``protocols``. Every study enrols from
+the first half of each person's images in a pose and probes with the second half, all people
+against all, so that a study runs on any folder ``subject/pose/image``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sfpose._checks import check_whole
 from sfpose._scoring import chi2_pairs_at
 from sfpose.evaluation import Comparison, Row, row_from_distances
 from sfpose.protocols import Trials, all_pairs
@@ -181,7 +182,14 @@ class PoseStudies:
         Returns
         -------
         list of Row
+
+        Raises
+        ------
+        ValueError
+            If a count is no whole number of at least 1.
         """
+        for count in counts:
+            check_whole(count, "counts", 1)
         fewest = min(len(self._half(person, enrolled, second=False)) for person in self.people)
         probes, owners = self._probes(probed)
         rows = []
@@ -202,8 +210,13 @@ class PoseStudies:
         Returns
         -------
         list of Row
+
+        Raises
+        ------
+        ValueError
+            If ``images`` is no whole number of at least 1.
         """
-        total = len(self.poses) if images is None else images
+        total = len(self.poses) if images is None else check_whole(images, "images", 1)
 
         def mixed(person: object) -> NDArray[np.int64]:
             halves = [self._half(person, pose, second=False).tolist() for pose in self.poses]

@@ -94,6 +94,7 @@ class Track:
     faces: list[TrackedFace] = field(default_factory=list)
     _box: NDArray[np.float64] = field(default_factory=lambda: np.zeros(4), repr=False)
     _given: int = field(default=0, repr=False)
+    _stretches: dict[int, TrackedFace] = field(default_factory=dict, repr=False)
 
     @property
     def images(self) -> NDArray[np.uint8]:
@@ -107,7 +108,7 @@ class Track:
 
 
 def read_frames(path: str | os.PathLike[str], *, every: int = 1) -> Iterator[Frame]:
-    """Decode a video one frame at a time.
+    """Decode a video one frame at a time, upright where the file says how it is turned.
 
     Parameters
     ----------
@@ -144,10 +145,13 @@ def read_frames(path: str | os.PathLike[str], *, every: int = 1) -> Iterator[Fra
                 raise ValueError(f"a video must hold pictures; {str(path)!r} holds none")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
+            start = float((stream.start_time or 0) * (stream.time_base or 0))
             for number, frame in enumerate(container.decode(stream)):
                 if number % every == 0:
-                    seconds = float(frame.time) if frame.time is not None else float("nan")
+                    seconds = float("nan") if frame.time is None else float(frame.time) - start
                     image = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
+                    # As phones store what is held upright: sideways, with a note.
+                    image = np.ascontiguousarray(np.rot90(image, frame.rotation // 90))
                     yield Frame(number, seconds, image)
     except av.FFmpegError as error:
         raise ValueError(f"{str(path)!r} must be a whole video; {error}") from error
@@ -207,8 +211,9 @@ def track_faces(
 ) -> list[Track]:
     """Follow faces through frames and keep the best of each.
 
-    A face goes on with the track whose last box it overlaps most. Memory does not grow
-    with the length of the video: of each track only ``keep`` crops stay.
+    A face goes on with the track whose last box it overlaps most. Of each ``gap`` frames the
+    best face is remembered, and of these the best ``3 * keep``, so that memory does not grow
+    with the length of the video.
 
     Parameters
     ----------
@@ -285,8 +290,24 @@ def track_faces(
                 float(yaw[row]),
                 float(quality[row]),
             )
-            owner.faces = _best([*owner.faces, face], keep, gap)
+            _remember(owner._stretches, face, keep, gap)
+    for track in tracks:
+        track.faces = _best(track._stretches.values(), keep, gap)
+        track._stretches.clear()
     return tracks
+
+
+def _remember(stretches: dict[int, TrackedFace], face: TrackedFace, keep: int, gap: int) -> None:
+    """Keep a face if it is the best of its stretch of ``gap`` frames, and that among the best.
+
+    One that is chosen in the end lies too near to those of two other stretches at most.
+    """
+    stretch = face.number // gap
+    if stretch not in stretches or face.quality > stretches[stretch].quality:
+        stretches[stretch] = face
+    if len(stretches) > 3 * keep:
+        # Of equally bad ones the later, as the earlier is chosen in the end.
+        del stretches[min(stretches, key=lambda each: (stretches[each].quality, -each))]
 
 
 def _owners(
@@ -313,7 +334,7 @@ def _overlaps(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.floa
     return np.asarray(common / (areas[0][:, None] + areas[1][None] - common))
 
 
-def _best(faces: list[TrackedFace], keep: int, gap: int) -> list[TrackedFace]:
+def _best(faces: Iterable[TrackedFace], keep: int, gap: int) -> list[TrackedFace]:
     """The best faces, best first, any two at least ``gap`` frames apart."""
     chosen: list[TrackedFace] = []
     for face in sorted(faces, key=lambda face: -face.quality):

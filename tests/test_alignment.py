@@ -132,6 +132,9 @@ def test_parameters_are_checked_at_use():
         FaceAligner(policy="biggest").transform([PHOTO])
     with pytest.raises(ValueError, match="detector must be 'crop' or a callable; got 'yunet'"):
         FaceAligner("yunet").transform([PHOTO])
+    for size in (0, 56.5):
+        with pytest.raises(ValueError, match=f"size must be a whole number, .*got {size}"):
+            FaceAligner(size=size).transform([PHOTO])
 
 
 def test_a_camera_photo_goes_through_the_pipeline(street, portrait):

@@ -51,7 +51,7 @@ ALLOWED = {
     "_embedding": {"geometry", "preprocessing", "runtime"},
     "pose": set(),
     "detectors": set(),
-    "alignment": {"_embedding", "detectors", "geometry", "pose", "preprocessing"},
+    "alignment": {"_checks", "_embedding", "detectors", "geometry", "pose", "preprocessing"},
     "embedder": {"_checks", "_embedding", "alignment", "preprocessing", "runtime"},
     "training": {
         "_checks",
@@ -76,7 +76,7 @@ ALLOWED = {
         "runtime",
         "verifier",
     },
-    "studies": {"_scoring", "evaluation", "protocols"},
+    "studies": {"_checks", "_scoring", "evaluation", "protocols"},
     "reproduction": {"_scoring", "evaluation", "metrics", "protocols"},
     "error_table": {"metrics", "protocols"},
     "evaluation": {

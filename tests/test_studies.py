@@ -64,6 +64,14 @@ def test_templates_of_more_images_are_means_of_the_first_half():
         assert row.rates.eer == pytest.approx(eer, abs=1e-6)
 
 
+def test_templates_of_no_images_are_refused():
+    studies = PoseStudies(*_table(), draws=5)
+    with pytest.raises(ValueError, match="counts must be a whole number, at least 1; got 0"):
+        studies.number_of_images("frontal", "profile", counts=(1, 0))
+    with pytest.raises(ValueError, match="images must be a whole number, at least 1; got 0"):
+        studies.mixed_poses(0)
+
+
 def test_mixed_templates_hold_an_image_of_each_pose():
     rows, subjects, poses = _table()
     found = PoseStudies(rows, subjects, poses, draws=5).mixed_poses()

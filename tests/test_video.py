@@ -1,6 +1,7 @@
 """Tracks of faces through made-up videos, and the frames that are kept."""
 
 import itertools
+import struct
 import sys
 
 import numpy as np
@@ -93,6 +94,29 @@ def test_kept_faces_lie_apart_and_are_no_more_than_asked(keep, gap, kept):
     assert (np.diff(track.quality) <= 0).all()
 
 
+@pytest.mark.parametrize("course", ["nearer", "farther", "there and back", "at random"])
+@pytest.mark.parametrize(("keep", "gap"), [(5, 5), (3, 7), (1, 1)])
+def test_whoever_comes_nearer_keeps_as_many_faces(course, keep, gap, monkeypatch):
+    """The best of each stretch, chosen with all of them at hand."""
+    rising = np.linspace(0.2, 0.8, 100)
+    quality = {
+        "nearer": rising,
+        "farther": rising[::-1],
+        "there and back": 1 - abs(rising - 0.5),
+        "at random": np.random.default_rng(0).random(100).round(1),
+    }[course]
+    told = iter(quality)
+    monkeypatch.setattr("sfpose.video.face_quality", lambda *_: np.array([next(told)]))
+    (track,) = _tracks([[_box(100)]] * 100, keep=keep, gap=gap)
+    best = [first + int(np.argmax(quality[first : first + gap])) for first in range(0, 100, gap)]
+    chosen = []
+    for number in sorted(best, key=lambda number: -quality[number]):
+        if len(chosen) < keep and all(abs(number - other) >= gap for other in chosen):
+            chosen.append(number)
+    assert len(chosen) == keep
+    assert [face.number for face in track.faces] == chosen
+
+
 def test_quality_falls_with_blur_distance_and_turning(portrait):
     aligner = FaceAligner()
     photo = Image.fromarray(portrait)
@@ -122,6 +146,31 @@ def _write(path, pictures):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+
+
+def test_videos_of_phones_are_turned_upright(tmp_path):
+    """Stored sideways, with a matrix in the track's header that says so."""
+    upright = np.full((96, 64, 3), 40, np.uint8)
+    upright[:32] = 200
+    path = tmp_path / "phone.mp4"
+    _write(path, [np.ascontiguousarray(np.rot90(upright))] * 3)
+    data = bytearray(path.read_bytes())
+    matrix = data.index(b"tkhd") + 44
+    turn = (0, 1 << 16, 0, -(1 << 16), 0, 0, 64 << 16, 0, 1 << 30)
+    data[matrix : matrix + 36] = struct.pack(">9i", *turn)
+    path.write_bytes(data)
+    for frame in read_frames(path):
+        assert frame.image.shape == upright.shape
+        np.testing.assert_allclose(frame.image.astype(int), upright, atol=30)
+        np.testing.assert_allclose(frame.image[4:28].astype(int), 200, atol=8)
+        np.testing.assert_allclose(frame.image[36:].astype(int), 40, atol=8)
+
+
+def test_seconds_count_from_the_videos_start(tmp_path):
+    """A transport stream's clock does not start at zero."""
+    _write(tmp_path / "stream.ts", [np.full((64, 96, 3), 20 * n, np.uint8) for n in range(5)])
+    seconds = [frame.seconds for frame in read_frames(tmp_path / "stream.ts")]
+    np.testing.assert_allclose(seconds, np.arange(5) / 10, atol=1e-6)
 
 
 def test_frames_come_as_they_went_in(tmp_path):
