@@ -700,7 +700,7 @@ def test_settings_of_ones_own_go_into_the_run(tmp_path, monkeypatch):
     teacher.touch()
     command = ["train", "distil", "data", "--out", str(tmp_path / "out")]
     own = ["--seed", "7", "--turned", "0.1", "--light", "0.5", "--freeze", "conv1", "fire2"]
-    own += ["--jitter", "0.4"]
+    own += ["--jitter", "0.4", "--face-surface", "face.safetensors", "--scale", "2"]
     own += ["--teacher", str(teacher), "--mixed", "5", "--mixed-share", "0.7"]
     own += ["--surrounded", "3", "--mixed-seed", "2"]
     own += ["--batch-size", "32", "--device", "cpu", "--compile", "--spread"]
@@ -717,7 +717,7 @@ def test_settings_of_ones_own_go_into_the_run(tmp_path, monkeypatch):
     assert (loop.seed, loop.device, loop.compiled) == (7, "cpu", True)
     assert {stage.batch_size for stage in loop.stages} == {32}
     assert [stage.images for stage in loop.stages] == [
-        stage.images for stage in DistillationRecipe().loop.stages
+        2 * stage.images for stage in DistillationRecipe().loop.stages
     ]
 
 
@@ -735,11 +735,50 @@ def test_settings_of_ones_own_go_into_the_run(tmp_path, monkeypatch):
         (["--surrounded", "-1"], "--surrounded must be at least 0; got -1"),
         (["--surrounded", "5"], "as they with it; got no --teacher"),
         (["--teacher", "a.onnx"], "--teacher must be given with --zooms, --mixed or --surrounded"),
+        (["--turned", "0.1"], "--turned must be given with --face-surface; got no --face-surface"),
+        (["--calibrate-people", "1-50"], "must be given with --calibrate-on; got no"),
+        (["--calibrate-on", "no-cfp"], "no-cfp"),
+        (["--scale", "2", "--stages", "64:200", "--rate", "0.1"], "without --stages"),
+        (["--scale", "0"], "--scale must be above 0 and finite; got 0.0"),
+        (["--scale", "nan"], "--scale must be above 0 and finite; got nan"),
     ],
 )
 def test_options_that_ask_for_nothing_are_refused(wrong, message, tmp_path, capsys):
     assert main(["train", "distil", "nowhere", "--out", str(tmp_path / "out"), *wrong]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_options_that_cannot_be_met_are_refused_before_anything_is_read(tmp_path, capsys):
+    def refused(command, message):
+        assert main(command) == 2
+        assert message in capsys.readouterr().err
+
+    taken, file = tmp_path / "taken", tmp_path / "file"
+    (taken / "thesis").mkdir(parents=True)
+    file.write_text("mine")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "manifest.json").write_text("{}")
+    for what in (["distil", "nowhere"], ["landmarks", "nowhere"], ["paper", "--stage1", "nowhere"]):
+        command = ["train", *what, "--out"]
+        for out in (taken, file):
+            refused([*command, str(out)], "--out must not exist, or be an artifact, which is")
+        refused([*command, str(file / "new")], "--out must lie in a folder that can be written to")
+        new = [*command, str(tmp_path / "new" / "one")]
+        refused([*new, "--threads", "0"], "--threads must be at least 1; got 0")
+        for device in ("gpu", "cuda:99", "meta"):
+            refused([*new, "--device", device], f"torch finds here; got '{device}'")
+        # An artifact is replaced, so that the data are looked for.
+        refused([*command, str(tmp_path / "mine")], "nowhere")
+    landmarks = ["train", "landmarks", "nowhere", "--out", str(tmp_path / "new"), "--only-score"]
+    refused(landmarks, "--only-score must be given with --start; got no --start")
+    refused(["reproduce", "table1", "--rounds", "0"], "rounds must be at least 1; got 0")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "mine", "taken"]
+
+
+def test_an_out_that_nobody_may_write_is_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *_: False)
+    assert main(["train", "distil", "nowhere", "--out", str(tmp_path / "out")]) == 2
+    assert "--out must lie in a folder that can be written to" in capsys.readouterr().err
 
 
 def test_stored_faces_are_read(shared_data, tmp_path, monkeypatch):

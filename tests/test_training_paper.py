@@ -1,6 +1,7 @@
 """The paper's recipe: stages, what is left out, kill and resume, several processes."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from test_training_schedules import train_smooth  # noqa: E402
 
 import sfpose.training.paper as paper  # noqa: E402
 from sfpose.cli import main  # noqa: E402
-from sfpose.runtime.artifact import read_artifact  # noqa: E402
+from sfpose.runtime.artifact import read_artifact, write_artifact  # noqa: E402
 from sfpose.training.checkpoints import load_checkpoint  # noqa: E402
 from sfpose.training.loop import train  # noqa: E402
 from sfpose.training.paper import PaperRecipe, PaperStage, train_paper  # noqa: E402
@@ -109,6 +110,20 @@ def test_descriptors_are_made_as_those_of_the_artifact_that_goes_on(
     result = train_paper([stage], tmp_path / "run.pt", start="plain", recipe=recipe, progress=False)
     formed = {"size": 1000, "normalization": "l1", **less}
     assert result.artifact.manifest["descriptor"] == formed
+
+
+def test_a_network_of_one_size_keeps_that_of_the_artifact(people, tmp_path):
+    stage, network = PaperStage(open_people(people)), "squeezefaceposenet+gdc"
+    recipe = _recipe(network=network, size=40)
+    first = train_paper([stage], tmp_path / "a.pt", recipe=recipe, progress=False).artifact
+    start = write_artifact(tmp_path / "first", first.model, first.manifest)
+    recipe = _recipe(size=None)
+    again = train_paper([stage], tmp_path / "b.pt", start=start, recipe=recipe, progress=False)
+    assert again.artifact.manifest["input"]["size"] == 40
+    recipe = _recipe(size=48)
+    with pytest.raises(ValueError, match=rf"size must be 40 or None, .* {re.escape(network)}"):
+        train_paper([stage], tmp_path / "c.pt", start=start, recipe=recipe, progress=False)
+    assert not (tmp_path / "c.stage1.pt").exists()
 
 
 def test_the_result_counts_what_was_left_out(people, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="training needs the [train] extra")
@@ -11,6 +12,10 @@ pytest.importorskip("onnx", reason="training needs the [train] extra")
 from torch import nn  # noqa: E402
 
 from sfpose.training.faces import pass_order  # noqa: E402
+from sfpose.training.identification import (  # noqa: E402
+    IdentificationSettings,
+    train_identification,
+)
 from sfpose.training.loop import LoopSettings, Stage, train  # noqa: E402
 from sfpose.training.objectives import SoftmaxObjective  # noqa: E402
 from sfpose.training.optimizers import build_optimizer  # noqa: E402
@@ -211,10 +216,62 @@ def test_a_run_that_does_not_fit_is_refused(tmp_path):
         def __len__(self):
             return 33
 
-    with pytest.raises(ValueError, match="it had 32 a pass, there are 33"):
+    with pytest.raises(ValueError, match=r"another images a pass \(32 there, 33 here\)"):
         train(Rows(), SoftmaxObjective(6, 2), Longer(), SETTINGS, checkpoint=tmp_path / "run.pt")
-    with pytest.raises(ValueError, match="must be of the same network, objective and optimiser"):
+    with pytest.raises(ValueError, match=r"parameters that learn \(\d+ there, \d+ here\)"):
         train(Rows(), SoftmaxObjective(6, 5), Halves(), SETTINGS, checkpoint=tmp_path / "run.pt")
+
+
+class Few(Halves):
+    """Fewer images than a batch holds."""
+
+    def __len__(self):
+        return 8
+
+
+def _train_few(checkpoint=None, stop=None):
+    torch.manual_seed(2)
+    source, epochs = Few(), []
+    if stop is not None:
+
+        def batch(*arguments, given=source.batch):
+            if arguments[1] >= stop:
+                raise KeyboardInterrupt
+            return given(*arguments)
+
+        source.batch = batch
+    stages = (Stage(8, 6 * 8, 32),)
+    network = train(
+        Rows(),
+        SoftmaxObjective(6, 2, dropout=0.2),
+        source,
+        replace(SETTINGS, stages=stages, checkpoint_minutes=0.0),
+        validation=Halves(noise=1.5),
+        schedule=PlateauSchedule((0.01,), patience=99),
+        checkpoint=checkpoint,
+        on_epoch=epochs.append,
+        progress=False,
+    )
+    return network, epochs
+
+
+def test_each_pass_over_fewer_images_than_a_batch_is_measured_and_resumed(tmp_path):
+    network, epochs = _train_few()
+    assert [entry["epoch"] for entry in epochs] == [1, 2, 3, 4, 5, 6]
+    assert all("validation_loss" in entry for entry in epochs)
+    with pytest.raises(KeyboardInterrupt):
+        _train_few(tmp_path / "run.pt", stop=24)
+    again, resumed = _train_few(tmp_path / "run.pt")
+    assert resumed == epochs
+    for mine, theirs in zip(again.parameters(), network.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_identification_of_few_images_has_as_many_passes_as_asked_for():
+    crops = np.random.default_rng(0).integers(0, 256, (8, 60, 60, 3), dtype=np.uint8)
+    settings = IdentificationSettings(epochs=6, batch_size=32, train_size=32)
+    _, history = train_identification(crops, np.arange(8) % 2, settings)
+    assert [entry["epoch"] for entry in history] == [1, 2, 3, 4, 5, 6]
 
 
 class Smooth(Rows):

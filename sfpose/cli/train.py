@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sfpose.cli import train_paper
+from sfpose.cli.evaluate import people_range
 from sfpose.cli.training import RESUME, add_run, add_start, checkpoint_of
 
 if TYPE_CHECKING:
@@ -147,10 +149,10 @@ def _add_taught(
         "--calibrate-on", type=Path, metavar="CFP", help="CFP folder or zip for the threshold"
     )
     parser.add_argument(
-        "--calibrate-people", default="1-100", metavar="FIRST-LAST", help="(default: 1-100)"
+        "--calibrate-people", type=people_range, metavar="FIRST-LAST", help="(default: 1-100)"
     )
     parser.add_argument(
-        "--scale", type=float, default=1.0, help="multiply the images of every stage"
+        "--scale", type=float, help="multiply the images of every stage of the recipe"
     )
     parser.add_argument(
         "--turned",
@@ -216,6 +218,8 @@ def _loop_settings(settings: LoopSettings, options: argparse.Namespace) -> LoopS
 
 def _run_landmarks(options: argparse.Namespace) -> int:
     """Train the landmark network and say where the artifact is."""
+    if options.only_score and options.start is None:
+        raise ValueError("--only-score must be given with --start; got no --start")
     checkpoint = checkpoint_of(options)
     from sfpose.runtime.artifact import write_artifact
     from sfpose.training.faces import load_taught_faces
@@ -257,8 +261,8 @@ def _asked_blends(
     return joined(parts) if parts else None
 
 
-def _run_distil(options: argparse.Namespace) -> int:
-    """Distil the descriptor network, calibrate it and say where the artifact is."""
+def _check_distil(options: argparse.Namespace) -> None:
+    """Refuse options that would do nothing."""
     for name in ("mixed", "surrounded", "mixed_seed"):
         if (given := getattr(options, name) or 0) < 0:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 0; got {given}")
@@ -274,8 +278,22 @@ def _run_distil(options: argparse.Namespace) -> int:
         if not (options.mixed or options.surrounded) and getattr(options, name) is not None:
             option = f"--{name.replace('_', '-')}"
             raise ValueError(f"{option} must be given with --mixed or --surrounded; got neither")
+    if options.turned is not None and options.face_surface is None:
+        raise ValueError("--turned must be given with --face-surface; got no --face-surface")
+    if options.calibrate_people is not None and options.calibrate_on is None:
+        raise ValueError(
+            "--calibrate-people must be given with --calibrate-on; got no --calibrate-on"
+        )
+    if options.scale is not None and options.stages is not None:
+        raise ValueError("--scale must be given without --stages, which say how many; got both")
+    if options.scale is not None and not 0 < options.scale < math.inf:
+        raise ValueError(f"--scale must be above 0 and finite; got {options.scale}")
+
+
+def _run_distil(options: argparse.Namespace) -> int:
+    """Distil the descriptor network, calibrate it and say where the artifact is."""
+    _check_distil(options)
     checkpoint = checkpoint_of(options)
-    from sfpose.cli.evaluate import people_range
     from sfpose.evaluation import calibrated
     from sfpose.protocols import CFP
     from sfpose.runtime.artifact import write_artifact
@@ -286,7 +304,9 @@ def _run_distil(options: argparse.Namespace) -> int:
     from sfpose.training.settings import find_device
     from sfpose.training.teachers import OnnxTeacher
 
-    recipe = recipes.shorter(recipes.DistillationRecipe(), options.scale)
+    recipe = recipes.DistillationRecipe()
+    if options.scale is not None:
+        recipe = recipes.shorter(recipe, options.scale)
     recipe = replace(
         recipe,
         network=options.network,
@@ -301,6 +321,9 @@ def _run_distil(options: argparse.Namespace) -> int:
         "light": options.light,
     }
     recipe = replace(recipe, **{name: value for name, value in own.items() if value is not None})
+    photos = None
+    if options.calibrate_on is not None:
+        photos = CFP(options.calibrate_on, people=options.calibrate_people or range(1, 101))
     faces = load_taught_faces(options.data, options.cache)
     landmarks = find_own_landmarks(faces, options.landmarks, options.cache)
     blends = None
@@ -323,9 +346,8 @@ def _run_distil(options: argparse.Namespace) -> int:
         name=options.out.name,
         stop_after_minutes=options.minutes,
     )
-    if options.calibrate_on is not None:
-        people = people_range(options.calibrate_people)
-        artifact = calibrated(artifact, CFP(options.calibrate_on, people=people))
+    if photos is not None:
+        artifact = calibrated(artifact, photos)
     path = write_artifact(options.out, artifact.model, artifact.manifest, overwrite=True)
     print(
         f"cosine to the teacher: {agreement['training']:.3f} on training photos, "

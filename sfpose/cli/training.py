@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 RESUME = "A run that was stopped goes on from its checkpoint when it is called again."
@@ -11,7 +12,13 @@ RESUME = "A run that was stopped goes on from its checkpoint when it is called a
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Where a run is kept, what it writes, and how long it may take."""
     parser.add_argument("--out", type=Path, required=True, help="artifact folder to write")
-    parser.add_argument("--checkpoint", type=Path, help="(default: runs/WHAT.pt)")
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="FILE",
+        help="where the run is kept; that of another run is refused (default: runs/NAME.pt, after "
+        "the folder of --out)",
+    )
     parser.add_argument("--minutes", type=float, help="stop after this time, finished or not")
     parser.add_argument("--threads", type=int, help="torch threads (default: torch's choice)")
 
@@ -34,12 +41,33 @@ def add_start(parser: argparse.ArgumentParser, *, several: bool = False) -> None
 
 
 def checkpoint_of(options: argparse.Namespace) -> Path:
-    """Where to keep the run; sets the number of threads on the way into torch."""
+    """Where to keep the run, once it is known that it can run here and write its result.
+
+    Sets the number of threads on the way into torch.
+    """
+    if options.threads is not None and options.threads < 1:
+        raise ValueError(f"--threads must be at least 1; got {options.threads}")
+    _check_out(options.out)
     try:
         import torch
     except ImportError as error:
         raise ImportError('training needs torch: pip install "sfpose[train]"') from error
+    from sfpose.training.settings import find_device
+
+    find_device(options.device)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    checkpoint: Path = options.checkpoint or Path("runs") / f"{options.what}.pt"
+    checkpoint: Path = options.checkpoint or Path("runs") / f"{options.out.absolute().name}.pt"
     return checkpoint
+
+
+def _check_out(out: Path) -> None:
+    """Refuse now what an artifact cannot be written to when the run is over."""
+    place = Path(os.path.realpath(out))
+    if place.exists() and not (place / "manifest.json").is_file():
+        raise FileExistsError(
+            f"--out must not exist, or be an artifact, which is replaced; got {str(out)!r}"
+        )
+    parent = next(folder for folder in place.parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise OSError(f"--out must lie in a folder that can be written to; got {str(out)!r}")

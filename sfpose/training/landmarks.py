@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ from sfpose.training.augmentation import (
     points_in_crop,
     sample_images,
 )
+from sfpose.training.checkpoints import taught_facts
 from sfpose.training.export import (
     stored_parameters,
     take_common_layers,
@@ -287,11 +289,12 @@ def train_landmarks(
     if only_score:
         network.requires_grad_(False)
         network.score.requires_grad_(True)
+    facts = {**settings.facts, **taught_facts(faces, start, face_surface)}
     trained = train(
         network,
         LandmarkObjective(),
         LandmarkSource(faces, turner=turner, non_faces=0.5 if only_score else 0.3),
-        settings,
+        replace(settings, facts=facts),
         checkpoint=checkpoint,
         stop_after_minutes=stop_after_minutes,
         progress=progress,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Collection
@@ -14,7 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from sfpose.training import distributed
-from sfpose.training.checkpoints import load_checkpoint, save_checkpoint
+from sfpose.training.checkpoints import (
+    check_same_run,
+    load_checkpoint,
+    run_facts,
+    save_checkpoint,
+)
 from sfpose.training.optimizers import build_optimizer
 from sfpose.training.schedules import LineSchedule, Schedule, Stage, stage_at
 from sfpose.training.settings import (
@@ -26,6 +32,8 @@ from sfpose.training.settings import (
 )
 
 __all__ = ["BatchSource", "LoopSettings", "Stage", "seed_of_step", "train"]
+
+_LOG = logging.getLogger(__name__)
 
 
 def train(
@@ -45,8 +53,9 @@ def train(
     """Train a network with an objective until the stages or the schedule are done.
 
     Every random choice follows from the seed and the number of images seen, so a
-    run that was killed and resumed takes the same batches as an unbroken one. Under
-    ``torchrun`` every process takes its share of each batch, and the first one writes.
+    run that was killed and resumed takes the same batches as an unbroken one. A batch
+    holds no more images than a pass, so that none ends unseen. Under ``torchrun`` every
+    process takes its share of each batch, and the first one writes.
 
     Parameters
     ----------
@@ -63,8 +72,10 @@ def train(
     new_layers : collection of str
         See :func:`sfpose.training.optimizers.build_optimizer`.
     checkpoint : Path, optional
-        File to resume from if it is there, and to write every few minutes. A line of
-        JSON with the measurements goes beside it (``.jsonl``) at the same times.
+        File to resume from if it is there, and to write every few minutes. The last
+        stage may have more or fewer images than it had when the run began; all else that
+        shapes the run must be as it was (:func:`sfpose.training.checkpoints.run_facts`).
+        A line of JSON with the measurements goes beside it (``.jsonl``) at the same times.
     on_epoch : callable, optional
         Called with the mean measurements of each pass over the source, those of
         validation under ``validation_*``. A resumed run begins with its earlier passes.
@@ -171,6 +182,7 @@ class _Run:
             weight_decay=settings.weight_decay,
             new_layers=new_layers,
         )
+        self.facts = run_facts(network, objective, len(source), settings)
         self.seen = 0
         self.this_pass = _Means()
         self.history: list[dict[str, float]] = []
@@ -195,7 +207,7 @@ class _Run:
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "schedule": self.schedule.state_dict(),
             "seen": self.seen,
-            "pass": len(self.source),
+            "run": self.facts,
             "this_pass": [self.this_pass.sums, self.this_pass.count],
             "unreadable": sorted(set().union(*self.unreadable)),
             "history": self.history,
@@ -204,11 +216,9 @@ class _Run:
 
     def load(self, path: Path) -> None:
         state = load_checkpoint(path)
-        if state.get("pass", len(self.source)) != len(self.source):
-            raise ValueError(
-                f"checkpoint {path} must be of a run over the same images; it had "
-                f"{state['pass']} a pass, there are {len(self.source)}"
-            )
+        check_same_run(path, state, self.facts)
+        if "run" not in state:
+            _LOG.warning("checkpoint %s says little of its run; it is taken for this one", path)
         try:
             self.network.load_state_dict(state["network"])
             self.averaged.load_state_dict(state["averaged"])
@@ -234,9 +244,10 @@ class _Run:
         settings = self.settings
         rank, processes = distributed.place()
         stage, end = stage_at(settings.stages, self.seen)
-        count = min(stage.batch_size, end - self.seen)
-        if end - self.seen - count < max(2, processes):
-            # Batch normalisation cannot learn from a single image, nor a process from none.
+        # Batch normalisation cannot learn from a single image, nor a process from none.
+        least = max(2, processes)
+        count = min(stage.batch_size, max(len(self.source), least), end - self.seen)
+        if end - self.seen - count < least:
             count = end - self.seen
         self._set_rates()
         step_seed = seed_of_step(settings.seed, self.seen)

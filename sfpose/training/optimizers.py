@@ -98,7 +98,9 @@ def build_optimizer(
     weight_decay: float,
     new_layers: Collection[str] = (),
 ) -> list[torch.optim.Optimizer]:
-    """Optimisers for a network and its training head; weight decay spares biases.
+    """Optimisers for a network and its training head.
+
+    Weight decay spares biases and the whole head, which export drops or folds into the network.
 
     Parameters
     ----------

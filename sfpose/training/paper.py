@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,13 +18,15 @@ from torch import nn
 from sfpose.networks import NETWORKS
 from sfpose.networks.registry import check_non_negative
 from sfpose.runtime.artifact import Artifact
+from sfpose.training.asking import digest
+from sfpose.training.checkpoints import check_same_run, load_checkpoint, start_digest, table_digest
 from sfpose.training.identification import DROPOUT, SMALLEST_SIZE, export_identified
 from sfpose.training.loop import LoopSettings, Stage, train
 from sfpose.training.margins import LOSSES, identification_objective
 from sfpose.training.people import ImageTable
 from sfpose.training.schedules import PlateauSchedule
 from sfpose.training.selection import Selection, choose_people, hold_out
-from sfpose.training.starts import start_network
+from sfpose.training.starts import Start, start_network
 from sfpose.training.streaming import OnUnreadable, StreamedImages, workers_for
 
 __all__ = ["PaperRecipe", "PaperResult", "PaperStage", "StageReport", "train_paper"]
@@ -68,7 +71,8 @@ class PaperRecipe:
         Architecture; that of the start if not given, or ``"squeezefaceposenet"``.
     loss : {"softmax", "arcface", "cosface"}
     size : int, optional
-        Side of the images; the architecture's own (113) if not given.
+        Side of the images; the architecture's own (113) if not given, or that of the start where
+        it is an artifact of a network that takes images of one size only.
     batch_size : int
         Over all processes.
     rates : tuple of float
@@ -147,11 +151,11 @@ class PaperResult:
     stages: list[StageReport]
 
 
-@dataclass(frozen=True)
-class _Data:
+class _Data(NamedTuple):
     stage: PaperStage
     chosen: Selection
     held_out: NDArray[np.bool_]
+    checkpoint: Path
 
     def source(
         self, recipe: PaperRecipe, workers: ThreadPoolExecutor | None, *, validation: bool
@@ -193,7 +197,8 @@ def train_paper(
     stages : sequence of PaperStage
     checkpoint : Path
         ``runs/paper.pt`` stands for ``runs/paper.stage1.pt`` and so on: resumed from
-        if they are there, written every few minutes.
+        if they are there, written every few minutes. Those of another run are refused before
+        anything is trained; ``max_epochs`` may be another, and holds for the last stage begun.
     start : str, Path or None
         A SqueezeNet v1.1 state trained on ImageNet, as in the paper; see
         :func:`sfpose.training.starts.start_network`. Descriptors of a network that is an
@@ -225,20 +230,30 @@ def train_paper(
     _check(stages, recipe)
     began = time.monotonic()
     prepared = []
-    for stage in stages:
+    for number, stage in enumerate(stages, start=1):
         chosen = choose_people(stage.table, stage.min_images)
         held_out = hold_out(chosen.labels, recipe.validation_share, recipe.seed)
-        prepared.append(_Data(stage, chosen, held_out))
+        file = checkpoint.with_name(f"{checkpoint.stem}.stage{number}.pt")
+        prepared.append(_Data(stage, chosen, held_out, file))
     reports: list[StageReport] = []
     with torch.random.fork_rng(devices=[]), workers_for(recipe.workers) as workers:
         torch.manual_seed(recipe.seed)
         begin = start_network(start, recipe.network, dropout=recipe.dropout, input_size=recipe.size)
         network, name = begin.network, begin.name
         check_non_negative(name)
-        size = recipe.size or NETWORKS[name].input_size
+        size = _input_size(recipe.size, begin)
+        known = _facts(recipe, name, start, prepared)
+        for data, facts in zip(prepared, known, strict=True):
+            if data.checkpoint.exists():
+                check_same_run(data.checkpoint, load_checkpoint(data.checkpoint), facts)
+        begun = [data.checkpoint.exists() for data in prepared[1:]]
         for number, data in enumerate(prepared, start=1):
-            later = number > 1
-            head_factor = recipe.head_factor if later or start is not None else 1.0
+            later, facts = number > 1, known[number - 1]
+            # A stage on which the next one was built is over, whatever max_epochs is now.
+            own = replace(recipe, max_epochs=1) if any(begun[number - 1 :]) else recipe
+            if later:
+                weights = [value.cpu().numpy() for value in network.state_dict().values()]
+                facts["what the stage before ended with"] = digest(*weights)
             minutes = None
             if stop_after_minutes is not None:
                 minutes = stop_after_minutes - (time.monotonic() - began) / 60
@@ -251,13 +266,15 @@ def train_paper(
                     dropout=recipe.dropout,
                 ),
                 data,
-                recipe,
+                own,
                 schedule=PlateauSchedule(
-                    recipe.rates, patience=recipe.patience, head_factor=head_factor
+                    recipe.rates,
+                    patience=recipe.patience,
+                    head_factor=recipe.head_factor if later or start is not None else 1.0,
                 ),
                 size=size,
+                facts=facts,
                 new_layers=[] if later else begin.new_layers,
-                checkpoint=checkpoint.with_name(f"{checkpoint.stem}.stage{number}.pt"),
                 workers=workers,
                 on_epoch=None if on_epoch is None else partial(on_epoch, number),
                 progress=progress,
@@ -281,13 +298,40 @@ def _check(stages: Sequence[PaperStage], recipe: PaperRecipe) -> None:
             f"size must be at least {SMALLEST_SIZE} pixels, or pooling leaves nothing; "
             f"got {recipe.size}"
         )
-    if recipe.batch_size < 2:
-        raise ValueError(f"batch_size must be at least 2; got {recipe.batch_size}")
-    if recipe.max_epochs < 1:
-        raise ValueError(f"max_epochs must be at least 1; got {recipe.max_epochs}")
+    for name, least in (("batch_size", 2), ("max_epochs", 1)):
+        if (given := getattr(recipe, name)) < least:
+            raise ValueError(f"{name} must be at least {least}; got {given}")
     for stage in stages:
         if not 0 < stage.crop_share <= 1:
             raise ValueError(f"share must be above 0 and at most 1; got {stage.crop_share}")
+
+
+def _input_size(asked: int | None, begin: Start) -> int:
+    """Side of the images; a network of one size keeps its own if it is taken whole."""
+    spec = NETWORKS[begin.name]
+    if begin.artifact is None or not spec.fixed_size:
+        return asked or spec.input_size
+    own = begin.artifact.network_input.size
+    if asked not in (None, own):
+        raise ValueError(
+            f"size must be {own} or None, the only one of its {begin.name}; got {asked}"
+        )
+    return own
+
+
+def _facts(
+    recipe: PaperRecipe, network: str, start: str | Path | None, prepared: Sequence[_Data]
+) -> list[dict[str, object]]:
+    """What makes each stage the one that it is: the data of those before are part of it."""
+    names = ("loss", "batch_size", "rates", "patience", "head_factor", "dropout", "seed")
+    shared = {name: getattr(recipe, name) for name in names}
+    shared |= {"network": network, "start": start_digest(start)}
+    digests = [
+        table_digest(stage.table, chosen.rows, chosen.labels, held_out, stage.crop_share)
+        for stage, chosen, held_out, _ in prepared
+    ]
+    counts = range(1, len(prepared) + 1)
+    return [{**shared, "images, people, crops or validation": digests[:count]} for count in counts]
 
 
 def _run_stage(
@@ -298,8 +342,8 @@ def _run_stage(
     *,
     schedule: PlateauSchedule,
     size: int,
+    facts: Mapping[str, object],
     new_layers: Sequence[str],
-    checkpoint: Path,
     workers: ThreadPoolExecutor | None,
     on_epoch: Callable[[dict[str, float]], None] | None,
     progress: bool,
@@ -326,11 +370,12 @@ def _run_stage(
             checkpoint_minutes=recipe.checkpoint_minutes,
             device=recipe.device,
             precision=recipe.precision,
+            facts=facts,
         ),
         validation=validation,
         schedule=schedule,
         new_layers=new_layers,
-        checkpoint=checkpoint,
+        checkpoint=data.checkpoint,
         on_epoch=note,
         progress=progress,
         stop_after_minutes=stop_after_minutes,

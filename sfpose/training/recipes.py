@@ -17,6 +17,7 @@ from sfpose.geometry import similarity_to_canonical
 from sfpose.networks import NETWORKS
 from sfpose.runtime.artifact import Artifact
 from sfpose.training.augmentation import sample_images
+from sfpose.training.checkpoints import taught_facts
 from sfpose.training.distillation import TaughtFaceSource, normalise_images, teacher_targets
 from sfpose.training.export import (
     fold_batch_norm,
@@ -143,7 +144,7 @@ def distil(
     ----------
     faces : TaughtFaces
     checkpoint : Path
-        Resumed from if it is there, written every few minutes.
+        Resumed from if it is there, written every few minutes; that of another run is refused.
     landmarks : float32 array of shape (n, 5, 2), optional
         By which faces are aligned; the stored ones if not given.
     blends : Blends, optional
@@ -169,8 +170,9 @@ def distil(
     Raises
     ------
     ValueError
-        If the recipe's network is none that can be distilled, or whose values can be spread, or
-        modules are to be frozen that it does not have, or without a start.
+        If the recipe's network is none that can be distilled, or whose values can be spread,
+        modules are to be frozen that it does not have, or without a start, or the checkpoint is of
+        another run.
     """
     recipe = recipe or DistillationRecipe()
     if recipe.frozen and start is None:
@@ -215,11 +217,13 @@ def distil(
     elif not recipe.spread:
         take_common_layers(objective, state)
     _freeze(network, recipe.frozen)
+    facts = {name: value for name, value in vars(recipe).items() if name != "loop"}
+    facts |= taught_facts(faces, start, face_surface, landmarks=landmarks, blends=blends)
     trained = train(
         network,
         objective,
         source,
-        recipe.loop,
+        replace(recipe.loop, facts={**recipe.loop.facts, **facts, "network": begin.name}),
         checkpoint=checkpoint,
         progress=progress,
         stop_after_minutes=stop_after_minutes,

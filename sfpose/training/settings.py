@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -65,6 +65,9 @@ class LoopSettings:
     compiled : bool
         Compile the network by ``torch.compile`` first, which takes a minute and needs a
         compiler; worth it for a long run on a GPU.
+    facts : mapping of str to object
+        What else makes the run the one that it is, such as digests of its data: numbers, strings
+        and lists of them by name. A checkpoint that has others is of another run, and refused.
     """
 
     stages: Sequence[Stage]
@@ -80,6 +83,7 @@ class LoopSettings:
     device: str = "auto"
     precision: str = "auto"
     compiled: bool = False
+    facts: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -127,7 +131,9 @@ def falling_stages(
         Stage(size, images, batch, between)
         for (size, images), between in zip(sizes, pairwise(factors), strict=True)
     )
-    return replace(settings, stages=stages, learning_rate=rates[0])
+    # Where the rate falls in one line, the stages' shares of it depend on the run's length.
+    facts = {**settings.facts, "shares of the rate": [rate / rates[0] for rate in rates]}
+    return replace(settings, stages=stages, learning_rate=rates[0], facts=facts)
 
 
 def seed_of_step(seed: int, first: int) -> int:
@@ -136,10 +142,29 @@ def seed_of_step(seed: int, first: int) -> int:
 
 
 def find_device(name: str) -> torch.device:
-    """The torch device of that name; ``"auto"`` is CUDA where there is one."""
+    """The torch device of that name; ``"auto"`` is CUDA where there is one.
+
+    Raises
+    ------
+    ValueError
+        If there is no such device here.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+        if device.type == "cuda":
+            # Of several processes each is to open no GPU but its own.
+            there = (device.index or 0) < torch.cuda.device_count()
+        else:
+            there = torch.zeros(1, device=device).item() == 0
+    except (RuntimeError, AssertionError):
+        there = False
+    if not there:
+        raise ValueError(
+            f"device must be 'auto', 'cpu' or another that torch finds here; got {name!r}"
+        )
+    return device
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:

@@ -83,7 +83,14 @@ def measure_networks(
         ``parameters``, ``multiply_adds``, ``onnx_bytes``, ``compressed_bytes``, and for one and
         two threads the median ``milliseconds_N``, the ``ratio_N`` to the plain network and
         its ``ratio_quartiles_N``.
+
+    Raises
+    ------
+    ValueError
+        If ``rounds`` is below 1.
     """
+    if rounds < 1:
+        raise ValueError(f"rounds must be at least 1; got {rounds}")
     names = list(dict.fromkeys([PLAIN, *names]))
     models = {name: _export(name) for name in names}
     rows: dict[str, dict[str, Any]] = {}
