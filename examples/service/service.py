@@ -7,8 +7,13 @@ Settings, all from the environment:
 
 SFPOSE_DATABASE    path of a SQLite file (default: templates.db) or postgresql://... with pgvector
 SFPOSE_BUNDLE      a bundle that sfpose wrote, with weights and threshold (default: what ships)
-SFPOSE_TARGET_FMR  false match rate of a decision (default: 0.001; a bundle brings its own)
+SFPOSE_TARGET_FMR  false match rate of a decision: 0.1, 0.01, 0.001 (default) or 0.0001, which the
+                   weights that ship have thresholds for; a bundle brings its own
 SFPOSE_DETECTOR    crop: photos are crops of one face (default); libfacedetection: find it
+
+A photo has at most 25 million pixels: phones take 12 or 24 million unless told to take more. It is
+refused by its header. The photos of a request are read one after the other, those of all requests
+as many at a time as there are processors; 25 million pixels take 240 to 620 MB meanwhile.
 
 It answers with decisions, not with distances or descriptors: a distance would tell an
 attacker whether an attempt comes nearer. It has no login and no liveness check: put both before it.
@@ -16,27 +21,60 @@ attacker whether an attempt comes nearer. It has no login and no liveness check:
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Annotated
+from contextlib import asynccontextmanager, suppress
+from threading import Semaphore
+from typing import Annotated, BinaryIO
 
 import numpy as np
 from fastapi import FastAPI, File, HTTPException, Path, Request, UploadFile
 from fastapi.responses import JSONResponse
 from numpy.typing import NDArray
+from PIL import Image
 from store import Person, Store, open_store
 
 from sfpose import FaceAligner, FaceEmbedder, TemplateVerifier
 from sfpose.bundle import VerificationBundle
+from sfpose.decision import DescriptorForm, VerificationResult
 from sfpose.detectors import LibFaceDetection
 from sfpose.preprocessing import decode_image
 
 LARGEST_REQUEST = 20 * 2**20
+LARGEST_PHOTO = 25 * 10**6
 MOST_PHOTOS = 10
+READ_AT_ONCE = os.cpu_count() or 1
 
 PersonId = Annotated[str, Path(min_length=1, max_length=100, pattern=r"^[\w.-]+$")]
+
+
+def photos_decided_about(embedder: FaceEmbedder, verifier: TemplateVerifier) -> int:
+    """Of how many photos a person can be enrolled, at most ``MOST_PHOTOS``.
+
+    Raises ValueError, the verifier's own, if it has no threshold even for one photo a side.
+    """
+    form = DescriptorForm.of_artifact(embedder.artifact, "what the service embeds with")
+    row = np.ones(form.size) / (form.size if form.normalization == "l1" else 1)
+    verifier.verify(row, row)
+    for most in range(MOST_PHOTOS, 1, -1):
+        with suppress(ValueError):
+            verifier.verify(row, row, template_images=most)
+            return most
+    return 1
+
+
+def check_pixels(file: BinaryIO) -> None:
+    """Refuse a photo by its header, before its pixels take memory."""
+    rule = f"a photo must have at most {LARGEST_PHOTO} pixels"
+    try:
+        with Image.open(file, formats=("JPEG", "PNG", "WEBP")) as image:
+            width, height = image.size
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(f"{rule}; {error}") from error
+    except Exception:  # decode_image says what is wrong
+        return
+    if width * height > LARGEST_PHOTO:
+        raise ValueError(f"{rule}; got {width} x {height}")
 
 
 def create_app(
@@ -46,7 +84,10 @@ def create_app(
     target_fmr: float = 1e-3,
     detector: str = "crop",
 ) -> FastAPI:
-    """The service over one database."""
+    """The service over one database.
+
+    Raises ValueError if ``detector`` is none of the two, or there is no threshold to decide by.
+    """
     if bundle is not None:
         loaded = VerificationBundle.load(bundle)
         embedder, verifier = loaded.embedder, loaded.verifier
@@ -59,7 +100,10 @@ def create_app(
         aligner = None
     else:
         raise ValueError(f"SFPOSE_DETECTOR must be crop or libfacedetection; got {detector!r}")
+    most_photos = photos_decided_about(embedder, verifier)
     weights = embedder.artifact.digest
+    # Each has a picture in memory; more than processors would not be sooner done.
+    turns = Semaphore(READ_AT_ONCE)
     store: Store = open_store(database, embedder.n_features_out)
 
     @asynccontextmanager
@@ -71,34 +115,49 @@ def create_app(
 
     @app.middleware("http")
     async def limit_uploads(request: Request, call_next):
-        length = request.headers.get("content-length")
-        if request.method == "POST" and (length is None or not length.isdigit()):
-            return JSONResponse({"detail": "a request must state its length"}, 411)
-        if length is not None and int(length) > LARGEST_REQUEST:
+        length = request.headers.get("content-length", "")
+        # A request that states a length too is read to the end of its chunks all the same.
+        chunked = "transfer-encoding" in request.headers
+        if chunked or (request.method == "POST" and not length.isdigit()):
+            came = "chunks" if chunked else "none"
+            return JSONResponse({"detail": f"a request must state its length; got {came}"}, 411)
+        if length.isdigit() and int(length) > LARGEST_REQUEST:
             return JSONResponse({"detail": f"at most {LARGEST_REQUEST} bytes"}, 413)
         return await call_next(request)
 
-    def descriptors(photos: list[UploadFile]) -> NDArray[np.float32]:
-        """One row a photo, or 422 if a photo is refused or shows no face."""
+    def descriptor(photo: UploadFile, number: int = 0) -> NDArray[np.float32]:
+        """One row, or 422 if the photo is refused or shows no face."""
         try:
-            images = [
-                decode_image(io.BytesIO(photo.file.read()), f"photo {number}")
-                for number, photo in enumerate(photos)
-            ]
-            rows = embedder.transform(images if aligner is None else aligner.transform(images))
+            with turns:
+                check_pixels(photo.file)
+                images = [decode_image(photo.file, "the file")]
+                row = embedder.transform(images if aligner is None else aligner.transform(images))
         except ValueError as error:
-            raise HTTPException(422, str(error)) from error
-        if np.isnan(rows).any():
-            raise HTTPException(422, "every photo must show a face; one does not")
-        return rows
+            # The library counts the images of one call, which is one of the photos here.
+            said = str(error).removeprefix("image 0: ")
+            raise HTTPException(422, f"photo {number}: {said}") from error
+        if np.isnan(row).any():
+            raise HTTPException(422, f"photo {number} must show a face; nothing was found")
+        return row[0]
+
+    def decide(enrolled: Person, probe: NDArray[np.float32]) -> VerificationResult:
+        """The verifier's answer, or 409 if it has no threshold for so many photos."""
+        if enrolled.photos > most_photos:  # enrolled before the service got another bundle
+            raise HTTPException(
+                409,
+                f"there are thresholds for people of at most {most_photos} photos; this one is "
+                f"enrolled of {enrolled.photos}: delete and enrol again",
+            )
+        return verifier.verify(enrolled.template, probe, template_images=enrolled.photos)
 
     # Plain functions: FastAPI runs them in threads, and embedding releases the GIL.
 
     @app.post("/people/{person}", status_code=201)
     def enrol(person: PersonId, photos: Annotated[list[UploadFile], File()]) -> dict[str, object]:
-        if len(photos) > MOST_PHOTOS:
-            raise HTTPException(422, f"at most {MOST_PHOTOS} photos; got {len(photos)}")
-        enrolled = Person(descriptors(photos).mean(axis=0), len(photos))
+        if len(photos) > most_photos:
+            raise HTTPException(422, f"at most {most_photos} photos; got {len(photos)}")
+        rows = [descriptor(photo, number) for number, photo in enumerate(photos)]
+        enrolled = Person(np.mean(rows, axis=0), len(photos))
         if not store.add(person, enrolled, weights):
             raise HTTPException(409, "this person is enrolled; delete first")
         return {"person": person, "photos": len(photos)}
@@ -110,23 +169,23 @@ def create_app(
 
     @app.post("/people/{person}/verify")
     def verify(person: PersonId, photo: Annotated[UploadFile, File()]) -> dict[str, object]:
-        probe = descriptors([photo])[0]
+        probe = descriptor(photo)
         enrolled = store.get(person, weights)
         if enrolled is None:
             raise HTTPException(404, "nobody is enrolled under this id with these weights")
-        result = verifier.verify(enrolled.template, probe, template_images=enrolled.photos)
+        result = decide(enrolled, probe)
         return {"match": result.match, "target_fmr": result.target_fmr}
 
     @app.post("/identify")
     def identify(photo: Annotated[UploadFile, File()]) -> dict[str, object]:
-        probe = descriptors([photo])[0]
+        probe = descriptor(photo)
         found = store.nearest(probe, weights)
         if found is None:
             return {"person": None}
         enrolled = store.get(found[0], weights)
         if enrolled is None:  # deleted between the two questions
             return {"person": None}
-        result = verifier.verify(enrolled.template, probe, template_images=enrolled.photos)
+        result = decide(enrolled, probe)
         return {"person": found[0] if result.match else None}
 
     @app.get("/health")

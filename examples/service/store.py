@@ -7,6 +7,7 @@ square roots, which brackets chi-square (h <= chi2 <= 2 h), and exact chi-square
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple, Protocol
@@ -18,6 +19,9 @@ from sfpose import TemplateGallery
 
 CANDIDATES = 50
 """Templates that PostgreSQL proposes for a search."""
+
+PATIENCE = 30
+"""Seconds to wait for a SQLite file that another worker has locked."""
 
 
 class Person(NamedTuple):
@@ -75,7 +79,7 @@ class SqliteStore:
     def __init__(self, path: str) -> None:
         self._path = path
         with self._connection() as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
+            _write_ahead(connection)
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS people "
                 "(person TEXT PRIMARY KEY, weights TEXT NOT NULL, photos INTEGER NOT NULL, "
@@ -85,7 +89,7 @@ class SqliteStore:
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
         # One a call: sqlite3 connections must not cross threads.
-        connection = sqlite3.connect(self._path, timeout=30)
+        connection = sqlite3.connect(self._path, timeout=PATIENCE)
         try:
             with connection:
                 yield connection
@@ -122,6 +126,19 @@ class SqliteStore:
 
     def close(self) -> None:
         pass
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    limit = time.monotonic() + PATIENCE
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            # SQLite's own timeout does not hold here: workers that start together would fail.
+            if "locked" not in str(error) or time.monotonic() > limit:
+                raise
+        time.sleep(0.02)
 
 
 class PostgresStore:
