@@ -39,13 +39,38 @@ export function pictureFrom({ width, height, data }) {
   return { width, height, data: rgb };
 }
 
+// Upright by EXIF, in sRGB; alpha is dropped.
 export async function readPhoto(blob) {
-  const bitmap = await createImageBitmap(blob); // upright by EXIF, in sRGB
+  const bitmap = await createImageBitmap(blob, { premultiplyAlpha: "none" }).catch((error) => {
+    throw new Error(`a photo must be an image that this browser can read; ${error.message}`);
+  });
   const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
   const context = canvas.getContext("2d", { willReadFrequently: true });
-  context.fillRect(0, 0, bitmap.width, bitmap.height);
   context.drawImage(bitmap, 0, 0);
-  return pictureFrom(context.getImageData(0, 0, bitmap.width, bitmap.height));
+  const pixels = context.getImageData(0, 0, bitmap.width, bitmap.height);
+  for (let i = 3; i < pixels.data.length; i += 4)
+    if (pixels.data[i] < 255) return pictureFrom(coloursUnderAlpha(bitmap));
+  return pictureFrom(pixels);
+}
+
+// A 2D canvas keeps colours multiplied by alpha, and none where it is 0; a texture keeps them.
+function coloursUnderAlpha(bitmap) {
+  const { width, height } = bitmap;
+  const gl = new OffscreenCanvas(1, 1).getContext("webgl2");
+  const most = gl?.getParameter(gl.MAX_TEXTURE_SIZE) ?? 0;
+  if (Math.max(width, height) > most)
+    throw new Error(
+      `a photo with transparent parts must have at most ${most} pixels a side here; ` +
+        `got ${width} x ${height}`,
+    );
+  const texture = gl.createTexture();
+  gl.bindTexture(gl.TEXTURE_2D, texture);
+  gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, gl.RGBA, gl.UNSIGNED_BYTE, bitmap);
+  gl.bindFramebuffer(gl.FRAMEBUFFER, gl.createFramebuffer());
+  gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0, gl.TEXTURE_2D, texture, 0);
+  const data = new Uint8Array(4 * width * height);
+  gl.readPixels(0, 0, width, height, gl.RGBA, gl.UNSIGNED_BYTE, data);
+  return { width, height, data };
 }
 
 // Matrices are 3x3, row by row.
@@ -109,10 +134,39 @@ function moves(first, second) {
   return mean(apart) / Math.hypot(a, b);
 }
 
-// Pillow's resize with a triangle filter, in two passes of whole bytes.
+// Python's round: a half goes to the even neighbour.
+function round(value) {
+  const below = Math.floor(value);
+  return value - below === 0.5 ? below + (below % 2) : Math.round(value);
+}
+
+// A square, and what rounding took from it (Dekker).
+function squared(value) {
+  const product = value * value;
+  const large = value * (2 ** 27 + 1);
+  const high = large - (large - value);
+  const low = value - high;
+  return [product, high * high - product + 2 * high * low + low * low];
+}
+
+// Python's math.hypot: that of browsers may miss the last bit, which tips halves to one side.
+function hypot(a, b) {
+  const [larger, largerRest] = squared(Math.max(Math.abs(a), Math.abs(b)));
+  const [smaller, smallerRest] = squared(Math.min(Math.abs(a), Math.abs(b)));
+  const sum = larger + smaller;
+  const rest = smaller - (sum - larger) + largerRest + smallerRest;
+  const root = Math.sqrt(sum);
+  const [again, againRest] = squared(root);
+  return root + (sum - again + rest - againRest) / (2 * root);
+}
+
+// Pillow's resize with a triangle filter, in two passes of whole bytes: across and down, or as
+// Pillow 13 does it, down and across where that is the shorter way.
 function resize(picture, width, height) {
-  const across = resizeRows(picture, width);
-  return transpose(resizeRows(transpose(across), height));
+  const across = (part) => resizeRows(part, width);
+  const down = (part) => transpose(resizeRows(transpose(part), height));
+  const tall = picture.height - height > Math.max(0, 2 * (picture.width - width));
+  return tall ? across(down(picture)) : down(across(picture));
 }
 
 function transpose({ width, height, data }) {
@@ -134,7 +188,7 @@ function resizeRows(picture, width) {
     const last = Math.min(picture.width, Math.trunc(centre + support + 0.5));
     const weights = [];
     for (let i = first; i < last; i++)
-      weights.push(Math.max(0, 1 - Math.abs((i + 0.5 - centre) / support)));
+      weights.push(Math.max(0, 1 - Math.abs((i - centre + 0.5) * (1 / support))));
     const total = weights.reduce((sum, weight) => sum + weight, 0);
     // Whole numbers, as Pillow reckons: floating point would round ties otherwise.
     const shares = weights.map((weight) => Math.floor((weight / total) * 2 ** 22 + 0.5));
@@ -174,10 +228,10 @@ export function alignedCrop(picture, matrix, size) {
   if (right <= left || bottom <= top) return crop;
   let part = cut(picture, left, top, right, bottom);
   let move = multiply([1, 0, -left, 0, 1, -top, 0, 0, 1], matrix);
-  const step = Math.hypot(matrix[0], matrix[3]) / size;
+  const step = hypot(matrix[0], matrix[3]) / size;
   if (step > 1.5) {
-    const width = Math.max(1, Math.round(part.width / step));
-    const height = Math.max(1, Math.round(part.height / step));
+    const width = Math.max(1, round(part.width / step));
+    const height = Math.max(1, round(part.height / step));
     move = multiply(scaling(width / part.width, height / part.height), move);
     part = resize(part, width, height);
   }
@@ -206,11 +260,17 @@ function sample({ width, height, data }, u, v, target, place) {
   }
 }
 
+async function fetchFile(address) {
+  const answer = await fetch(address);
+  if (!answer.ok) throw new Error(`${address} must be there; the server answered ${answer.status}`);
+  return answer;
+}
+
 class Network {
   static async load(folder) {
     const [manifest, model] = await Promise.all([
-      fetch(`${folder}/manifest.json`).then((answer) => answer.json()),
-      fetch(`${folder}/model.onnx`).then((answer) => answer.arrayBuffer()),
+      fetchFile(`${folder}/manifest.json`).then((answer) => answer.json()),
+      fetchFile(`${folder}/model.onnx`).then((answer) => answer.arrayBuffer()),
     ]);
     const session = await ort.InferenceSession.create(new Uint8Array(model));
     return Object.assign(new Network(), { manifest, session, size: manifest.input.size });
