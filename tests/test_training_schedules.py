@@ -59,17 +59,23 @@ class Rows(nn.Module):
 SETTINGS = LoopSettings(stages=(Stage(8, 32 * 40, 16),), learning_rate=0.01, device="cpu")
 
 
+def _interrupt(source, stop):
+    """Let a source be stopped, as by Ctrl+C, when it is asked for image ``stop``; not if None."""
+    if stop is None:
+        return
+
+    def batch(*arguments, given=source.batch):
+        if arguments[1] >= stop:
+            raise KeyboardInterrupt
+        return given(*arguments)
+
+    source.batch = batch
+
+
 def _train(checkpoint=None, epochs=None, stop=None, schedule=None, validation=True, **more):
     torch.manual_seed(2)
     source = Halves()
-    if stop is not None:
-
-        def batch(*arguments, given=source.batch):
-            if arguments[1] >= stop:
-                raise KeyboardInterrupt
-            return given(*arguments)
-
-        source.batch = batch
+    _interrupt(source, stop)
     schedule = schedule or PlateauSchedule((0.01, 0.005, 0.001), patience=2)
     network = train(
         Rows(),
@@ -232,14 +238,7 @@ class Few(Halves):
 def _train_few(checkpoint=None, stop=None):
     torch.manual_seed(2)
     source, epochs = Few(), []
-    if stop is not None:
-
-        def batch(*arguments, given=source.batch):
-            if arguments[1] >= stop:
-                raise KeyboardInterrupt
-            return given(*arguments)
-
-        source.batch = batch
+    _interrupt(source, stop)
     stages = (Stage(8, 6 * 8, 32),)
     network = train(
         Rows(),

@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfpose.cli.photos import add_photo_options, embed_photos, photos_by_person
+from sfpose.cli.photos import add_photo_options, check_new, embed_photos, photos_by_person
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -48,8 +48,7 @@ def run(options: argparse.Namespace) -> int:
     from sfpose._calibration import TEMPLATE_SIZES, Calibrator, to_conditions
     from sfpose.runtime.artifact import read_artifact, write_artifact
 
-    if options.out.exists() and not options.overwrite:
-        raise FileExistsError(f"{str(options.out)!r} must not exist, or --overwrite be given")
+    check_new(options.out, options.overwrite)
     artifact = read_artifact(options.weights)
     photos, people = photos_by_person(options.people)
     faces = embed_photos(photos, options)

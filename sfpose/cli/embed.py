@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sfpose.cli.photos import add_photo_options, embed_photos, find_photos
+from sfpose.cli.photos import add_photo_options, check_new, embed_photos, find_photos
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -43,8 +43,7 @@ def run(options: argparse.Namespace) -> int:
     out: Path = options.out
     if out.suffix not in (".npz", ".safetensors"):
         raise ValueError(f"--out must end in .npz or .safetensors; got {str(out)!r}")
-    if out.exists() and not options.overwrite:
-        raise FileExistsError(f"{str(out)!r} must not exist, or --overwrite be given")
+    check_new(out, options.overwrite)
     photos = find_photos(options.photos)
     faces = embed_photos(photos, options)
     if not len(faces.index):

@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sfpose.cli.photos import check_new
+
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
@@ -59,8 +61,7 @@ def run(options: argparse.Namespace) -> int:
     from sfpose.runtime.artifact import read_artifact
 
     out: Path = options.out
-    if out.exists() and not options.overwrite:
-        raise FileExistsError(f"{str(out)!r} must not exist, or --overwrite be given")
+    check_new(out, options.overwrite)
     if options.target != "mean" and len(options.weights) != 1:
         raise ValueError(f"--weights must be one for {options.target}; got {len(options.weights)}")
     artifacts = [read_artifact(each) for each in options.weights]

@@ -1,4 +1,4 @@
-"""What the subcommands share: photos by name, options of embedding, progress."""
+"""What the subcommands share: photos by name, options of embedding, where to write, progress."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ __all__ = [
     "add_detector_options",
     "add_photo_options",
     "add_progress_option",
+    "check_new",
     "embed_photos",
     "find_photos",
     "in_steps",
@@ -76,6 +77,17 @@ def add_detector_options(parser: argparse.ArgumentParser) -> None:
         help="which faces of a photo to take, with a detector; error refuses a photo that does "
         "not show exactly one, skip leaves it out (default: largest)",
     )
+
+
+def check_new(out: Path, overwrite: bool) -> None:
+    """Refuse a place that is taken, before any work for it is done.
+
+    Raises
+    ------
+    FileExistsError
+    """
+    if out.exists() and not overwrite:
+        raise FileExistsError(f"{str(out)!r} must not exist, or --overwrite be given")
 
 
 def find_photos(paths: Sequence[str]) -> list[Path]:
