@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sfpose._scoring import check_descriptors
 from sfpose.runtime.artifact import DISTANCE
-from sfpose.runtime.folders import parse_json, read_file
+from sfpose.runtime.files import parse_json, read_file
 from sfpose.runtime.tensors import map_tensor, tensor_parts
 
 __all__ = [

@@ -19,7 +19,6 @@ from sfpose.training.export import to_manifest  # noqa: E402
 from sfpose.training.faces import (  # noqa: E402
     decode_archives,
     load_taught_faces,
-    written_whole,
 )
 from sfpose.training.landmarks import find_own_landmarks  # noqa: E402
 
@@ -103,18 +102,6 @@ def test_what_breaks_off_leaves_nothing(tmp_path):
     with pytest.raises(OSError, match="truncated"):
         decode_archives([broken], list(images), cache / "photos.npy")
     assert _kept(cache) == []
-
-
-def test_several_may_write_the_same_file(tmp_path):
-    path = tmp_path / "made" / "file"
-    with written_whole(path) as first, first.open("w") as file:
-        file.write("the first ")
-        with written_whole(path) as second:
-            second.write_text("the second")
-        assert path.read_text() == "the second"
-        file.write("goes on")
-    assert path.read_text() == "the first goes on"
-    assert _kept(path.parent) == ["file"]
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,6 +64,7 @@ def run(options: argparse.Namespace) -> int:
 def _write(path: Path, descriptors: NDArray[np.float32], files: list[str]) -> None:
     import numpy as np
 
+    from sfpose.runtime.files import whole_file
     from sfpose.runtime.tensors import tensor_file
 
     if path.suffix == ".npz":
@@ -73,10 +73,5 @@ def _write(path: Path, descriptors: NDArray[np.float32], files: list[str]) -> No
         data = buffer.getvalue()
     else:
         data = tensor_file("descriptors", descriptors, {"files": json.dumps(files)})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as part:
+        part.write_bytes(data)

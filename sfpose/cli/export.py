@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +57,7 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(options: argparse.Namespace) -> int:
     """Write the file and say what it takes and gives."""
     from sfpose.runtime.artifact import read_artifact
+    from sfpose.runtime.files import whole_file
 
     out: Path = options.out
     check_new(out, options.overwrite)
@@ -68,15 +67,12 @@ def run(options: argparse.Namespace) -> int:
     if options.target in ("mean", "int8", "mirrored"):
         return _write_artifact(artifacts, options)
     (artifact,) = artifacts
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
-        part = Path(folder) / out.name
+    with whole_file(out) as part:
         if options.target == "onnx":
             part.write_bytes(artifact.model)
         else:
             _write_ort(artifact.model, part)
         size = part.stat().st_size
-        os.replace(part, out)
     settings: Any = artifact.section("input")
     told = {
         "out": str(out),

@@ -21,7 +21,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeAlias, TypeGuard, TypeVar
 
-from sfpose.runtime.folders import parse_json, read_file, read_whole, write_folder
+from sfpose.runtime.files import parse_json, read_file
+from sfpose.runtime.folders import read_whole, write_folder
 from sfpose.runtime.inspection import LARGEST_NETWORK
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Folders and zip files that are written whole or not at all; files that are read with care.
+"""Folders and zip files that are written whole or not at all.
 
 A folder of files is replaced by two renames: the old one steps aside as
 ``.NAME.previous``, the new one takes its place. Whoever is killed between the two leaves
@@ -10,16 +10,15 @@ removed by the next writer.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import secrets
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
-__all__ = ["change_folder", "parse_json", "read_file", "read_whole", "write_folder", "write_zip"]
+__all__ = ["change_folder", "read_whole", "write_folder", "write_zip"]
 
 Contents: TypeAlias = Mapping[str, bytes | Sequence[bytes | memoryview]]
 Result = TypeVar("Result")
@@ -72,87 +71,6 @@ def read_whole(path: str | os.PathLike[str], read: Callable[[Path], Result]) -> 
         else:
             if _version(Path(path)) == version:
                 return result
-
-
-def read_file(folder: Path, name: str, most: int) -> bytes:
-    """Contents of a file that lies in a folder itself.
-
-    Parameters
-    ----------
-    folder : Path
-    name : str
-    most : int
-        Largest size that is read, in bytes.
-
-    Returns
-    -------
-    bytes
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is a symbolic link, no ordinary file, or larger than ``most``.
-    """
-    path = folder / name
-    if path.is_symlink():
-        raise ValueError(f"{name} must be a file of its own; {str(path)!r} is a symbolic link")
-    if not path.exists():
-        raise FileNotFoundError(f"there must be {name}; there is none in {str(folder)!r}")
-    if not path.is_file():
-        raise ValueError(f"{name} must be an ordinary file; {str(path)!r} is not")
-    with open(path, "rb") as file:
-        data = file.read(most + 1)
-    if len(data) > most:
-        raise ValueError(
-            f"{name} must have at most {most} bytes; got {path.stat().st_size} in {str(folder)!r}"
-        )
-    return data
-
-
-def parse_json(data: bytes, name: str) -> object:
-    """JSON without the liberties that hide something.
-
-    Parameters
-    ----------
-    data : bytes
-    name : str
-        What to call it in an error.
-
-    Returns
-    -------
-    object
-
-    Raises
-    ------
-    ValueError
-        If it is no JSON in UTF-8, says a key twice, has a number that is not finite, or is
-        nested too deeply.
-
-    Examples
-    --------
-    >>> from sfpose.runtime.folders import parse_json
-    >>> parse_json(b'{"size": 64}', "manifest.json")
-    {'size': 64}
-    """
-    try:
-        return json.loads(
-            data.decode("utf-8"), object_pairs_hook=_without_repeats, parse_constant=_refuse
-        )
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{name} must be JSON; {error}") from error
-
-
-def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        raise ValueError("a key comes twice")
-    return table
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"numbers must be finite; got {constant}")
 
 
 def write_folder(

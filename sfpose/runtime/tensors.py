@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sfpose.runtime.folders import parse_json
+from sfpose.runtime.files import parse_json
 
 __all__ = ["map_tensor", "tensor_file", "tensor_parts"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from sfpose.runtime.artifact import read_artifact
+from sfpose.runtime.files import whole_file
 from sfpose.training.asking import digest
 from sfpose.training.faces import TaughtFaces
 from sfpose.training.mixing import Blends
@@ -35,18 +35,9 @@ CHECKPOINT_FORMAT = 1
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint beside its place, then move it there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    try:
-        with open(temporary, "wb") as file:
-            torch.save({"format": CHECKPOINT_FORMAT, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    """Write a checkpoint, whole or not at all."""
+    with whole_file(path) as part:
+        torch.save({"format": CHECKPOINT_FORMAT, **state}, part)
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import io
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -19,6 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sfpose.runtime.files import whole_file
+
 __all__ = [
     "PhotoStore",
     "TaughtFaces",
@@ -26,7 +27,6 @@ __all__ = [
     "known_matrices",
     "load_taught_faces",
     "pass_order",
-    "written_whole",
 ]
 
 
@@ -125,19 +125,6 @@ def known_matrices(
     return torch.from_numpy(filled).to(device)
 
 
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A file to write, which becomes ``path`` when all is written, and not if that fails.
-
-    Each writer has its own, so that the processes of one run may all make the same.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        part = Path(folder) / path.name
-        yield part
-        part.replace(path)
-
-
 _Entries = list[tuple[Path, zipfile.ZipInfo]]
 
 
@@ -189,7 +176,7 @@ def decode_archives(
     entries = _listed_entries(archives, names)
     file = cache.with_stem(f"{cache.stem}_{_key(entries)}")
     if not file.exists():
-        with written_whole(file) as part:
+        with whole_file(file) as part:
             _decode(entries, part)
     return np.load(file, mmap_mode="r")
 

@@ -22,6 +22,7 @@ from sfpose.geometry import (
 from sfpose.networks.facelandmarknet import FaceLandmarkNet
 from sfpose.pose import head_cameras, head_pose
 from sfpose.runtime.artifact import Artifact, read_artifact
+from sfpose.runtime.files import whole_file
 from sfpose.training.asking import digest
 from sfpose.training.augmentation import (
     GeometryJitter,
@@ -39,7 +40,7 @@ from sfpose.training.export import (
     to_manifest,
     to_onnx,
 )
-from sfpose.training.faces import TaughtFaces, pass_order, written_whole
+from sfpose.training.faces import TaughtFaces, pass_order
 from sfpose.training.loop import LoopSettings, Stage, train
 from sfpose.training.non_faces import turn_into_non_faces
 from sfpose.training.turning import FaceTurner
@@ -335,7 +336,7 @@ def find_own_landmarks(
     if not file.exists():
         aligner = FaceAligner(weights=weights, n_jobs=n_jobs)
         landmarks, _ = aligner.find_landmarks(faces.photos)
-        with written_whole(file) as part:
+        with whole_file(file) as part:
             np.save(part, landmarks.astype(np.float32))
     found: NDArray[np.float32] = np.load(file)
     return found

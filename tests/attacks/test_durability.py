@@ -6,6 +6,7 @@ The runs themselves are those of benchmarks/reliability.py, with small numbers.
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from sfpose import TemplateGallery
+from sfpose.runtime.files import whole_file
 from sfpose.runtime.folders import read_whole, write_folder
 
 RELIABILITY = Path(__file__).resolve().parents[2] / "benchmarks" / "reliability.py"
@@ -178,3 +180,43 @@ def test_what_is_written_is_as_private_as_the_user_asks(tmp_path):
     subprocess.run([sys.executable, "-c", program, str(path)], check=True)
     assert path.stat().st_mode & 0o077 == 0
     assert (path / "mark").stat().st_mode & 0o077 == 0
+
+
+def test_several_may_write_the_same_file(tmp_path):
+    path = tmp_path / "made" / "file"
+    with whole_file(path) as first, first.open("w") as file:
+        file.write("the first ")
+        with whole_file(path) as second:
+            second.write_text("the second")
+        assert path.read_text() == "the second"
+        file.write("goes on")
+    assert path.read_text() == "the first goes on"
+    assert [left.name for left in path.parent.iterdir()] == ["file"]
+
+
+def test_a_file_that_is_not_written_whole_leaves_what_was_there(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("before")
+    with pytest.raises(FileNotFoundError), whole_file(path) as part:
+        (part / "no folder").write_text("half")
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_writer_of_a_file_left_is_removed_and_what_a_living_one_has_is_not(tmp_path):
+    path = tmp_path / "file[1]"
+    code = (
+        "import os; from pathlib import Path; from sfpose.runtime.files import whole_file;"
+        f"writer = whole_file(Path({str(path)!r})); part = writer.__enter__();"
+        "part.write_text('half'); os.kill(os.getpid(), 9)"
+    )
+    killed = subprocess.run([sys.executable, "-c", code], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 1
+    with whole_file(path) as slow:
+        assert list(tmp_path.iterdir()) == [slow.parent]
+        with whole_file(path) as quick:
+            quick.write_text("quick")
+        slow.write_text("slow")
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_text() == "slow"

@@ -1,0 +1,178 @@
+"""Single files: read with care, written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+__all__ = ["parse_json", "read_file", "whole_file"]
+
+
+def read_file(folder: Path, name: str, most: int) -> bytes:
+    """Contents of a file that lies in a folder itself.
+
+    Parameters
+    ----------
+    folder : Path
+    name : str
+    most : int
+        Largest size that is read, in bytes.
+
+    Returns
+    -------
+    bytes
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is a symbolic link, no ordinary file, or larger than ``most``.
+    """
+    path = folder / name
+    if path.is_symlink():
+        raise ValueError(f"{name} must be a file of its own; {str(path)!r} is a symbolic link")
+    if not path.exists():
+        raise FileNotFoundError(f"there must be {name}; there is none in {str(folder)!r}")
+    if not path.is_file():
+        raise ValueError(f"{name} must be an ordinary file; {str(path)!r} is not")
+    with open(path, "rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(
+            f"{name} must have at most {most} bytes; got {path.stat().st_size} in {str(folder)!r}"
+        )
+    return data
+
+
+def parse_json(data: bytes, name: str) -> object:
+    """JSON without the liberties that hide something.
+
+    Parameters
+    ----------
+    data : bytes
+    name : str
+        What to call it in an error.
+
+    Returns
+    -------
+    object
+
+    Raises
+    ------
+    ValueError
+        If it is no JSON in UTF-8, says a key twice, has a number that is not finite, or is
+        nested too deeply.
+
+    Examples
+    --------
+    >>> from sfpose.runtime.files import parse_json
+    >>> parse_json(b'{"size": 64}', "manifest.json")
+    {'size': 64}
+    """
+    try:
+        return json.loads(
+            data.decode("utf-8"), object_pairs_hook=_without_repeats, parse_constant=_refuse
+        )
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name} must be JSON; {error}") from error
+
+
+def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise ValueError("a key comes twice")
+    return table
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"numbers must be finite; got {constant}")
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A file to write, which becomes ``path`` when all is written, and not if that fails.
+
+    Each writer has its own, so that the processes of one run may all make the same.
+
+    Parameters
+    ----------
+    path : Path
+        The file to make or to replace; folders above it are made.
+
+    Yields
+    ------
+    Path
+        What to write instead, of the same name.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from sfpose.runtime.files import whole_file
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with whole_file(Path(folder) / "new" / "notes.txt") as part:
+    ...         size = part.write_text("all of it")
+    ...     sorted(file.name for file in (Path(folder) / "new").iterdir())
+    ['notes.txt']
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(path)
+    with _own_folder(path) as folder:
+        part = folder / path.name
+        yield part
+        with open(part, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+
+
+@contextlib.contextmanager
+def _own_folder(path: Path) -> Iterator[Path]:
+    """A folder beside ``path`` that is locked for as long as its writer lives."""
+    while True:
+        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
+        with _locked(folder, wait=True):
+            # Before it was locked, another writer may have taken it for abandoned.
+            if not folder.is_dir():
+                continue
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+            return
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove what writers of ``path`` that were killed left behind."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        with _locked(left, wait=False) as locked:
+            if locked:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, *, wait: bool) -> Iterator[bool]:
+    """Hold the lock of a folder; False if it is held or gone, or there are no such locks."""
+    try:
+        import fcntl
+
+        descriptor = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):
+        yield False
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        locked = True
+    except OSError:
+        locked = False
+    try:
+        yield locked
+    finally:
+        os.close(descriptor)
