@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sfpose._scoring import cache_kernels
+    from sfpose._kernels.caching import cache_kernels
     from sfpose.alignment import FaceAligner
     from sfpose.embedder import FaceEmbedder
     from sfpose.gallery import TemplateGallery
@@ -32,7 +32,7 @@ _HOMES = {
     "TemplateGallery": "sfpose.gallery",
     "TemplateVerifier": "sfpose.verifier",
     "build_templates": "sfpose.templates",
-    "cache_kernels": "sfpose._scoring",
+    "cache_kernels": "sfpose._kernels.caching",
     "extend_template": "sfpose.templates",
 }
 

@@ -152,19 +152,19 @@ class Calibrator:
         Raises
         ------
         ValueError
-            If the data allow none, or not a size that is no option.
+            If the data allow none, or not a size that is no option, or people share descriptors.
         """
         found: dict[Condition, Calibrated] = {}
         for place, (more, fewer) in enumerate(sizes):
-            compared = self._compare(more, fewer)
-            if compared is None:
+            paired = self._compare(more, fewer)
+            if paired is None:
                 if not optional:
                     raise ValueError(
                         f"templates of {more} against {fewer} images need at least two people "
                         "with so many, and one with both of them apart; the data have none"
                     )
                 continue
-            first, second, distances, left, right = compared
+            first, second, distances, left, right = paired
             people = left.subjects[first], right.subjects[second]
             for poses, chosen in self._by_poses(left.poses[first], right.poses[second]):
                 genuine = people[0][chosen] == people[1][chosen]
@@ -182,9 +182,9 @@ class Calibrator:
                 kept = [target for target in targets if needed or target * strangers >= 3]
                 if kept:
                     sides = self.subjects[people[0][chosen]], self.subjects[people[1][chosen]]
-                    found[condition] = self._calibrated(
-                        distances[chosen], genuine, sides, kept, warn=warn and needed
-                    )
+                    compared = distances[chosen], genuine, sides
+                    _refuse_equal(*compared, min(kept))
+                    found[condition] = self._calibrated(*compared, kept, warn=warn and needed)
         if not found:
             raise ValueError(
                 "a calibration needs at least one person with two descriptors; everyone has one"
@@ -297,6 +297,22 @@ class Calibrator:
         return first, second
 
 
+def _refuse_equal(
+    distances: NDArray[np.floating[Any]],
+    genuine: NDArray[np.bool_],
+    people: tuple[NDArray[np.generic], NDArray[np.generic]],
+    target: float,
+) -> None:
+    """Refuse different people with equal descriptors, whom no threshold keeps apart."""
+    equal = np.flatnonzero(~genuine & (distances == 0))
+    if len(equal) > target * (~genuine).sum():
+        one, other = (side[equal[0]] for side in people)
+        raise ValueError(
+            f"descriptors of different people must differ for an FMR of {target:g}; {one} and "
+            f"{other} share one, as where an image is filed under both ({len(equal)} such pairs)"
+        )
+
+
 def _row_and_column(
     numbers: NDArray[np.int64], lengths: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -307,10 +323,8 @@ def _row_and_column(
 
 
 def _sample(rng: np.random.Generator, count: int, size: int) -> NDArray[np.int64]:
-    """All numbers below ``count``, or so many of them, each set as likely as any other.
-
-    ``Generator.choice`` does the same, in memory for up to twenty times ``size``.
-    """
+    """All numbers below ``count``, or so many of them, each set as likely as any other."""
+    # Generator.choice does the same, in memory for up to twenty times ``size``.
     if size >= count:
         return np.arange(count)
     if size > count // 2:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sfpose._scoring import check_descriptors
+from sfpose._scoring import check_searchable
 from sfpose.runtime.artifact import DISTANCE
 from sfpose.runtime.files import parse_json, read_file
 from sfpose.runtime.tensors import map_tensor, tensor_parts
@@ -130,7 +130,7 @@ def read_gallery(folder: Path, verify: bool, manifest_name: str = MANIFEST) -> G
             raise ValueError(f"{_COUNTS} must hold one number above 0 a template; it does not")
         counts = np.array(numbers, np.int64)
     if verify:
-        check_descriptors(templates, name="templates")
+        check_searchable(templates, name="templates")
     return GalleryContents(ids, counts, templates)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,8 @@ from sfpose._kernels import reference
 __all__ = [
     "FEW_PAIRS",
     "Floats",
-    "cache_kernels",
     "check_descriptors",
+    "check_searchable",
     "chi2_matrix",
     "chi2_matrix_of_checked",
     "chi2_of_checked",
@@ -38,6 +37,9 @@ FEW_PAIRS = 256
 _SAFE = {np.dtype(np.float32): (1e-6, 1e18), np.dtype(np.float64): (1e-100, 1e150)}
 """Largest values of inputs that need no scaling: squares of what matters stay in range."""
 
+_SEARCHABLE = (1e-15, 1e18)
+"""The same for searches, which scale nothing, for each row by itself."""
+
 _BLOCK_ROWS = 32
 _BLOCK_PAIRS = 4096
 
@@ -52,8 +54,8 @@ def check_descriptors(
     Parameters
     ----------
     X : array of shape (n, d)
-        float32 and float64 are taken as they are, without a copy if contiguous;
-        float16 becomes float32; integers become float64.
+        float32 and float64 are taken as they are, without a copy if contiguous and in the
+        machine's byte order; float16 becomes float32; integers become float64.
     name : str
         What to call ``X`` in an error.
     width : int, optional
@@ -76,11 +78,14 @@ def check_descriptors(
     dtype('float64')
     """
     array = np.asarray(X)
-    if array.dtype == np.float16:
+    native = array.dtype.newbyteorder("=")
+    if native == np.float16:
         array = array.astype(np.float32)
     elif array.dtype.kind in "iub":
         array = array.astype(np.float64)
-    elif array.dtype not in (np.float32, np.float64):
+    elif native in (np.float32, np.float64):
+        array = array.astype(native, copy=False)
+    else:
         raise ValueError(f"{name} must be numbers; got dtype {array.dtype}")
     if array.ndim != 2:
         raise ValueError(f"{name} must have shape (n, d); got {array.shape}")
@@ -97,6 +102,46 @@ def check_descriptors(
     if low < 0:
         raise ValueError(f"{name} must not be negative; got {low}")
     return np.ascontiguousarray(array)
+
+
+def check_searchable(
+    X: ArrayLike, *, name: str = "descriptors", width: int | None = None
+) -> NDArray[np.float32]:
+    """Return ``X`` as :func:`check_descriptors` does, as float32 that a search is exact for.
+
+    A search scales nothing, so squares of what matters must stay in the range of float32.
+
+    Parameters
+    ----------
+    X, name, width
+        As for :func:`check_descriptors`.
+
+    Returns
+    -------
+    float32 array of shape (n, d)
+
+    Raises
+    ------
+    ValueError
+        If ``X`` is refused by :func:`check_descriptors`, or the largest value of a row is above
+        1e18, or below 1e-15 without being 0.
+
+    Examples
+    --------
+    >>> from sfpose._scoring import check_searchable
+    >>> check_searchable([[0.0, 1.0]]).dtype
+    dtype('float32')
+    """
+    rows = check_descriptors(X, name=name, width=width)
+    largest = rows.max(axis=1)
+    lowest, highest = _SEARCHABLE
+    odd = ((largest > 0) & (largest < lowest)) | (largest > highest)
+    if odd.any():
+        raise ValueError(
+            f"the largest value of each row of {name} must be 0 or between {lowest:g} and "
+            f"{highest:g}; got {largest[odd][0]:g}"
+        )
+    return rows.astype(np.float32, copy=False)
 
 
 def _check_two(A: ArrayLike, B: ArrayLike) -> tuple[Floats, Floats]:
@@ -135,41 +180,6 @@ def threads_of(n_jobs: int | None) -> int:
     from joblib import effective_n_jobs
 
     return int(effective_n_jobs(n_jobs))
-
-
-def cache_kernels() -> Path:
-    """Keep compiled kernels on disk, so that later processes need not compile them.
-
-    To be called before the first batch of a process, in every process that shall gain.
-    numba chooses the folder: ``__pycache__`` beside the kernels where that can be written,
-    else the user's cache folder; the environment variable ``NUMBA_CACHE_DIR`` overrides
-    both. Files are replaced whole, so that processes may start together; a change of
-    numba, of the kernels or of the processor makes new ones.
-
-    Returns
-    -------
-    Path
-        Where they are kept.
-
-    Raises
-    ------
-    RuntimeError
-        If there is no folder that can be written.
-
-    Examples
-    --------
-    >>> from sfpose import cache_kernels
-    >>> folder = cache_kernels()  # doctest: +SKIP
-    """
-    from sfpose._kernels.chi2 import chi2_block
-    from sfpose._kernels.chi2 import chi2_pairs as pairs
-    from sfpose._kernels.topk import keep_nearest
-
-    folder = Path()
-    for kernel in (chi2_block, pairs, keep_nearest):
-        kernel.enable_caching()
-        folder = Path(str(kernel.stats.cache_path))
-    return folder
 
 
 def over_blocks(work: Callable[[slice], None], count: int, block: int, n_jobs: int | None) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sfpose._scoring import check_descriptors, chi2_matrix
+from sfpose._scoring import check_searchable, chi2_matrix
 from sfpose._search import nearest
 
 if TYPE_CHECKING:
@@ -118,8 +118,7 @@ def search(
     from dask.delayed import delayed
 
     blocks = _rows(templates, "templates")
-    asked = check_descriptors(probes, name="probes", width=blocks.shape[1])
-    asked = np.ascontiguousarray(asked, dtype=np.float32)
+    asked = check_searchable(probes, name="probes", width=blocks.shape[1])
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= len(blocks):
         raise ValueError(f"k must be a whole number in 1 ... {len(blocks)}; got {k!r}")
     sent = delayed(asked)
@@ -139,5 +138,5 @@ def search(
 def _search_block(
     block: NDArray[np.floating[Any]], probes: NDArray[np.float32], k: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    rows = check_descriptors(block, name="templates").astype(np.float32, copy=False)
+    rows = check_searchable(block, name="templates")
     return nearest(rows, probes, min(k, len(rows)), None)

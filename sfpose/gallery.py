@@ -19,7 +19,7 @@ from sfpose._gallery_files import (
     network_of,
     read_gallery,
 )
-from sfpose._scoring import check_descriptors
+from sfpose._scoring import check_searchable
 from sfpose._search import nearest, within
 from sfpose.decision import DescriptorForm
 from sfpose.runtime.folders import Contents, read_whole, write_folder
@@ -123,7 +123,7 @@ class TemplateGallery:
     ) -> tuple[list[Hashable], NDArray[np.float32]]:
         names = check_ids(ids)
         width = None if self._templates is None else self._templates.shape[1]
-        rows = check_descriptors(templates, name="templates", width=width).astype(np.float32)
+        rows = check_searchable(templates, name="templates", width=width)
         if self._form is not None:
             self._form.check(rows, "templates")
         if len(names) != len(rows):
@@ -259,10 +259,10 @@ class TemplateGallery:
 
     def _probes(self, probes: ArrayLike) -> NDArray[np.float32]:
         width = self.templates.shape[1]
-        rows = check_descriptors(probes, name="probes", width=width)
+        rows = check_searchable(probes, name="probes", width=width)
         if self._form is not None:
             self._form.check(rows, "probes")
-        return rows.astype(np.float32, copy=False)
+        return rows
 
     def search(self, probes: ArrayLike, k: int = 1) -> SearchResult:
         """Find the ``k`` nearest templates of each probe.

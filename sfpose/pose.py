@@ -180,8 +180,8 @@ def pose_labels(
 
     The limits lie between the poses as estimated, not as turned: landmarks of turned
     heads are found too close to the frontal ones. With the landmark network that ships,
-    KDEF's heads at 45 and 90 degrees come out at 31 and 64 (medians), so a head between
-    three-quarter and profile comes out at about 45.
+    KDEF's heads at 45 and 90 degrees come out at 35 and 68 (medians;
+    ``python benchmarks/head_pose.py KDEF``). The limits were chosen on CFP people 001 to 100.
 
     Parameters
     ----------

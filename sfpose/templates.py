@@ -90,6 +90,8 @@ def build_templates(
     if not (np.isfinite(shares).all() and (shares >= 0).all()):
         raise ValueError("weights must be finite and not negative; got another value")
     names, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    # Only their ratios count: sums of large ones would leave the range of float64.
+    shares = shares / max(shares.max(), np.finfo(np.float64).tiny)
     totals = np.bincount(codes, shares)
     if not (totals > 0).all():
         name = names[totals == 0][0]

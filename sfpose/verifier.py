@@ -189,6 +189,7 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         self, found: dict[Condition, Calibrated], form: DescriptorForm, cohort: Cohort | None
     ) -> TemplateVerifier:
         self._calibrated, self._form, self._cohort = found, form, cohort
+        self._calibrated_groups = self._groups()
         self.calibrations_ = {condition: known.thresholds[0] for condition, known in found.items()}
         self.calibration_ = self.calibrations_[choose_condition(found, Condition())]
         self.threshold_: float = self.calibration_.threshold
@@ -233,9 +234,9 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         self, template_images: int, probe_images: int, poses: Sequence[str | int] | None
     ) -> Rule:
         """What decides about a comparison, after a fit or by the shipped calibration."""
-        groups = self._groups()
+        groups: tuple[str, ...] = getattr(self, "_calibrated_groups", None) or self._groups()
         if poses is not None and "pose" not in groups:
-            raise ValueError(f'poses decide only where groups hold "pose"; got {self.groups!r}')
+            raise ValueError(f'poses decide only where groups hold "pose"; got {groups}')
         wanted = Condition.of(template_images, probe_images, poses)
         if "size" not in groups:
             wanted = Condition(poses=wanted.poses)

@@ -363,3 +363,30 @@ def test_sizes_that_come_by_themselves_do_not_warn():
         warnings.simplefilter("error")
         # 30 x 29 / 2 x 36 impostor pairs of single images: 30 false matches at 0.01.
         TemplateVerifier(0.01).fit(*_people())
+
+
+@pytest.mark.parametrize("target", [1e-5, 5e-5])
+def test_an_image_under_two_people_is_told_and_not_calibrated_on(target):
+    descriptors, subjects = _people()
+    descriptors[6] = descriptors[0]
+    with pytest.raises(ValueError, match=r"different people must differ.* 0 and 1 share one"):
+        TemplateVerifier(target, template_sizes=[(1, 1)]).fit(descriptors, subjects)
+
+
+def test_changed_groups_do_not_change_what_was_fitted():
+    descriptors, subjects = _people(60)
+    verifier = TemplateVerifier(0.01, template_sizes=[(1, 1), (2, 2)]).fit(descriptors, subjects)
+    sides = descriptors[:2], descriptors[6:8]
+    before = verifier.verify(*sides).threshold
+    assert before != verifier.threshold_
+    verifier.set_params(groups=None)
+    assert verifier.verify(*sides).threshold == before
+
+
+def test_weights_of_templates_may_be_of_any_size():
+    descriptors, subjects = _people(3, images=3)
+    weights = np.tile([1.0, 2.0, 3.0], 3)
+    expected = build_templates(descriptors, subjects, weights=weights).templates
+    for scale in (1e-300, 1e300):
+        found = build_templates(descriptors, subjects, weights=weights * scale).templates
+        np.testing.assert_allclose(found, expected, rtol=1e-12)

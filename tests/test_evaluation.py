@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -265,6 +266,10 @@ def test_info_names_weights_and_calibration(capsys):
     shown = capsys.readouterr().out
     assert "calibrated on CFP, people 001 to 100" in shown
     assert "1 against 1 images, frontal - profile: 0.1: " in shown
+    # 19,800 impostor pairs, of which a thousandth is fewer than 30 and a hundredth is not.
+    (few,) = [line for line in shown.splitlines() if "5 against 5 images: " in line]
+    assert re.search(r"0\.01: 0\.\d{4} .*0\.001: 0\.\d{4}\* ", few)
+    assert "* fewer than 30 false matches" in shown
 
 
 def test_shipped_weights_on_lfw_are_far_from_chance(shared_data):

@@ -339,3 +339,27 @@ def test_tensor_files_that_lie_are_refused(tmp_path, change):
     (tmp_path / "t.safetensors").write_bytes(change(data))
     with pytest.raises(ValueError, match="must be a safetensors file with a float32 array"):
         map_tensor(tmp_path / "t.safetensors", "templates")
+
+
+@pytest.mark.parametrize("scale", [1e-14, 1e-6, 1e6, 1e17])
+@pytest.mark.parametrize("probes", [3, 40])
+def test_search_is_exact_wherever_it_takes_values(scale, probes):
+    rows = np.random.default_rng(0).random((600, 20)).astype(np.float32)
+    gallery = TemplateGallery()
+    gallery.add(range(600), rows * np.float32(scale))
+    asked = np.random.default_rng(1).random((probes, 20)).astype(np.float32)
+    found = gallery.search(asked * np.float32(scale), k=3)
+    expected = np.sort(reference.chi2_matrix(asked, rows), axis=1)[:, :3]
+    np.testing.assert_allclose(found.distances / scale, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-16, 2e18, 1e30, 1e40])
+def test_values_that_a_search_would_be_wrong_for_are_refused(scale):
+    rows = np.random.default_rng(0).uniform(0.9, 1, (3, 20))
+    gallery = TemplateGallery()
+    with pytest.raises(ValueError, match=r"largest value of each row of templates must be 0 or"):
+        gallery.add(["a", "b", "c"], rows * scale)
+    assert len(gallery) == 0
+    gallery.add(["a", "b", "c"], rows)
+    with pytest.raises(ValueError, match=r"largest value of each row of probes must be 0 or"):
+        gallery.search(rows * scale)

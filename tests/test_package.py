@@ -47,7 +47,7 @@ ALLOWED = {
         "templates",
     },
     "verifier": {"_calibration", "_cohort", "_scoring", "decision", "metrics"},
-    "protocols": {"preprocessing"},
+    "protocols": {"_checks", "preprocessing"},
     "_embedding": {"geometry", "preprocessing", "runtime"},
     "pose": set(),
     "detectors": set(),

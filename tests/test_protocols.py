@@ -89,6 +89,17 @@ def test_lfw_refuses_pairs_it_cannot_follow(tmp_path, pairs, error, message):
         LFW(_write(tmp_path, _lfw_files(pairs), "zip"))
 
 
+def test_lfw_does_not_choose_between_two_of_a_file(tmp_path):
+    files = _lfw_files()
+    twice = {**files, "other/Bo_0002.jpg": _jpeg(3)}
+    with pytest.raises(ValueError, match=r"must be there once.*lfw/Bo/Bo_0002.jpg and other/"):
+        LFW(_write(tmp_path, twice, "zip"))
+    unnamed = {**files, "lfw/Cy/Cy_0001.jpg": _jpeg(3), "other/Cy_0001.jpg": _jpeg(4)}
+    assert len(LFW(_write(tmp_path, unnamed, "zip")).images) == 4
+    with pytest.raises(ValueError, match=r"one pairs.txt; .* a/pairs.txt, pairs.txt"):
+        LFW(_write(tmp_path, {**files, "a/pairs.txt": PAIRS}, "zip"))
+
+
 def test_data_sets_that_are_not_there_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="folder or a zip file"):
         LFW(tmp_path / "none")
@@ -348,6 +359,7 @@ def test_pairs_need_two_sides():
     with pytest.raises(ValueError, match="both sides"):
         all_pairs(["a"], [0], [])
     assert first_of_each(list("abab"), [3, 2, 1, 0], 1).tolist() == [2, 3]
+    assert first_of_each(list("abab"), [], 1).tolist() == []
 
 
 def test_the_real_lfw_has_its_published_counts(shared_data):
@@ -434,3 +446,8 @@ def test_the_real_kdef_has_the_layout_of_the_protocol(shared_data):
     trials = protocol.trials("frontal", "three_quarter", 5)
     assert int(trials.is_genuine.sum()) == 50 * 4
     assert int((~trials.is_genuine).sum()) == 50 * 49
+
+
+def test_templates_of_no_images_are_refused():
+    with pytest.raises(ValueError, match="template_size must be"):
+        _vggface2(3, 4).trials("F", "P", template_size=0)

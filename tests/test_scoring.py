@@ -304,3 +304,15 @@ def test_float32_and_float64_agree_within_the_bound(batches):
     exact = chi2_matrix(a.astype(np.float64), b.astype(np.float64))
     largest = float(max(a.max(), b.max()))
     np.testing.assert_allclose(chi2_matrix(a, b), exact, rtol=1e-6, atol=1e-11 * largest)
+
+
+def test_numbers_in_the_byte_order_of_other_machines_are_numbers():
+    a, b = _relu_like(4, 6), _relu_like(4, 6, seed=1)
+    expected = chi2_matrix(a, b.astype(np.float64))
+    np.testing.assert_array_equal(chi2_matrix(a.astype(">f4"), b.astype(">f8")), expected)
+
+
+def test_a_pair_has_the_distance_alone_that_it_has_among_many_to_a_millionth():
+    a, b = _relu_like(1000, 256), _relu_like(1000, 256, seed=1)
+    alone = np.concatenate([chi2_pairs(a[k : k + 1], b[k : k + 1]) for k in range(1000)])
+    np.testing.assert_allclose(chi2_pairs(a, b), alone, rtol=1e-6)

@@ -58,11 +58,21 @@ def run(options: argparse.Namespace) -> int:
     if calibration:
         print(f"calibrated on {calibration['data']}:")
         print("  thresholds (false non-match rate) at target false match rates")
+        few = False
         for condition, entry in shipped_conditions(manifest).items():
             thresholds: Any = entry["thresholds"]
+            marks = ["*" if _rests_on_few(stated) else "" for stated in thresholds]
             listed = ", ".join(
-                f"{stated['target_fmr']:g}: {stated['threshold']:.4f} ({stated['fnmr']:.3f})"
-                for stated in thresholds
+                f"{stated['target_fmr']:g}: {stated['threshold']:.4f}{mark} ({stated['fnmr']:.3f})"
+                for stated, mark in zip(thresholds, marks, strict=True)
             )
             print(f"  {condition}: {listed}")
+            few = few or any(marks)
+        if few:
+            print("  * fewer than 30 false matches are expected: the true rate may be far off")
     return 0
+
+
+def _rests_on_few(stated: dict[str, Any]) -> bool:
+    """Whether too few impostor pairs were compared for the rate (rule of 30)."""
+    return bool(stated["target_fmr"] * stated.get("impostor_pairs", 0) < 30)

@@ -32,7 +32,8 @@ class LFW:
     FileNotFoundError
         If there is no ``pairs.txt`` or it names an image that is missing.
     ValueError
-        If a line of it cannot be read.
+        If a line of it cannot be read, or there are several of it or of an image that it names,
+        as where the aligned and the original images lie side by side.
 
     References
     ----------
@@ -58,18 +59,28 @@ class LFW:
         listed = [name for name in files.names if name.rsplit("/", 1)[-1] == "pairs.txt"]
         if not listed:
             raise FileNotFoundError(f"LFW needs a pairs.txt; there is none in {str(root)!r}")
-        by_file = {name.rsplit("/", 1)[-1]: name for name in files.images()}
+        if len(listed) > 1:
+            raise ValueError(f"LFW must have one pairs.txt; {str(root)!r} has {', '.join(listed)}")
+        by_file: dict[str, list[str]] = {}
+        for path in files.images():
+            by_file.setdefault(path.rsplit("/", 1)[-1], []).append(path)
         rows: dict[str, int] = {}
         pairs = []
         for fold, line, people, numbers in _read_pairs(files.read(listed[0]).decode("utf-8")):
             both = []
             for person, number in zip(people, numbers, strict=True):
                 name = f"{person}_{number:04d}.jpg"
-                if name not in by_file:
+                found = by_file.get(name, [])
+                if not found:
                     raise FileNotFoundError(
                         f"line {line} of pairs.txt names {name}, which is missing"
                     )
-                both.append(rows.setdefault(by_file[name], len(rows)))
+                if len(found) > 1:
+                    raise ValueError(
+                        f"images that pairs.txt names must be there once; there are "
+                        f"{' and '.join(found[:2])}"
+                    )
+                both.append(rows.setdefault(found[0], len(rows)))
             pairs.append((*both, fold, *people))
         self.images = LazyImages(files, list(rows))
         self._pairs = pairs

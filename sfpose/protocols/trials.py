@@ -109,7 +109,6 @@ def first_of_each(subjects: ArrayLike, rows: ArrayLike, count: int) -> NDArray[n
     """
     people = np.asarray(subjects)
     selected = np.asarray(rows, dtype=np.int64)
-    kept: list[NDArray[np.int64]] = [
-        selected[people[selected] == person][:count] for person in np.unique(people[selected])
-    ]
+    kept = [selected[:0]]
+    kept += [selected[people[selected] == person][:count] for person in np.unique(people[selected])]
     return np.sort(np.concatenate(kept))

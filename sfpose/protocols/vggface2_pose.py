@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sfpose._checks import check_whole
 from sfpose.protocols.trials import Trials
 
 __all__ = ["PoseTemplates", "VGGFace2Pose"]
@@ -120,8 +121,10 @@ class VGGFace2Pose:
         Raises
         ------
         ValueError
-            If a person has fewer than two templates in a pose.
+            If ``template_size`` is no whole number above 0, or a person has fewer than two
+            templates in a pose.
         """
+        check_whole(template_size, "template_size", 1)
         rows, subjects, poses = [], [], []
         for person in self.people:
             own = self._subjects == person
