@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from numbers import Integral
+import math
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["check_labels", "check_whole"]
+__all__ = ["check_jobs", "check_labels", "check_number", "check_whole"]
 
 
 def check_whole(value: object, name: str, least: int) -> int:
@@ -21,6 +22,34 @@ def check_whole(value: object, name: str, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
         raise ValueError(f"{name} must be a whole number, at least {least}; got {value!r}")
     return int(value)
+
+
+def check_jobs(value: object) -> int | None:
+    """A number of threads as joblib takes it: None, or a whole number other than 0.
+
+    Raises
+    ------
+    ValueError
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) == 0:
+        raise ValueError(f"n_jobs must be None or a whole number other than 0; got {value!r}")
+    return int(value)
+
+
+def check_number(value: object, name: str, *, above: float = -math.inf) -> float:
+    """A finite number, NumPy's too, above another; a bool is none.
+
+    Raises
+    ------
+    ValueError
+    """
+    number = isinstance(value, Real) and not isinstance(value, (bool, np.bool_))
+    if not number or not above < float(value) < math.inf:  # type: ignore[arg-type]
+        limit = "" if above == -math.inf else f" above {above:g}"
+        raise ValueError(f"{name} must be a finite number{limit}; got {value!r}")
+    return float(value)  # type: ignore[arg-type]
 
 
 def check_labels(values: ArrayLike, count: int, rule: str) -> NDArray[Any]:

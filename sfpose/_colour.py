@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["to_srgb"]
 
 _LEAST_CHANGE = 2
-_WITHOUT_ALPHA = {"1": "L", "LA": "L", "La": "L"}
+_WITHOUT_ALPHA = {"1": "L", "LA": "L"}
 
 
 def to_srgb(image: PillowImage) -> PillowImage:
@@ -37,6 +37,9 @@ def to_srgb(image: PillowImage) -> PillowImage:
     ValueError
         If the profile is damaged.
     """
+    if image.mode == "La":
+        # Its values are multiplied by alpha; Pillow undoes that before any other conversion.
+        image = image.convert("LA")
     profile = image.info.get("icc_profile")
     if not profile:
         return _rgb(image)

@@ -264,7 +264,8 @@ class Aligner:
 
 def check_min_face_score(score: MinFaceScore) -> None:
     """Raise ValueError unless ``score`` is 0 to 1 or ``"auto"``."""
-    if score != "auto" and not (isinstance(score, Real) and 0 <= score <= 1):
+    number = isinstance(score, Real) and not isinstance(score, (bool, np.bool_))
+    if not (isinstance(score, str) and score == "auto") and not (number and 0 <= score <= 1):
         raise ValueError(f"min_face_score must be 0 to 1 or 'auto'; got {score!r}")
 
 
@@ -277,7 +278,7 @@ def crop_kind(align: Align, artifact: Artifact | None) -> CropKind:
         align = _bundled(artifact, "align")
     if align == "auto":
         align = artifact is None or artifact.manifest.get("alignment") == "five-landmarks"
-    if isinstance(align, bool):
+    if isinstance(align, (bool, np.bool_)):
         return "landmarks" if align else "loose"
     if align != "done":
         raise ValueError(f"align must be True, False, 'auto' or 'done'; got {align!r}")
@@ -338,6 +339,7 @@ class Embedding:
         self._aligner: Aligner | None = None
         kind = crop_kind(align, artifact)
         self._share = share_of(kind)
+        check_min_face_score(min_face_score)
         if min_face_score == "auto":
             min_face_score = _bundled(artifact, "min_face_score")
         if kind == "landmarks":

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sfpose._checks import check_jobs
 from sfpose._kernels import reference
 
 __all__ = [
@@ -179,7 +180,7 @@ def threads_of(n_jobs: int | None) -> int:
         return 1
     from joblib import effective_n_jobs
 
-    return int(effective_n_jobs(n_jobs))
+    return int(effective_n_jobs(check_jobs(n_jobs)))
 
 
 def over_blocks(work: Callable[[slice], None], count: int, block: int, n_jobs: int | None) -> None:

@@ -12,8 +12,9 @@ from joblib import effective_n_jobs
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
-from sfpose._checks import check_whole
+from sfpose._checks import check_jobs, check_number, check_whole
 from sfpose._embedding import Aligner, MinFaceScore
+from sfpose._estimators import GivesImages, KeepsWhatItMade
 from sfpose.detectors import Detector, detect_faces
 from sfpose.geometry import similarity_to_canonical, widen_matrix
 from sfpose.pose import HeadPose, head_pose
@@ -83,7 +84,7 @@ class AlignedFaces:
         return head_pose(self.landmarks)
 
 
-class FaceAligner(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class FaceAligner(GivesImages, KeepsWhatItMade, TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Find faces in photos; turn, scale and crop them by five landmarks.
 
     The crop is turned and scaled so that the landmarks come to lie where the
@@ -183,24 +184,6 @@ class FaceAligner(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         count_images(X)
         return self
 
-    def set_output(
-        self, *, transform: Literal["default", "pandas", "polars"] | None = None
-    ) -> FaceAligner:
-        """Do nothing: crops are no table, and stay the array that the next step takes.
-
-        So a pipeline may be asked for tables, which its :class:`FaceEmbedder` then gives.
-
-        Parameters
-        ----------
-        transform : ignored
-
-        Returns
-        -------
-        FaceAligner
-            Itself.
-        """
-        return self
-
     def __sklearn_is_fitted__(self) -> bool:
         return True
 
@@ -264,7 +247,9 @@ class FaceAligner(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             values, the detector gives something else than boxes, or, with
             ``policy="error"``, a photo does not show exactly one face or a crop none.
         """
-        widen, size = widen_matrix(self.margin), check_whole(self.size, "size", 1)
+        size = check_whole(self.size, "size", 1)
+        widen = widen_matrix(check_number(self.margin, "margin", above=0))
+        check_number(self.min_face, "min_face")
         crops = [np.zeros((0, size, size, 3), np.uint8)]
         none = np.zeros(0)
         groups = [_Found([], none.reshape(0, 5, 2), none.reshape(0, 4), none.astype(int), none)]
@@ -313,7 +298,7 @@ class FaceAligner(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         count_images(X)
         if callable(self.detector):
             return self._detected(self.detector, X)
-        if self.detector != "crop":
+        if not isinstance(self.detector, str) or self.detector != "crop":
             raise ValueError(f"detector must be 'crop' or a callable; got {self.detector!r}")
         return self._cropped(X)
 
@@ -377,15 +362,14 @@ class FaceAligner(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         )
 
     def _aligner(self) -> Aligner:
-        threads = effective_n_jobs(self.n_jobs)
+        threads = effective_n_jobs(check_jobs(self.n_jobs))
         key = (self.weights, self.batch_size, threads, self.min_face_score)
-        cached: tuple[object, Aligner] | None = self.__dict__.get("_cached_aligner")
-        if cached is None or cached[0] != key:
-            aligner = Aligner(
+        return self._made_for(
+            key,
+            lambda: Aligner(
                 self.weights,
                 n_threads=threads,
                 batch_size=self.batch_size,
                 min_face_score=self.min_face_score,
-            )
-            cached = self._cached_aligner = (key, aligner)
-        return cached[1]
+            ),
+        )

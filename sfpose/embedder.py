@@ -10,9 +10,11 @@ import numpy as np
 from joblib import effective_n_jobs
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.exceptions import NotFittedError
 
-from sfpose._checks import check_labels
+from sfpose._checks import check_jobs, check_labels
 from sfpose._embedding import Align, CropKind, Embedding, MinFaceScore, crop_kind, share_of
+from sfpose._estimators import KeepsWhatItMade
 from sfpose.alignment import FaceAligner
 from sfpose.preprocessing import count_images, iterate_images, loose_crop
 from sfpose.runtime.artifact import Artifact, read_artifact, write_artifact
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["FaceEmbedder"]
 
 
-class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class FaceEmbedder(KeepsWhatItMade, TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Embed face images as descriptors whose chi-square distance tells people apart.
 
     Without ``fit``, ``transform`` runs the weights that ship with the library, on
@@ -170,8 +172,8 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         ValueError
             If an image is refused, lengths differ, a label is missing, there are fewer than
             two people, ``epochs``, ``batch_size``, ``train_size`` or ``random_state`` is no
-            whole number or too small, or there is no such ``network`` or its descriptor has
-            negative values.
+            whole number or too small, ``learning_rate`` is no finite number above 0, or there is
+            no such ``network`` or its descriptor has negative values.
         """
         try:
             import onnx  # noqa: F401
@@ -263,30 +265,44 @@ class FaceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             return self._embedding()(cast("Images", _Watched(X, bar.update)))
 
     def _embedding(self) -> Embedding:
-        fitted = getattr(self, "artifact_", None)
-        source = fitted.digest if fitted is not None else self.weights
-        threads = effective_n_jobs(self.n_jobs)
+        threads = effective_n_jobs(check_jobs(self.n_jobs))
         settings = (self.align, self.min_face_score, self.batch_size, threads)
-        key = (fitted is not None, source, *settings)
-        cached: tuple[object, Embedding] | None = self.__dict__.get("_cached_embedding")
-        if cached is None or cached[0] != key:
-            embedding = Embedding(
-                self.artifact,
-                align=self.align,
-                min_face_score=self.min_face_score,
-                batch_size=self.batch_size,
-                n_threads=threads,
-            )
-            cached = self._cached_embedding = (key, embedding)
-        return cached[1]
+        return self._made_for((self._source(), *settings), lambda: self._make(threads))[1]
+
+    def _make(self, threads: int) -> tuple[Artifact, Embedding]:
+        artifact = self.artifact
+        embedding = Embedding(
+            artifact,
+            align=self.align,
+            min_face_score=self.min_face_score,
+            batch_size=self.batch_size,
+            n_threads=threads,
+        )
+        return artifact, embedding
+
+    def _source(self) -> tuple[str, object]:
+        """Where the network comes from."""
+        fitted = getattr(self, "artifact_", None)
+        return ("weights", self.weights) if fitted is None else ("fit", fitted.digest)
 
     @property
     def artifact(self) -> Artifact:
-        """The network that ``transform`` runs, with its manifest."""
+        """The network that ``transform`` runs, with its manifest.
+
+        Weights are read at the first call, so that a file that is replaced meanwhile counts for
+        estimators made later.
+        """
         if hasattr(self, "artifact_"):
             return self.artifact_
         if self.weights is None:
-            raise ValueError("weights=None starts from random weights: call fit before transform")
+            raise NotFittedError(
+                "weights=None starts from random weights: call fit before transform"
+            )
+        source = self._source()
+        for key, made in list(self._kept().items()):
+            if key[0] == source:
+                running: Artifact = made[0]
+                return running
         return read_artifact(self.weights)
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:

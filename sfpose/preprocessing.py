@@ -6,11 +6,11 @@ nowhere else.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 import numpy as np
@@ -45,6 +45,11 @@ MAX_PIXELS = 64 * 10**6
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
 _ORIENTATION = 0x0112
+_SINGLE = (str, os.PathLike, bytes, bytearray, memoryview)
+_COLLECTION = (
+    "images must be a list of images or an array of shape (n, H, W, 3); got {}: "
+    "wrap a single image in a list"
+)
 
 
 def _check_array(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -93,8 +98,7 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     ...     read_image(path).shape
     (4, 5, 3)
     """
-    path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises an error for too long a name
         raise FileNotFoundError(f"an image path must name a file; there is none at {str(path)!r}")
     with open(path, "rb") as file:
         return decode_image(file, str(path))
@@ -131,21 +135,29 @@ def decode_image(file: BinaryIO, name: str) -> NDArray[np.uint8]:
     """
     from PIL import Image
 
-    try:
-        with Image.open(file, formats=_FORMATS) as image:
-            return _from_pillow(image, repr(name))
-    except (_Refused, MemoryError):
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(f"{name!r} must have at most {MAX_PIXELS} pixels; {error}") from error
-    except Exception as error:  # what decoders raise on damaged files is beyond a list
-        raise ValueError(
-            f"an image file must be a whole JPEG, PNG or WebP; {name!r} is not: {error}"
-        ) from error
+    with _refusing(f"an image file must be a whole JPEG, PNG or WebP; {name!r} is not"):
+        try:
+            with Image.open(file, formats=_FORMATS) as image:
+                return _from_pillow(image, repr(name))
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise _Refused(f"{name!r} must have at most {MAX_PIXELS} pixels; {error}") from error
 
 
-class _Refused(ValueError):
+class _Refused(Exception):
     """An image that is whole and that the rules exclude."""
+
+
+@contextlib.contextmanager
+def _refusing(rule: str) -> Iterator[None]:
+    """Say the rule for whatever decoders raise on damaged images, which is beyond a list."""
+    try:
+        yield
+    except _Refused as error:
+        raise ValueError(*error.args) from None
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{rule}: {error}") from error
 
 
 def _from_pillow(image: PillowImage, name: str) -> NDArray[np.uint8]:
@@ -184,17 +196,12 @@ def count_images(images: Images) -> int:
     ValueError
         If ``images`` is empty, one image instead of several, or one path.
     """
-    if isinstance(images, (str, os.PathLike)) or not hasattr(images, "__len__"):
-        raise ValueError(
-            "images must be a list of images or an array of shape (n, H, W, 3); "
-            f"got one {type(images).__name__}: wrap a single image in a list"
-        )
+    scalar = isinstance(images, np.ndarray) and images.ndim == 0
+    if scalar or isinstance(images, _SINGLE) or not hasattr(images, "__len__"):
+        raise ValueError(_COLLECTION.format(f"one {type(images).__name__}"))
     if isinstance(images, np.ndarray) and images.dtype != object and images.dtype.kind not in "US":
         if images.ndim != 4:
-            raise ValueError(
-                "images must be a list of images or an array of shape (n, H, W, 3); "
-                f"got {images.dtype} of shape {images.shape}: wrap a single image in a list"
-            )
+            raise ValueError(_COLLECTION.format(f"{images.dtype} of shape {images.shape}"))
         if len(images):
             _check_array(images[0])
     if len(images) == 0:
@@ -233,8 +240,9 @@ def iterate_images(images: Images) -> Iterator[NDArray[np.uint8]]:
     for number, image in enumerate(images):
         try:
             yield _decode(image)
-        except (ValueError, FileNotFoundError) as error:
-            raise type(error)(f"image {number}: {error}") from error
+        except (ValueError, OSError) as error:
+            kind = ValueError if isinstance(error, ValueError) else type(error)
+            raise kind(f"image {number}: {error}") from error
 
 
 def batched(images: Iterable[NDArray[np.uint8]], size: int) -> Iterator[list[NDArray[np.uint8]]]:
@@ -257,12 +265,8 @@ def _decode(image: ImageLike) -> NDArray[np.uint8]:
     if isinstance(image, np.ndarray):
         return _check_array(image)
     if hasattr(image, "convert") and hasattr(image, "size"):
-        try:
+        with _refusing("a Pillow image must be whole; this one is not"):
             return _from_pillow(image, "a Pillow image")
-        except (_Refused, MemoryError):
-            raise
-        except Exception as error:
-            raise ValueError(f"a Pillow image must be whole; this one is not: {error}") from error
     raise ValueError(
         "an image must be a uint8 RGB array of shape (H, W, 3), a Pillow image or a path; "
         f"got {type(image).__name__}"
@@ -391,7 +395,6 @@ def as_network_input(
         Of the channels, on the scale 0 to 1.
     """
     batch = np.stack(list(crops)).astype(np.float32)
-    scale = np.float32(255) * np.asarray(std, dtype=np.float32)
     batch -= np.float32(255) * np.asarray(mean, dtype=np.float32)
-    batch /= scale
+    batch /= np.float32(255) * np.asarray(std, dtype=np.float32)
     return np.ascontiguousarray(batch.transpose(0, 3, 1, 2))

@@ -15,6 +15,7 @@ import onnxruntime
 import pytest
 from PIL import Image
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import normalize
 
@@ -23,6 +24,7 @@ from sfpose._embedding import Embedding
 from sfpose.geometry import CANONICAL_LANDMARKS, similarity_to_canonical, widen_matrix
 from sfpose.preprocessing import aligned_crop, as_network_input, loose_crop
 from sfpose.runtime.artifact import read_artifact, read_manifest, write_artifact
+from sfpose.runtime.session import _session as session
 
 
 @pytest.fixture(scope="module")
@@ -402,3 +404,70 @@ def test_a_bar_counts_the_images_where_it_is_wanted(photos, monkeypatch, kind):
     assert [(bar.total, bar.taken, bar.disable) for bar in bars] == [(len(images),) * 2 + (None,)]
     with pytest.raises(ValueError, match="wrap a single image in a list"):
         FaceEmbedder(verbose=True).transform(photos[0])
+
+
+def test_an_embedder_stays_with_the_weights_that_it_runs(photos, tmp_path):
+    small, default = read_artifact("small"), read_artifact("default")
+    path = write_artifact(tmp_path / "weights", small.model, small.manifest)
+    embedder = FaceEmbedder(path)
+    expected = FaceEmbedder("small").transform(photos)
+    np.testing.assert_array_equal(embedder.transform(photos), expected)
+    write_artifact(path, default.model, default.manifest, overwrite=True)
+    np.testing.assert_array_equal(embedder.transform(photos), expected)
+    assert embedder.artifact.digest == small.digest
+    assert read_artifact(embedder.save(tmp_path / "saved")).digest == small.digest
+    embedder.set_params(batch_size=2)
+    np.testing.assert_allclose(embedder.transform(photos), expected, rtol=1e-4, atol=1e-7)
+    assert clone(embedder).artifact.digest == default.digest
+
+
+def test_threads_that_come_at_once_make_one_network(photos, monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        "sfpose.runtime.session._session",
+        lambda *given: made.append(given) or session(*given),
+    )
+    embedder = FaceEmbedder("small", align="done")
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(embedder.transform, [photos[:1]] * 8))
+    assert len(made) == 1
+    assert all((answer == answers[0]).all() for answer in answers)
+
+
+def test_what_was_made_at_a_call_is_no_part_of_an_estimator(photos):
+    for estimator in (FaceEmbedder("small"), FaceAligner(policy="skip")):
+        before = pickle.dumps(estimator)
+        estimator.transform(photos)
+        assert pickle.dumps(estimator) == before
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: FaceEmbedder(n_jobs=1.5), "n_jobs must be None or a whole number other"),
+        (lambda: FaceEmbedder(n_jobs=0), "n_jobs must be None or a whole number other"),
+        (lambda: FaceAligner(n_jobs="2"), "n_jobs must be None or a whole number other"),
+        (lambda: FaceEmbedder(align=False, min_face_score="bogus"), "min_face_score must be"),
+        (lambda: FaceEmbedder(min_face_score=True), "min_face_score must be 0 to 1"),
+        (lambda: FaceAligner(margin=np.inf), "margin must be a finite number above 0; got inf"),
+        (lambda: FaceAligner(margin=0), "margin must be a finite number above 0; got 0"),
+        (lambda: FaceAligner(min_face="20"), "min_face must be a finite number; got '20'"),
+        (lambda: FaceAligner(detector=np.zeros((2, 4))), "detector must be 'crop' or a callable"),
+        (lambda: FaceEmbedder(weights=["default"]), "expected str, .* not list"),
+    ],
+)
+def test_parameters_that_are_none_of_their_values_are_told(photos, make, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        make().transform(photos)
+
+
+def test_booleans_of_numpy_are_booleans(photos):
+    for value in (True, False):
+        expected = FaceEmbedder("small", align=value).transform(photos[:1])
+        found = FaceEmbedder("small", align=np.bool_(value)).transform(photos[:1])
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_an_embedder_without_weights_is_not_fitted(photos):
+    with pytest.raises(NotFittedError):
+        FaceEmbedder(weights=None).transform(photos)

@@ -80,6 +80,9 @@ def test_fit_refuses_labels_that_teach_nothing(photos, people, message):
         ({"epochs": 1.5}, "epochs must be a whole number, at least 1; got 1.5"),
         ({"batch_size": 1}, "batch_size must be a whole number, at least 2; got 1"),
         ({"batch_size": True}, "batch_size must be a whole number, at least 2; got True"),
+        ({"learning_rate": np.nan}, "learning_rate must be a finite number above 0; got nan"),
+        ({"learning_rate": np.inf}, "learning_rate must be a finite number above 0; got inf"),
+        ({"learning_rate": 0}, "learning_rate must be a finite number above 0; got 0"),
         ({"train_size": 20}, "train_size must be a whole number, at least 31; got 20"),
         ({"random_state": None}, "random_state must be a whole number, at least 0; got None"),
     ],
@@ -112,7 +115,7 @@ def test_after_fit_a_bundles_weights_see_images_as_they_did(photos, tmp_path):
     """Its images are crops already; landmarks would be looked for in them otherwise."""
     crops = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3)).astype(np.uint8)
     given = FaceEmbedder("plain", align="done")
-    path = VerificationBundle(given, TemplateVerifier()).save(tmp_path / "door")
+    path = VerificationBundle(given, TemplateVerifier(weights="plain")).save(tmp_path / "door")
     settings = {"epochs": 1, "batch_size": 2, "train_size": 32}
     found = FaceEmbedder(path, **settings).fit(crops, [0, 0, 1, 1])
     expected = FaceEmbedder("plain", align="done", **settings).fit(crops, [0, 0, 1, 1])

@@ -21,8 +21,9 @@ PACKAGE = Path(sfpose.__file__).parent
 # except the ones listed as late.
 ALLOWED = {
     "_checks": set(),
+    "_estimators": set(),
     "_kernels": set(),
-    "_scoring": {"_kernels"},
+    "_scoring": {"_checks", "_kernels"},
     "geometry": set(),
     "_colour": set(),
     "preprocessing": {"_checks", "_colour"},
@@ -51,8 +52,16 @@ ALLOWED = {
     "_embedding": {"geometry", "preprocessing", "runtime"},
     "pose": set(),
     "detectors": set(),
-    "alignment": {"_checks", "_embedding", "detectors", "geometry", "pose", "preprocessing"},
-    "embedder": {"_checks", "_embedding", "alignment", "preprocessing", "runtime"},
+    "alignment": {
+        "_checks",
+        "_embedding",
+        "_estimators",
+        "detectors",
+        "geometry",
+        "pose",
+        "preprocessing",
+    },
+    "embedder": {"_checks", "_embedding", "_estimators", "alignment", "preprocessing", "runtime"},
     "training": {
         "_checks",
         "_embedding",

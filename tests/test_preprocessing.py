@@ -247,3 +247,23 @@ def test_batch_size_must_be_a_positive_whole_number(size):
 def test_count_images_counts():
     assert count_images([PHOTO] * 3) == 3
     assert count_images(np.zeros((2, 5, 5, 3), np.uint8)) == 2
+
+
+@pytest.mark.parametrize(
+    "single", [np.array("a.png"), b"bytes", memoryview(np.zeros((2, 2, 3), np.uint8))]
+)
+def test_what_is_no_collection_of_images_is_told_so(single):
+    with pytest.raises(ValueError, match="images must be a list of images or an array"):
+        list(iterate_images(single))
+
+
+def test_a_name_that_no_file_can_have_is_told_with_the_number_of_the_image():
+    with pytest.raises(FileNotFoundError, match=r"image 1: .*must name a file"):
+        list(iterate_images([np.zeros((2, 2, 3), np.uint8), "a" * 300 + ".png"]))
+
+
+def test_colours_that_are_multiplied_by_alpha_are_those_before():
+    straight = Image.new("LA", (4, 4), (200, 128))
+    (plain,) = iterate_images([straight])
+    (multiplied,) = iterate_images([straight.convert("La")])
+    np.testing.assert_allclose(multiplied.astype(int), plain.astype(int), atol=1)

@@ -8,6 +8,7 @@ import joblib
 import numpy as np
 import pytest
 import sklearn
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV, GroupKFold
@@ -345,3 +346,12 @@ def test_n_jobs_follows_the_parallel_config(photos):
     expected = FaceEmbedder(n_jobs=2).transform(photos)
     with joblib.parallel_config(n_jobs=2):
         np.testing.assert_allclose(FaceEmbedder().transform(photos), expected, rtol=1e-5, atol=1e-8)
+
+
+def test_a_pipeline_from_photos_has_the_names_of_the_descriptors(photos):
+    pipeline = make_pipeline(FaceAligner(), FaceEmbedder("small", align="done"))
+    names = pipeline.get_feature_names_out()
+    assert names[[0, -1]].tolist() == ["faceembedder0", "faceembedder255"]
+    with config_context(transform_output="pandas"):
+        assert pipeline.transform(photos).columns.tolist() == names.tolist()
+        assert FaceAligner().transform(photos).ndim == 4

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sfpose._checks import check_whole
+from sfpose._checks import check_number, check_whole
 from sfpose.networks import NETWORKS, build_network
 from sfpose.networks.registry import check_non_negative
 from sfpose.runtime.artifact import Artifact, Json
@@ -63,6 +63,7 @@ class IdentificationSettings:
 
     def __post_init__(self) -> None:
         check_non_negative(self.network)
+        check_number(self.learning_rate, "learning_rate", above=0)
 
 
 class CropSource:

@@ -1,0 +1,78 @@
+"""What estimators share. Imports nothing of the library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["GivesImages", "KeepsWhatItMade"]
+
+Itself = TypeVar("Itself", bound="GivesImages")
+Made = TypeVar("Made")
+
+
+class KeepsWhatItMade:
+    """Base of estimators that run a network: one for all threads, and none in a pickle."""
+
+    def _made_for(self, key: tuple[object, ...], make: Callable[[], Made]) -> Made:
+        """What ``make`` gave for a key, of which the last is kept."""
+        try:
+            kept = self._kept()
+            # Of threads that come at once each makes one, and all take the first.
+            made: Made = kept[key] if key in kept else kept.setdefault(key, make())
+        except TypeError:  # such parameters are no keys: what takes them says what is wrong
+            return make()
+        for other in [known for known in list(kept) if known != key]:
+            kept.pop(other, None)
+        return made
+
+    def _kept(self) -> dict[tuple[object, ...], Any]:
+        kept: dict[tuple[object, ...], Any] = self.__dict__.setdefault("_made", {})
+        return kept
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Not the network: workers make their own, from the same weights.
+        state: dict[str, Any] = super().__getstate__()  # type: ignore[assignment]
+        return {name: value for name, value in state.items() if name != "_made"}
+
+
+class GivesImages:
+    """Base of transformers whose output is no table."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        # scikit-learn would make tables of what is transformed where it is told to everywhere.
+        super().__init_subclass__(auto_wrap_output_keys=None, **options)  # type: ignore[call-arg]
+
+    def set_output(
+        self: Itself, *, transform: Literal["default", "pandas", "polars"] | None = None
+    ) -> Itself:
+        """Do nothing: crops are no table, and stay the array that the next step takes.
+
+        So a pipeline may be asked for tables, which its last step then gives.
+
+        Parameters
+        ----------
+        transform : ignored
+
+        Returns
+        -------
+        estimator
+            Itself.
+        """
+        return self
+
+    def get_feature_names_out(self, input_features: object = None) -> NDArray[np.object_]:
+        """No names: crops have no columns. For pipelines, whose last step has names.
+
+        Parameters
+        ----------
+        input_features : ignored
+
+        Returns
+        -------
+        object array of shape (0,)
+        """
+        return np.empty(0, dtype=object)
