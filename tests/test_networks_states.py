@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch", reason="networks need the [train] extra")
 
 import torch.nn.functional as F  # noqa: E402
 
-from sfpose.networks import build_network  # noqa: E402
+from sfpose.networks import NETWORKS, build_network  # noqa: E402
 from sfpose.networks.imagenet import (  # noqa: E402
     fill_from_resnet,
     fill_from_squeezenet,
@@ -86,6 +86,51 @@ def test_a_variant_takes_the_layers_that_it_shares_and_names_the_others(
     after = network.state_dict()
     assert all(torch.equal(after[key], before[key]) for key in left)
     assert torch.equal(after["fire5.squeeze.0.weight"], squeezenet["features.7.squeeze.weight"])
+
+
+SINGLE_LOOKS = [n for n in NETWORKS if n.startswith("squeezefaceposenet") and "+centre" not in n]
+
+
+@pytest.mark.parametrize("name", SINGLE_LOOKS)
+def test_every_network_of_a_single_look_takes_what_it_shares_with_squeezenet(name, squeezenet):
+    network = build_network(name)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    filled, left = fill_from_state(network, squeezenet)
+    parameters = {key for key, _ in network.named_parameters()}
+    assert sorted(filled + left) == sorted(parameters)
+    after = network.state_dict()
+    assert all(torch.equal(after[key], before[key]) for key in before.keys() - set(filled))
+    assert torch.equal(after["conv1.0.weight"], squeezenet["features.0.weight"])
+    assert torch.equal(after["fire9.squeeze.0.bias"], squeezenet["features.12.squeeze.bias"])
+    own = {"conv10"} if "+tight" in name else set()
+    for suffix, layers in {
+        "+map": {"map"},
+        "+places": {"places", "placed"},
+        "+deeper": {"deeper"},
+        "+gdc": {"gdc"},
+        "+dwc": {f"fire{n}" for n in range(2, 10)},
+    }.items():
+        own |= layers if suffix in name else set()
+    assert {key.split(".")[0] for key in left} == own
+
+
+@pytest.mark.parametrize("name", [n for n in NETWORKS if "+centre" in n])
+def test_several_looks_say_that_they_start_from_one_look(name):
+    with pytest.raises(ValueError, match=r"the weights of a SqueezeFacePoseNet, such as .*small"):
+        fill_from_state(build_network(name), {})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        n
+        for n in NETWORKS
+        if not n.startswith("squeezefaceposenet") and n not in ("resnet50", "senet50")
+    ],
+)
+def test_networks_without_a_published_state_say_so(name):
+    with pytest.raises(ValueError, match="only SqueezeFacePoseNet, ResNet50 and SENet50 start"):
+        fill_from_state(build_network(name), {})
 
 
 def test_batch_norm_is_left_by_a_state_that_has_none(squeezenet):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sfpose.networks.resnet50 import ResNet50
+from sfpose.networks.several_looks import SeveralLooks
 from sfpose.networks.squeezefaceposenet import SqueezeFacePoseNet
 
 __all__ = ["fill_from_resnet", "fill_from_squeezenet", "fill_from_state", "read_state"]
@@ -28,6 +29,7 @@ _FEATURES = {
     "fire8": 11,
     "fire9": 12,
 }
+_CLASSES = 1000
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
@@ -124,6 +126,11 @@ def fill_from_state(network: nn.Module, state: Mapping[str, Tensor]) -> tuple[li
         return fill_from_squeezenet(network, state)
     if isinstance(network, ResNet50):
         return fill_from_resnet(network, state)
+    if isinstance(network, SeveralLooks):
+        raise ValueError(
+            "SeveralLooks starts from the weights of a SqueezeFacePoseNet, such as those of "
+            "'small', and not from a published state"
+        )
     raise ValueError(
         "only SqueezeFacePoseNet, ResNet50 and SENet50 start from a published state; "
         f"got {type(network).__name__}"
@@ -136,7 +143,8 @@ def fill_from_squeezenet(
     """Copy the matching layers of a SqueezeNet v1.1 state into a network.
 
     Layers without a counterpart are left: the depthwise 3x3 filters of +dwc, the global
-    depthwise convolution of +gdc, and batch normalisation.
+    depthwise convolution of +gdc, the modules of +deeper, the layers of +map and +places, conv10
+    where it has another number of filters than 1000, as in +tight, and batch normalisation.
 
     Parameters
     ----------
@@ -173,9 +181,9 @@ def fill_from_squeezenet(
     }
     pairs: dict[str, str] = {}
     left: list[str] = []
-    for name, _ in network.named_parameters():
+    for name, value in network.named_parameters():
         origin = None if name.rpartition(".")[0] in grouped else _squeezenet_name(name)
-        if origin is None:
+        if origin is None or (name.startswith("conv10.") and len(value) != _CLASSES):
             left.append(name)
         else:
             pairs[name] = origin
@@ -186,7 +194,7 @@ def fill_from_squeezenet(
 def _squeezenet_name(name: str) -> str | None:
     """Name in torchvision of one of our parameters, if it has a counterpart."""
     layer, *rest = name.split(".")
-    if rest[-2] != "0":
+    if len(rest) < 2 or rest[-2] != "0":
         return None
     if layer == "conv10":
         return f"classifier.1.{rest[-1]}"
