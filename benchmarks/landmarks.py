@@ -3,7 +3,7 @@
     python benchmarks/landmarks.py DATA --cache DIR [--photos 1000]
     python benchmarks/landmarks.py DATA --cache DIR --sface S.onnx --yunet Y.onnx --people 1-50
 
-DATA is the folder of the training data (see docs/training.md); with --yunet also distances by
+DATA is the folder of the training data (see docs/data.md); with --yunet also distances by
 pose on cfp_dev.zip and kdef_pose.zip, with --sface what both landmarks are worth to SFace.
 YuNet's landmarks of profiles are no ground truth.
 """

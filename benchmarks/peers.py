@@ -4,10 +4,10 @@ SFace and the YuNet detector that aligns its input are files that you give (both
 published by OpenCV's model zoo); OpenCV is needed for them alone:
 
     pip install opencv-python-headless
-    python benchmarks/peers.py cfp cfp.zip --people 101-250 --sface S.onnx --yunet Y.onnx \
+    python benchmarks/peers.py cfp cfp_dev.zip --people 101-250 --sface S.onnx --yunet Y.onnx \
         --weights default small
-    python benchmarks/peers.py lfw lfw.zip --sface S.onnx --yunet Y.onnx
-    python benchmarks/peers.py poses kdef.zip --sface S.onnx --yunet Y.onnx
+    python benchmarks/peers.py lfw lfw_pairs.zip --sface S.onnx --yunet Y.onnx
+    python benchmarks/peers.py poses kdef_pose.zip --sface S.onnx --yunet Y.onnx
 """
 
 from __future__ import annotations

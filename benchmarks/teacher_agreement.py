@@ -2,7 +2,7 @@
 
     python benchmarks/teacher_agreement.py DATA --teacher sface.onnx [--weights default]
 
-DATA is the folder of the training data (see docs/training.md), with cfp_dev.zip (people 001 to
+DATA is the folder of the training data (see docs/data.md), with cfp_dev.zip (people 001 to
 100) and kdef_pose.zip. Each row is the mean cosine between what the network's map gives and the
 teacher's embedding (mean of image and mirror image) of the same photo, aligned by the landmark
 network, either less its mean over the photos of the row: what all of them share, such as the black

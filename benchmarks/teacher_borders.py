@@ -2,7 +2,7 @@
 
     python benchmarks/teacher_borders.py DATA --teacher sface.onnx
 
-DATA is the folder of the training data (see docs/training.md), with cfp_dev.zip (people 001 to
+DATA is the folder of the training data (see docs/data.md), with cfp_dev.zip (people 001 to
 100). Aligned crops of FairFace's photos reach beyond where these end, and so do CFP's; the first
 lines say of how much of a crop nothing is seen, in the median. Crops of CFP are cut off once more
 where those of FairFace's faces turned alike would be, and what is missing is drawn in several ways.
