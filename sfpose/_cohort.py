@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sfpose._scoring import Floats, check_descriptors, chi2_matrix_of_checked
+from sfpose._scoring import Floats, check_descriptors, check_searchable, chi2_matrix_of_checked
 from sfpose.decision import DescriptorForm
 
 __all__ = ["Cohort", "Nearness"]
@@ -61,7 +61,7 @@ class Cohort:
     """
 
     def __init__(self, descriptors: ArrayLike, form: DescriptorForm) -> None:
-        self.descriptors = check_descriptors(descriptors, name="cohort").astype(np.float32)
+        self.descriptors = check_searchable(descriptors, name="cohort")
         form.check(self.descriptors, "cohort")
         if len(self.descriptors) < _FEWEST:
             raise ValueError(

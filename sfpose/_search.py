@@ -173,8 +173,10 @@ def _block_of_rows(rows: Rows, probes: Rows, out: Rows, part: slice) -> None:
 
 def _searchers(probes: Rows, limit: float) -> list[_Searcher]:
     parts = [probes[start : start + BLOCK_PROBES] for start in range(0, len(probes), BLOCK_PROBES)]
-    # One step up, so that rounding the limit to float32 excludes nobody.
-    above = np.nextafter(np.float32(limit), np.float32(np.inf))
+    above = np.float32(np.inf)
+    if limit < 1e38:
+        # One step up, so that rounding the limit to float32 excludes nobody.
+        above = np.nextafter(np.float32(limit), above)
     return [_Searcher(part, np.full(len(part), above, np.float32)) for part in parts]
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sfpose._checks import check_whole
+
 __all__ = ["Trials", "all_pairs", "first_of_each"]
 
 
@@ -101,12 +103,18 @@ def first_of_each(subjects: ArrayLike, rows: ArrayLike, count: int) -> NDArray[n
     int64 array
         Sorted.
 
+    Raises
+    ------
+    ValueError
+        If ``count`` is no whole number of at least 0.
+
     Examples
     --------
     >>> from sfpose.protocols import first_of_each
     >>> first_of_each(["a", "b", "a", "a"], [0, 1, 2, 3], 2).tolist()
     [0, 1, 2]
     """
+    check_whole(count, "count", 0)
     people = np.asarray(subjects)
     selected = np.asarray(rows, dtype=np.int64)
     kept = [selected[:0]]

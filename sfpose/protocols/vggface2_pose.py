@@ -69,8 +69,8 @@ class VGGFace2Pose:
     Raises
     ------
     ValueError
-        If lengths differ, there are fewer than two people, or the table lists a subject,
-        pose and image twice.
+        If lengths differ, there are fewer than two people, ``impostors`` is no whole number
+        above 0, or the table lists a subject, pose and image twice.
 
     References
     ----------
@@ -108,7 +108,7 @@ class VGGFace2Pose:
         self.people = np.unique(self._subjects)
         if len(self.people) < 2:
             raise ValueError(f"the protocol needs at least two people; got {len(self.people)}")
-        self.impostors = min(impostors, len(self.people) - 1)
+        self.impostors = min(check_whole(impostors, "impostors", 1), len(self.people) - 1)
 
     def templates(self, template_size: int = 1) -> PoseTemplates:
         """All templates of a size, by person and pose, in the order of the images.
