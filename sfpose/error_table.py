@@ -22,6 +22,8 @@ from sfpose.protocols import Trials
 
 __all__ = ["Row", "format_table", "row_from_distances"]
 
+_RULE_OF_30 = 30
+
 
 @dataclass(frozen=True)
 class Row:
@@ -34,9 +36,11 @@ class Row:
         Comparisons with an image that could not be acquired (a row of NaN) are refused
         at every threshold, and counted.
     eer_interval : Interval
-        95 % interval over people.
+        95 % interval over people; 0 to 0 where there is no error: see :meth:`interval_in_percent`.
     accuracy, accuracy_standard_error : float, optional
         Only where the protocol has folds.
+    people : int, optional
+        Who takes part in genuine comparisons, or in impostor comparisons if these are fewer.
 
     Examples
     --------
@@ -53,6 +57,7 @@ class Row:
     eer_interval: Interval
     accuracy: float | None = None
     accuracy_standard_error: float | None = None
+    people: int | None = None
 
     def to_dict(self) -> dict[str, object]:
         """Everything as plain values, for JSON."""
@@ -62,7 +67,36 @@ class Row:
             "eer_interval": list(self.eer_interval),
             "accuracy": self.accuracy,
             "accuracy_standard_error": self.accuracy_standard_error,
+            "people": self.people,
         }
+
+    def interval_in_percent(self, digits: int = 2) -> str:
+        """``eer_interval`` as text, or what the people can exclude where there is no error.
+
+        No drawing of people has an error where no comparison has one. With 95 % confidence,
+        none of ``n`` people erring allows a share of ``1 - 0.05 ** (1 / n)``.
+
+        Parameters
+        ----------
+        digits : int, default=2
+            Digits after the point of an interval.
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> from sfpose.evaluation import row_from_distances
+        >>> from sfpose.protocols import all_pairs
+        >>> trials = all_pairs([0, 1, 2, 3, 4] * 2, range(10))
+        >>> row_from_distances("example", trials, 1 - trials.is_genuine).interval_in_percent()
+        'below 45.1'
+        """
+        if self.rates.eer == 0 and self.people:
+            return f"below {100 * (1 - 0.05 ** (1 / self.people)):.1f}"
+        low, high = self.eer_interval
+        return f"{100 * low:.{digits}f} to {100 * high:.{digits}f}"
 
 
 def row_from_distances(
@@ -108,11 +142,27 @@ def row_from_distances(
         refused, trials.is_genuine, trials.first_people, trials.second_people, draws=draws
     )
     rates = verification_summary(distances, trials.is_genuine)
-    return Row(name, rates, interval, accuracy, error)
+    people = min(
+        len(np.unique([trials.first_people[kind], trials.second_people[kind]]))
+        for kind in (trials.is_genuine, ~trials.is_genuine)
+    )
+    return Row(name, rates, interval, accuracy, error, people)
+
+
+def _marked(values: Sequence[float], rate: float, rows: Sequence[Row]) -> list[str]:
+    """Cells in percent, with a sign where too few false matches decide."""
+    few = [rate * row.rates.impostor < _RULE_OF_30 for row in rows]
+    plain = " " if any(few) else ""
+    return [
+        f"{100 * value:.2f}{'*' if mark else plain}"
+        for value, mark in zip(values, few, strict=True)
+    ]
 
 
 def format_table(rows: Sequence[Row]) -> str:
     """The rows as aligned text, rates in percent.
+
+    FNMR is marked where fewer than 30 false matches decide about the threshold (rule of 30).
 
     Parameters
     ----------
@@ -143,16 +193,17 @@ def format_table(rows: Sequence[Row]) -> str:
         "at 0.1 %",
     ]
     lines = [head + (["accuracy %"] if with_accuracy else [])]
-    for row in rows:
-        low, high = row.eer_interval
+    fmr100 = _marked([row.rates.fmr100 for row in rows], 0.01, rows)
+    fmr1000 = _marked([row.rates.fmr1000 for row in rows], 0.001, rows)
+    for row, at_1, at_01 in zip(rows, fmr100, fmr1000, strict=True):
         cells = [
             row.name,
             f"{row.rates.genuine:,}",
             f"{row.rates.impostor:,}",
             f"{100 * row.rates.eer:.2f}",
-            f"{100 * low:.2f} to {100 * high:.2f}",
-            f"{100 * row.rates.fmr100:.2f}",
-            f"{100 * row.rates.fmr1000:.2f}",
+            row.interval_in_percent(),
+            at_1,
+            at_01,
         ]
         if row.accuracy is not None and row.accuracy_standard_error is not None:
             cells.append(f"{100 * row.accuracy:.2f} +- {100 * row.accuracy_standard_error:.2f}")
@@ -164,9 +215,11 @@ def format_table(rows: Sequence[Row]) -> str:
         "  ".join(
             cell.ljust(width) if column == 0 else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
+        ).rstrip()
         for line in lines
     )
+    if any("*" in cell for cell in (*fmr100, *fmr1000)):
+        table += f"\n*: fewer than {_RULE_OF_30} false matches decide"
     if failed:
         table += f"\n{failed:,} comparisons with an image that could not be acquired were refused"
     return table

@@ -6,6 +6,7 @@ May import ``_scoring``, ``evaluation``, ``metrics`` and ``protocols``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, NamedTuple
@@ -309,7 +310,8 @@ def pose_table(
     -------
     str
         Equal error rates in percent, each measured one with its 95 % interval over people
-        in the line below; a dash where the data have no such templates.
+        in the line below, or what so many people can exclude where there is no error; a dash
+        where the data have no such templates.
 
     Examples
     --------
@@ -332,8 +334,7 @@ def pose_table(
             for head in _HEADS:
                 row = cells.get((size, head))
                 rates.append("-" if row is None else f"{100 * row.rates.eer:.2f}")
-                low, high = (0.0, 0.0) if row is None else row.eer_interval
-                spans.append("" if row is None else f"{100 * low:.1f} to {100 * high:.1f}")
+                spans.append("" if row is None else row.interval_in_percent(1))
             lines.append(f"{name:{width}}" + "".join(f"{rate:>14}" for rate in rates))
             lines.append(" " * width + "".join(f"{span:>14}" for span in spans).rstrip())
         for name, theirs in published.items():
@@ -350,7 +351,8 @@ def det_figure(systems: Mapping[str, Sequence[PoseColumn]], path: str | Path, ti
     Parameters
     ----------
     systems : mapping of str to sequence of PoseColumn
-        What :func:`table_columns` gives, of each system. A panel without a column is left out.
+        What :func:`table_columns` gives, of each system; beyond four, styles of lines come
+        again. A panel without a column is left out.
     path : path
         Image file to write.
     title : str
@@ -368,7 +370,7 @@ def det_figure(systems: Mapping[str, Sequence[PoseColumn]], path: str | Path, ti
         (a, b) for a in enumerate((1, 5)) for b in enumerate(("same pose", "across poses"))
     ):
         panel = axes[row, column]
-        for (name, columns), style in zip(systems.items(), styles, strict=False):
+        for (name, columns), style in zip(systems.items(), cycle(styles), strict=False):
             panel.set_prop_cycle(None)
             for found in columns:
                 same = found.poses[0] == found.poses[1]

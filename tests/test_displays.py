@@ -53,6 +53,62 @@ def test_det_display_draws_the_curve_and_the_operating_point():
     assert display.ax_.get_legend().get_texts()[0].get_text() == f"us (EER {eer} %)"
 
 
+def _inside(axes, x, y):
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    return (left < x) & (x <= right) & (bottom < y) & (y <= top)
+
+
+@pytest.mark.parametrize(("threshold", "point"), [(2.0, (0, 0)), (0.5, (0, 1)), (9, (1, 0))])
+def test_rates_of_zero_lie_in_the_picture(threshold, point):
+    people = np.repeat(np.arange(20), 4)
+    first, second = np.triu_indices(80, 1)
+    genuine = people[first] == people[second]
+    display = DetCurveDisplay.from_scores(
+        np.where(genuine, 1.0, 3.0),
+        genuine,
+        threshold=threshold,
+        first_people=people[first],
+        second_people=people[second],
+    )
+    assert display.operating_point == point
+    bars = display.ax_.containers[0]
+    for artist in (bars.lines[0], *bars.lines[1]):
+        assert not artist.get_clip_on()
+        assert _inside(display.ax_, *artist.get_data()).all()
+    x, y = display.line_.get_data()
+    # Both kinds lie apart: the curve goes through the corner where both rates are 0.
+    np.testing.assert_array_equal(_inside(display.ax_, x, y), [False, True, False])
+    assert x[0] == x[1]
+    assert y[1] == y[2]
+
+
+def test_the_end_of_a_curve_runs_along_the_edge_of_the_picture():
+    distances, genuine = _scores()
+    x, y = DetCurveDisplay.from_scores(distances, genuine).line_.get_data()
+    fmr, fnmr, _ = det_curve(distances, genuine)
+    axes = plt.gca()
+    for rates, other in ((fmr, fnmr), (fnmr, fmr)):
+        ends = (rates == 0) & (other < 0.9)
+        assert ends.any()
+        assert _inside(axes, x[ends], y[ends]).all()
+
+
+def test_people_who_are_few_have_no_bars():
+    first = np.repeat(np.arange(30), 2)
+    second = np.r_[first[:2], (first[2:] + 1) % 30]
+    distances, genuine = np.where(first == second, 1.0, 3.0), first == second
+    display = DetCurveDisplay.from_scores(
+        distances, genuine, threshold=2.0, first_people=first, second_people=second
+    )
+    assert display.operating_intervals == ((0.0, 0.0), None)
+    with pytest.raises(ValueError, match=r"both sides must have shape \(60,\); got \(2,\)"):
+        DetCurveDisplay.from_scores(
+            distances, genuine, threshold=2.0, first_people=first[:2], second_people=second
+        )
+    with pytest.raises(ValueError, match="of both sides must be given"):
+        DetCurveDisplay.from_scores(distances, genuine, threshold=2.0, first_people=first)
+
+
 def test_several_curves_share_axes():
     distances, genuine = _scores()
     first = DetCurveDisplay.from_scores(distances, genuine, name="a")
@@ -77,6 +133,11 @@ def test_pose_table_writes_each_rate_in_percent():
     assert [text.get_text() for text in display.ax_.texts] == ["1.00", "5.25", "20.00"]
     with pytest.raises(ValueError, match=r"rates must have shape \(2, 2\); got \(2, 3\)"):
         PoseErrorDisplay(["F", "P"], np.zeros((2, 3)))
+
+
+def test_groups_of_impostors_alone_are_drawn():
+    display = GroupErrorDisplay.from_scores([1, 4, 2, 9], [0, 0, 0, 0], list("aabb"), 3)
+    assert [bar.get_width() for bar in display.bars_.patches] == [50, 50]
 
 
 def test_displays_refuse_what_metrics_refuse():

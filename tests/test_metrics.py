@@ -138,7 +138,63 @@ def test_no_threshold_exceeds_the_rate_and_none_above_it_keeps_it(case, rate, be
     assert fnmr_at_fmr(distances, genuine, rate) == least
     threshold = threshold_at_fmr(distances, genuine, rate)
     assert (distances[~genuine] <= threshold).mean() <= rate
-    assert (distances[~genuine] <= np.nextafter(threshold, np.inf)).mean() > rate
+    higher = distances[distances > threshold]
+    assert not len(higher) or (distances[~genuine] <= higher.min()).mean() > rate
+
+
+@st.composite
+def single_scores(draw):
+    """float32 distances, with ties, zeros, neighbours among floats and infinite ones."""
+    values = st.one_of(
+        st.sampled_from(np.array([0, 1, 1.5, 2, np.inf], np.float32)),
+        st.builds(lambda steps: np.float32(1 + steps * 2**-23), st.integers(0, 3)),
+        st.floats(0, width=32, allow_infinity=True),
+    )
+    count = draw(st.integers(2, 30))
+    distances = draw(st.lists(values, min_size=count, max_size=count))
+    labels = draw(st.lists(st.booleans(), min_size=count - 2, max_size=count - 2))
+    return np.array(distances, np.float32), np.array([True, False, *labels])
+
+
+@given(single_scores(), _RATES)
+def test_a_threshold_keeps_its_rate_where_float32_distances_meet_it(case, rate):
+    distances, genuine = case
+    threshold = threshold_at_fmr(distances, genuine, rate)
+    # NumPy compares in float32 here, as it does for everybody who compares such distances.
+    accepted = distances <= threshold
+    assert accepted[~genuine].mean() <= rate
+    np.testing.assert_array_equal(accepted, distances.astype(float) <= threshold)
+    possible = [
+        (distances[genuine] > t).mean()
+        for t in [np.float32(-1), *distances]
+        if (distances[~genuine] <= t).mean() <= rate
+    ]
+    assert (~accepted)[genuine].mean() == min(possible)
+
+
+@given(scores(), st.integers(0, 99))
+def test_the_threshold_is_at_the_point_of_scikit_learns_roc(case, hundredths):
+    distances, genuine = case
+    fmr, tpr, _ = roc_curve(genuine, -distances, drop_intermediate=False)
+    expected = 1 - tpr[fmr <= hundredths / 100 + 1e-12].max()
+    assert fnmr_at_fmr(distances, genuine, hundredths / 100) == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_threshold_lies_in_the_middle_of_the_gap():
+    assert threshold_at_fmr([0.5, 1.0, 2.0], [1, 1, 0], 0) == 1.5
+    # An accepted impostor is an end of the gap too.
+    assert threshold_at_fmr([0.5, 1.0, 2.0], [1, 0, 0], 0.5) == 1.5
+    neighbours = np.nextafter(np.float32(1), np.float32(2))
+    assert threshold_at_fmr([1.0, neighbours], [1, 0], 0) == 1.0
+    assert threshold_at_fmr([1.0, np.nextafter(1.0, 2)], [1, 0], 0) == 1.0
+    large = np.finfo(float).max
+    assert threshold_at_fmr([large / 2, large], [1, 0], 0) == pytest.approx(0.75 * large)
+    below_zero = threshold_at_fmr([0.0, 1.0], [0, 1], 0)
+    assert below_zero < 0
+    assert np.float32(below_zero) < 0
+    # What could not be acquired is infinitely far: no finite distance says where to stop.
+    assert threshold_at_fmr([1.0, 2.0, np.inf], [1, 1, 0], 0) == 2.0
+    assert threshold_at_fmr([np.inf, np.inf], [1, 0], 0) < np.inf
 
 
 @pytest.mark.parametrize("rate", [0.29, 0.57, 0.001, 0.07])
@@ -198,8 +254,8 @@ def folds_with_failures(draw):
     return distances, genuine, np.repeat(np.arange(len(parts)), [len(part[1]) for part in parts])
 
 
-def _accuracies_of_best_thresholds(distances, genuine, inside):
-    """Accuracies of a fold at every threshold that makes fewest errors on the others."""
+def _accuracy_of_best_threshold(distances, genuine, inside):
+    """Accuracy of a fold at the first threshold that makes fewest errors on the others."""
     known = np.unique(distances[~inside & (distances < np.inf)])
     below = np.nextafter(distances[~inside].min(), -np.inf)
     thresholds = [below, *known]
@@ -207,22 +263,26 @@ def _accuracies_of_best_thresholds(distances, genuine, inside):
         sum((d <= t) != g for d, g in zip(distances[~inside], genuine[~inside], strict=True))
         for t in thresholds
     ]
-    found = []
-    for place, threshold in enumerate(thresholds):
-        if errors[place] == min(errors):
-            between = threshold
-            if 0 < place < len(known):
-                between = min((threshold + known[place]) / 2, np.nextafter(known[place], -np.inf))
-            found.append(((distances[inside] <= between) == genuine[inside]).mean())
-    return found
+    place = errors.index(min(errors))
+    between = thresholds[place]
+    if place < len(known):
+        between = min((between + known[place]) / 2, np.nextafter(known[place], -np.inf))
+    return ((distances[inside] <= between) == genuine[inside]).mean()
 
 
 @given(folds_with_failures())
-def test_no_fold_accepts_what_could_not_be_acquired(case):
+def test_a_fold_has_the_threshold_of_fewest_errors_and_no_failure_is_accepted(case):
     distances, genuine, folds = case
     result = k_fold_accuracy(distances, genuine, folds)
     for fold, accuracy in enumerate(result.per_fold):
-        assert accuracy in _accuracies_of_best_thresholds(distances, genuine, folds == fold)
+        assert accuracy == _accuracy_of_best_threshold(distances, genuine, folds == fold)
+
+
+def test_rounding_does_not_choose_between_thresholds_with_as_many_errors():
+    # 1 and 3 make one error each of the first fold. As rates, 0 * 0.2 + 0.25 * 0.8 against
+    # 1 * 0.2 + 0 * 0.8, the second is smaller in the last digit.
+    distances, genuine = [1, 1, 1, 2, 3, 1.2, 2.5], [1, 1, 1, 0, 1, 1, 0]
+    assert k_fold_accuracy(distances, genuine, [0] * 5 + [1] * 2).per_fold[1] == 1
 
 
 def test_failures_leave_the_threshold_where_it_was():
@@ -316,6 +376,7 @@ def test_the_rule_of_three_speaks_below_three_expected_errors():
     ("distances", "labels", "message"),
     [
         ([1.0, np.nan], [1, 0], "must not be NaN; got 1 NaN"),
+        ([-np.inf, 2.0], [1, 0], "larger than minus infinity.*; got 1 that are not"),
         ([1.0, 2.0], [1, 1], "one impostor comparison; got 2 and 0"),
         ([1.0, 2.0], [0, 0], "got 0 and 2"),
         ([1.0, 2.0], [1, 2], "booleans, or 0 and 1"),
@@ -341,7 +402,9 @@ def test_a_rate_must_lie_between_zero_and_one(fmr):
 def test_no_false_match_may_be_asked_for_but_not_calibrated():
     distances, genuine = _gaussian(2000)
     threshold = threshold_at_fmr(distances, genuine, 0)
-    assert threshold == np.nextafter(distances[~genuine].min(), -np.inf)
+    refused = distances[~genuine].min()
+    last = distances[distances < refused].max()
+    assert threshold == pytest.approx((last + refused) / 2, rel=1e-14)
     assert fnmr_at_fmr(distances, genuine, 0) == (distances[genuine] > threshold).mean()
     with pytest.raises(ValueError, match="target_fmr must be a rate"):
         calibrate_threshold(distances, genuine, 0)
@@ -421,6 +484,8 @@ def test_the_interval_of_a_rate_is_that_of_the_resampler():
         ([True], ["a"], ["a"], "at least two of them; got one"),
         ([], [], [], r"n >= 1; got \(0,\)"),
         ([True, False], ["a", "b"], ["b"], r"and \(1,\)"),
+        ([1, 0, np.nan], list("abc"), list("bca"), "booleans, or 0 and 1; got nan"),
+        ([3, 0, -1], list("abc"), list("bca"), "booleans, or 0 and 1; got 3"),
     ],
 )
 def test_an_interval_of_nobody_is_refused(errors, first, second, message):
@@ -441,3 +506,52 @@ def test_a_calibration_that_knows_its_people_has_both_intervals():
         assert interval.low < rate < interval.high
     with pytest.raises(ValueError, match="of both sides"):
         calibrate_threshold(distances, genuine, 0.05, first_people=first)
+    with pytest.raises(ValueError, match=r"sides must have shape \(28680,\); got \(1,\)"):
+        calibrate_threshold(distances, genuine, 0.05, first_people=[1], second_people=second)
+
+
+@pytest.mark.parametrize(("people", "known"), [(9, False), (10, True)])
+def test_few_people_give_no_interval_however_many_pairs_they_have(people, known):
+    distances, genuine, first, second = _people_scores(people, 40)
+    calibration = calibrate_threshold(
+        distances, genuine, 0.05, first_people=first, second_people=second
+    )
+    assert calibration.people == people
+    assert (calibration.fmr_interval is not None) == known
+    assert (calibration.fnmr_interval is not None) == known
+
+
+def test_few_people_with_genuine_pairs_give_no_interval_of_their_rate():
+    distances, genuine, first, second = _people_scores(60, 4)
+    kept = ~genuine | (first < 9)
+    calibration = calibrate_threshold(
+        distances[kept], genuine[kept], 0.05, first_people=first[kept], second_people=second[kept]
+    )
+    assert calibration.fmr_interval is not None
+    assert calibration.fnmr_interval is None
+
+
+@pytest.mark.parametrize("confidence", [95, 1, 0, -0.5, np.nan])
+def test_a_confidence_is_no_percentage(confidence):
+    match = f"confidence must lie between 0 and 1; got {confidence}"
+    with pytest.raises(ValueError, match=match):
+        clopper_pearson_interval(5, 100, confidence=confidence)
+    with pytest.raises(ValueError, match=match):
+        people_interval(*_people_scores(12, 2), confidence=confidence)
+    with pytest.raises(ValueError, match=match):
+        people_rate_interval([1, 0], ["a", "b"], ["b", "a"], confidence=confidence)
+
+
+@pytest.mark.parametrize("draws", [0, -1, 1.5, None])
+def test_an_interval_of_no_drawing_is_refused(draws):
+    match = f"draws must be a whole number, at least 1; got {draws}"
+    with pytest.raises(ValueError, match=match):
+        people_interval(*_people_scores(12, 2), draws=draws)
+    with pytest.raises(ValueError, match=match):
+        people_rate_interval([1, 0], ["a", "b"], ["b", "a"], draws=draws)
+
+
+def test_a_threshold_that_is_no_number_is_refused():
+    with pytest.raises(ValueError, match="threshold must be a number; got nan"):
+        error_rates_at_threshold([1.0, 2.0], [1, 0], np.nan)
+    assert error_rates_at_threshold([1.0, np.inf], [1, 0], np.inf) == (1.0, 0.0)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.exceptions import NotFittedError
 from sklearn.isotonic import IsotonicRegression
+from sklearn.linear_model import LogisticRegression
 
 from sfpose.metrics import (
     LikelihoodRatioCalibrator,
@@ -122,6 +123,44 @@ def test_an_infinite_distance_has_the_ratio_of_the_farthest(method, distances, r
     assert got[0] == calibrator.transform([2.0])[0]
 
 
+@pytest.mark.parametrize(("factor", "shift"), [(1, 1e4), (1e-6, 0), (1e6, -1e9), (3, 7)])
+@pytest.mark.parametrize("apart", [2.0, 40.0])
+def test_a_line_does_not_depend_on_where_and_how_distances_are_measured(factor, shift, apart):
+    rng = np.random.default_rng(0)
+    genuine = rng.random(2000) < 0.2
+    distances = rng.normal(np.where(genuine, 1.0, 1.0 + apart))
+    expected = LikelihoodRatioCalibrator().fit(distances, genuine).transform(distances)
+    moved = factor * distances + shift
+    found = LikelihoodRatioCalibrator().fit(moved, genuine).transform(moved)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_line_is_that_of_a_logistic_regression():
+    distances, genuine = _gaussian()
+    peer = LogisticRegression(C=1e6, class_weight="balanced", tol=1e-10, max_iter=1000)
+    peer.fit(distances[:, None], genuine)
+    ours = LikelihoodRatioCalibrator().fit(distances, genuine)
+    assert ours.slope_ == pytest.approx(peer.coef_[0, 0], rel=1e-5)
+    assert ours.intercept_ == pytest.approx(peer.intercept_[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("far", [1e6, 1e300])
+def test_one_far_impostor_leaves_the_line_where_it_was(far):
+    distances, genuine = _gaussian()
+    cost = []
+    for one in (3.0, far):
+        line = LikelihoodRatioCalibrator().fit(np.r_[distances, one], np.r_[genuine, False])
+        cost.append(log_likelihood_ratio_cost(line.transform(distances), genuine))
+    assert cost[1] == pytest.approx(cost[0], abs=1e-5)
+    assert cost[1] < 0.6
+
+
+def test_many_equal_distances_leave_a_scale():
+    distances, genuine = np.r_[np.full(60, 5.0), 1.0, 1.5, 2.0], np.arange(63) >= 60
+    line = LikelihoodRatioCalibrator().fit(1e4 * distances, genuine)
+    assert (line.transform(1e4 * distances) > 0).tolist() == genuine.tolist()
+
+
 def test_a_second_fit_by_another_method_forgets_the_first():
     distances, genuine = _gaussian(500)
     calibrator = LikelihoodRatioCalibrator().fit(distances, genuine)
@@ -135,6 +174,8 @@ def test_d_prime_of_normal_scores_is_their_distance():
     distances, genuine = _gaussian(200_000)
     assert d_prime(distances, genuine) == pytest.approx(2.0, abs=0.02)
     assert d_prime([1.0, 2.0], [True, False]) == np.inf
+    assert d_prime([2.0, 1.0], [True, False]) == -np.inf
+    assert d_prime([1.0, 1.0], [True, False]) == 0
 
 
 def test_group_rates_are_those_of_each_group_alone():
@@ -159,6 +200,22 @@ def test_groups_without_a_kind_of_comparison_say_so():
     assert np.isnan(group_error_rates([5, 1], [0, 1], ["a", "b"], 0).fmr_inequity)
     with pytest.raises(ValueError, match=r"groups must have shape \(2,\)"):
         group_error_rates([1, 2], [1, 0], ["a"], 1)
+
+
+def test_groups_of_impostors_alone_have_their_rate():
+    rates = group_error_rates([1, 5, 1, 1], [0, 0, 0, 0], ["a", "a", "b", "b"], 3)
+    assert rates.fmr.tolist() == [0.5, 1.0]
+    assert rates.impostor.tolist() == [2, 2]
+    assert np.isnan(rates.fnmr).all()
+    assert rates.fmr_inequity == pytest.approx(1 / stats.gmean([0.5, 1.0]))
+    assert np.isnan(rates.fnmr_inequity)
+    rates = group_error_rates([1, 5], [1, 1], ["a", "a"], 3)
+    assert (rates.fnmr.tolist(), rates.genuine.tolist()) == ([0.5], [2])
+    assert np.isnan(rates.fmr).all()
+    with pytest.raises(ValueError, match="one genuine or impostor comparison; got 0 and 0"):
+        group_error_rates([], [], [], 3)
+    with pytest.raises(ValueError, match="threshold must be a number; got nan"):
+        group_error_rates([1, 5], [1, 0], ["a", "a"], np.nan)
 
 
 def _search(seed=0, probes=60, gallery=12):

@@ -8,12 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import stats
 
 from sfpose._kernels import reference
 from sfpose.cli import main
-from sfpose.evaluation import evaluate_poses, pose_columns
+from sfpose.evaluation import (
+    Row,
+    evaluate_poses,
+    format_table,
+    pose_columns,
+    row_from_distances,
+)
 from sfpose.metrics import equal_error_rate
-from sfpose.protocols import CFP, PoseFolder
+from sfpose.protocols import CFP, PoseFolder, all_pairs
 from sfpose.reproduction import (
     TABLE_4,
     TABLE_5,
@@ -225,6 +232,67 @@ def test_the_figure_has_four_panels(folder, tmp_path):
     path = det_figure({"ours": columns}, tmp_path / "det.png", "title")
     with Image.open(path) as image:
         assert min(image.size) > 800
+
+
+def test_the_figure_has_every_system(folder, tmp_path, monkeypatch):
+    plt = pytest.importorskip("matplotlib.pyplot", reason="figures need matplotlib")
+    plt.switch_backend("Agg")
+    figures = []
+    monkeypatch.setattr(plt, "close", figures.append)
+    columns = list(pose_columns(PoseFolder(folder), _pixels, poses=POSES[:1], template_sizes=(1,)))
+    det_figure(dict.fromkeys("abcde", columns), tmp_path / "det.png", "title")
+    monkeypatch.undo()
+    panel = figures[0].axes[0]
+    names = [text.get_text().split()[0] for text in panel.get_legend().get_texts()]
+    assert names == list("abcde")
+    styles = [line.get_linestyle() for line in panel.lines if not line.get_label().startswith("_")]
+    assert len(set(styles[:4])) == 4
+    assert styles[4] == styles[0]
+    plt.close(figures[0])
+
+
+def _rows_of(people, apart, images=4):
+    rng = np.random.default_rng(0)
+    trials = all_pairs(np.repeat(np.arange(people), images), range(people * images))
+    return row_from_distances("made up", trials, rng.normal(np.where(trials.is_genuine, 0, apart)))
+
+
+def test_no_error_is_told_as_what_the_people_can_exclude():
+    none, some = _rows_of(50, 50.0), _rows_of(50, 2.0)
+    assert none.eer_interval == (0, 0)
+    # The rate at which one of twenty samples of 50 people would have no error.
+    upper = 100 * stats.binomtest(0, 50).proportion_ci(0.90, method="exact").high
+    assert (none.people, none.interval_in_percent()) == (50, f"below {upper:.1f}")
+    low, high = some.eer_interval
+    assert some.interval_in_percent() == f"{100 * low:.2f} to {100 * high:.2f}"
+    table = pose_table({"ours": {(1, "F-F"): none, (1, "P-P"): some}}, {}, "title").splitlines()
+    assert table[3].split() == ["below", f"{upper:.1f}", *some.interval_in_percent(1).split()]
+    assert "below 5.8" in format_table([none, some])
+    assert none.to_dict()["people"] == 50
+    unknown = Row("made up", none.rates, none.eer_interval)
+    assert unknown.interval_in_percent() == "0.00 to 0.00"
+
+
+def test_people_are_those_of_the_rarer_kind_of_comparison():
+    trials = all_pairs(["a", "a", "b", "c", "d"], range(5))
+    assert row_from_distances("made up", trials, np.arange(10.0)).people == 1
+
+
+def test_rates_that_few_false_matches_decide_about_are_marked():
+    # 12,000, 3,120 and 2,944 impostor pairs: 12, 3 and 3 false matches at 0.1 %.
+    rows = [_rows_of(*case) for case in ((40, 2.0), (40, 2.0, 2), (24, 2.0, 3), (80, 2.0, 4))]
+    table = format_table(rows).splitlines()
+    assert table[-1] == "*: fewer than 30 false matches decide"
+    assert len(table) == 6
+    for row, line in zip(rows, table[1:], strict=False):
+        at_1, at_01 = line.split()[-2:]
+        assert at_1.endswith("*") == (row.rates.impostor < 3_000)
+        assert at_01.endswith("*") == (row.rates.impostor < 30_000)
+        assert float(at_01.rstrip("*")) == round(100 * row.rates.fmr1000, 2)
+    # Digits stand below each other, marked or not.
+    assert len({line.rindex(".") for line in table[1:5]}) == 1
+    assert "*" not in format_table(rows[3:])
+    assert "*" not in format_table([])
 
 
 @pytest.mark.usefixtures("any_crop_is_a_face")

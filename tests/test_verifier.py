@@ -106,9 +106,9 @@ def test_a_distance_on_the_threshold_is_accepted(fitted):
     on_it = rule.decide(rule.threshold)
     assert on_it.match
     assert not rule.decide(float(np.nextafter(rule.threshold, np.inf))).match
-    # The threshold lies just below the first impostor that must be refused.
-    assert np.float32(rule.threshold) in strangers
-    assert rule.threshold < float(np.float32(rule.threshold))
+    # Between the last that is accepted and the first stranger who is not, as distances are.
+    assert np.float32(rule.threshold) == rule.threshold
+    assert rule.threshold not in strangers
 
 
 def test_many_images_are_averaged(fitted):

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sfpose.metrics._checks import check_fmr, check_scores, check_threshold
+
 __all__ = [
     "DetCurve",
     "ErrorRates",
@@ -66,42 +68,6 @@ class ErrorRates(NamedTuple):
     fnmr: float
 
 
-def check_scores(
-    distances: ArrayLike, is_genuine: ArrayLike
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Distances and labels as arrays, or an error.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ or are not (n,), a distance is NaN, a label is neither
-        0 nor 1, or one of the two kinds of comparison is missing.
-    """
-    scores = np.asarray(distances, dtype=np.float64)
-    labels = np.asarray(is_genuine)
-    if scores.ndim != 1 or scores.shape != labels.shape:
-        raise ValueError(
-            "distances and is_genuine must both have shape (n,); "
-            f"got {scores.shape} and {labels.shape}"
-        )
-    if np.isnan(scores).any():
-        raise ValueError(
-            f"distances must not be NaN; got {np.isnan(scores).sum()} NaN, which stand for "
-            "failures to acquire: see sfpose.metrics.verification_summary"
-        )
-    if labels.dtype != np.bool_:
-        if not np.isin(labels, (0, 1)).all():
-            raise ValueError("is_genuine must be booleans, or 0 and 1; got other values")
-        labels = labels.astype(np.bool_)
-    genuine = int(labels.sum())
-    if genuine == 0 or genuine == len(labels):
-        raise ValueError(
-            "there must be at least one genuine and one impostor comparison; "
-            f"got {genuine} and {len(labels) - genuine}"
-        )
-    return scores, labels
-
-
 def det_curve(distances: ArrayLike, is_genuine: ArrayLike) -> DetCurve:
     """All operating points: false match against false non-match rate.
 
@@ -128,17 +94,21 @@ def det_curve(distances: ArrayLike, is_genuine: ArrayLike) -> DetCurve:
     ([0.0, 0.0, 0.5, 0.5, 1.0], [1.0, 0.5, 0.5, 0.0, 0.0])
     """
     scores, genuine = check_scores(distances, is_genuine)
+    impostors, own, thresholds = accepted_counts(scores, genuine)
+    return DetCurve(impostors / impostors[-1], 1 - own / own[-1], thresholds)
+
+
+def accepted_counts(
+    scores: NDArray[np.float64], genuine: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Accepted impostors and genuine comparisons at the thresholds of a :class:`DetCurve`."""
     order = np.argsort(scores, kind="stable")
     scores, genuine = scores[order], genuine[order]
     # Equal distances are accepted together: one point for each distinct value.
     last = np.flatnonzero(np.r_[scores[1:] != scores[:-1], True])
-    accepted_genuine = np.cumsum(genuine)[last]
-    accepted_impostors = last + 1 - accepted_genuine
-    total = int(genuine.sum())
-    fnmr = np.r_[1.0, 1 - accepted_genuine / total]
-    fmr = np.r_[0.0, accepted_impostors / (len(genuine) - total)]
+    own = np.r_[0, np.cumsum(genuine)[last]]
     thresholds = np.r_[np.nextafter(scores[0], -np.inf), scores[last]]
-    return DetCurve(fmr, fnmr, thresholds)
+    return np.r_[0, last + 1] - own, own, thresholds
 
 
 def equal_error_rate(
@@ -166,8 +136,8 @@ def equal_error_rate(
     Raises
     ------
     ValueError
-        If shapes differ, a distance is NaN, or genuine or impostor comparisons are
-        missing.
+        If shapes differ, a distance is NaN or minus infinity, or genuine or impostor
+        comparisons are missing.
 
     References
     ----------
@@ -223,7 +193,8 @@ def d_prime(distances: ArrayLike, is_genuine: ArrayLike) -> float:
     Returns
     -------
     float
-        Positive if impostors lie farther; infinite if nothing varies.
+        Positive if impostors lie farther; 0 if the means are equal, else infinite if neither
+        kind varies.
 
     Raises
     ------
@@ -242,6 +213,8 @@ def d_prime(distances: ArrayLike, is_genuine: ArrayLike) -> float:
     """
     scores, genuine = check_scores(distances, is_genuine)
     gap = scores[~genuine].mean() - scores[genuine].mean()
+    if gap == 0:
+        return 0.0
     with np.errstate(divide="ignore", invalid="ignore"):
         return float(gap / np.sqrt((scores[genuine].var() + scores[~genuine].var()) / 2))
 
@@ -264,7 +237,7 @@ def error_rates_at_threshold(
     Raises
     ------
     ValueError
-        If the input is refused: see :func:`equal_error_rate`.
+        If the input is refused: see :func:`equal_error_rate`; or ``threshold`` is NaN.
 
     Examples
     --------
@@ -273,7 +246,7 @@ def error_rates_at_threshold(
     ErrorRates(fmr=0.5, fnmr=0.5)
     """
     scores, genuine = check_scores(distances, is_genuine)
-    accepted = scores <= threshold
+    accepted = scores <= check_threshold(threshold)
     return ErrorRates(float(accepted[~genuine].mean()), float((~accepted)[genuine].mean()))
 
 
@@ -305,15 +278,6 @@ def false_rejection_rate(distances: ArrayLike, is_genuine: ArrayLike, threshold:
     return error_rates_at_threshold(distances, is_genuine, threshold).fnmr
 
 
-def check_fmr(value: float, name: str = "fmr", *, zero: bool = False) -> float:
-    """``value`` as a float, if it is a rate below 1 and above 0, or 0 where allowed."""
-    rate = float(value)
-    if not (0 < rate < 1 or (zero and rate == 0)):
-        allowed = "0 <= fmr < 1" if zero else "0 < fmr < 1"
-        raise ValueError(f"{name} must be a rate, {allowed.replace('fmr', name)}; got {value}")
-    return rate
-
-
 def errors_within(rate: float, trials: int) -> int:
     """Most errors whose share of ``trials``, as it is measured, does not exceed a rate below 1."""
     near = int(rate * trials)
@@ -322,10 +286,14 @@ def errors_within(rate: float, trials: int) -> int:
 
 
 def threshold_at_fmr(distances: ArrayLike, is_genuine: ArrayLike, fmr: float) -> float:
-    """Largest threshold whose false match rate does not exceed ``fmr``.
+    """Threshold at which as much is accepted as a false match rate allows.
 
-    The threshold lies just below the first impostor that it must refuse, so that as
-    many genuine comparisons as possible are accepted.
+    It lies halfway between the largest distance that is accepted and the first impostor that
+    must be refused. Where every distance is a float32 number, so is the threshold: NumPy
+    compares float32 distances with a Python float in float32, and one that lay closer would
+    be rounded onto the impostor. With no distance below that impostor the threshold is the
+    next number below it, and so negative where a stranger's distance is 0; below an infinite
+    one it is the largest distance that is accepted.
 
     Parameters
     ----------
@@ -353,7 +321,17 @@ def threshold_at_fmr(distances: ArrayLike, is_genuine: ArrayLike, fmr: float) ->
     scores, genuine = check_scores(distances, is_genuine)
     impostors = np.sort(scores[~genuine])
     allowed = errors_within(check_fmr(fmr, zero=True), len(impostors))
-    return float(np.nextafter(impostors[allowed], -np.inf))
+    refused = impostors[allowed]
+    with np.errstate(over="ignore"):
+        single = bool((scores.astype(np.float32) == scores).all())
+    kind = np.float32 if single else np.float64
+    below = scores[scores < refused]
+    if not len(below):
+        return float(np.nextafter(kind(refused), kind(-np.inf)))
+    last = below.max()
+    # Halved before they are added, or two large ones would be infinite.
+    halfway = kind(last / 2 + refused / 2)
+    return float(halfway if last <= halfway < refused else last)
 
 
 def fnmr_at_fmr(distances: ArrayLike, is_genuine: ArrayLike, fmr: float) -> float:

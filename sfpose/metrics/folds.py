@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sfpose.metrics.error_rates import check_scores, det_curve
+from sfpose.metrics._checks import check_scores
+from sfpose.metrics.error_rates import accepted_counts
 
 __all__ = ["FoldAccuracy", "k_fold_accuracy"]
 
@@ -30,6 +31,9 @@ class FoldAccuracy(NamedTuple):
 
 def k_fold_accuracy(distances: ArrayLike, is_genuine: ArrayLike, folds: ArrayLike) -> FoldAccuracy:
     """Accuracy of each fold at the threshold that is best on the other folds.
+
+    Best is the one that makes fewest errors there, as a count; of several that make as few,
+    the smallest. It then lies halfway to the next distance of the other folds.
 
     Parameters
     ----------
@@ -69,10 +73,12 @@ def k_fold_accuracy(distances: ArrayLike, is_genuine: ArrayLike, folds: ArrayLik
     accuracies = []
     for name in names:
         inside = groups == name
-        fmr, fnmr, thresholds = det_curve(scores[~inside], genuine[~inside])
-        share = genuine[~inside].mean()
+        others = check_scores(scores[~inside], genuine[~inside])
+        impostors, own, thresholds = accepted_counts(*others)
         thresholds = thresholds[thresholds < np.inf]
-        best = int(np.argmin((fmr * (1 - share) + fnmr * share)[: len(thresholds)]))
+        # Impostors accepted less own people accepted: the errors, but for a constant. Rates
+        # would let rounding choose among equals.
+        best = int(np.argmin((impostors - own)[: len(thresholds)]))
         threshold = thresholds[best]
         if best + 1 < len(thresholds):
             # Halfway to the next distance: the middle of the gap generalises best. Between

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sfpose.metrics.error_rates import check_scores
+from sfpose.metrics._checks import check_scores, check_threshold
 
 __all__ = ["GroupErrorRates", "group_error_rates"]
 
@@ -68,6 +68,7 @@ def group_error_rates(
     ----------
     distances : array of shape (n,)
     is_genuine : bool array of shape (n,)
+        All of one kind too: the rate of the other is NaN then.
     groups : array of shape (n,)
         Group of each comparison, such as the group that both people share.
     threshold : float
@@ -79,7 +80,7 @@ def group_error_rates(
     Raises
     ------
     ValueError
-        If the scores are refused or shapes differ.
+        If the scores are refused, shapes differ, there is no comparison, or ``threshold`` is NaN.
 
     References
     ----------
@@ -93,12 +94,12 @@ def group_error_rates(
     >>> rates.fmr.tolist(), rates.impostor.tolist()
     ([0.5, 1.0], [2, 1])
     """
-    scores, genuine = check_scores(distances, is_genuine)
+    scores, genuine = check_scores(distances, is_genuine, one_kind_alone=True)
     labels = np.asarray(groups)
     if labels.shape != scores.shape:
         raise ValueError(f"groups must have shape {scores.shape}; got {labels.shape}")
     names, codes = np.unique(labels, return_inverse=True)
-    accepted = scores <= threshold
+    accepted = scores <= check_threshold(threshold)
     own = np.bincount(codes[genuine], minlength=len(names))
     strangers = np.bincount(codes[~genuine], minlength=len(names))
     missed = np.bincount(codes[genuine & ~accepted], minlength=len(names))

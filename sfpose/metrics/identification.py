@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sfpose.metrics.error_rates import check_fmr, errors_within
+from sfpose.metrics._checks import check_fmr
+from sfpose.metrics.error_rates import errors_within
 
 __all__ = ["cumulative_match_curve", "identification_rate_at_fpir"]
 

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sfpose.metrics.error_rates import check_scores, crossing
+from sfpose.metrics._checks import check_confidence, check_draws, check_people, check_scores
+from sfpose.metrics.error_rates import crossing
 
 __all__ = [
     "Interval",
@@ -17,6 +18,9 @@ __all__ = [
     "people_interval",
     "people_rate_interval",
 ]
+
+LEAST_PEOPLE = 10
+"""With fewer, drawings of people are too few and too alike to say how far a rate may be off."""
 
 
 class Interval(NamedTuple):
@@ -44,6 +48,7 @@ def clopper_pearson_interval(errors: int, trials: int, *, confidence: float = 0.
     ----------
     errors, trials : int
     confidence : float, default=0.95
+        Between 0 and 1.
 
     Returns
     -------
@@ -52,7 +57,8 @@ def clopper_pearson_interval(errors: int, trials: int, *, confidence: float = 0.
     Raises
     ------
     ValueError
-        If ``errors`` does not lie in 0 ... ``trials`` or there is no trial.
+        If ``errors`` does not lie in 0 ... ``trials``, there is no trial, or ``confidence``
+        does not lie between 0 and 1.
 
     References
     ----------
@@ -70,7 +76,7 @@ def clopper_pearson_interval(errors: int, trials: int, *, confidence: float = 0.
 
     if trials < 1 or not 0 <= errors <= trials:
         raise ValueError(f"errors must lie in 0 ... trials, trials >= 1; got {errors} of {trials}")
-    tail = (1 - confidence) / 2
+    tail = (1 - check_confidence(confidence)) / 2
     low = 0.0 if errors == 0 else float(beta.ppf(tail, errors, trials - errors + 1))
     high = 1.0 if errors == trials else float(beta.ppf(1 - tail, errors + 1, trials - errors))
     return Interval(low, high)
@@ -80,8 +86,8 @@ class PeopleResampler:
     """Draws people with replacement and reweights the comparisons between them.
 
     A comparison of two people counts as often as the product of their draws, one of
-    a person with themselves as often as that person was drawn. Distances are sorted
-    once; each draw costs one pass over them.
+    a person with themselves as often as that person was drawn: the pigeonhole or vertex
+    bootstrap. Distances are sorted once; each draw costs one pass over them.
 
     Parameters
     ----------
@@ -97,8 +103,9 @@ class PeopleResampler:
 
     References
     ----------
-    Bolle, Ratha, Pankanti, "Error analysis of pattern recognition systems: the
-    subsets bootstrap", CVIU 2004.
+    Owen, "The pigeonhole bootstrap", Annals of Applied Statistics, 2007; Snijders and
+    Borgatti, "Non-parametric standard errors and tests for network statistics",
+    Connections, 1999.
 
     Examples
     --------
@@ -121,12 +128,7 @@ class PeopleResampler:
         second_people: ArrayLike,
     ) -> None:
         scores, genuine = check_scores(distances, is_genuine)
-        first, second = np.asarray(first_people), np.asarray(second_people)
-        if first.shape != scores.shape or second.shape != scores.shape:
-            raise ValueError(
-                f"people of both sides must have shape {scores.shape}; "
-                f"got {first.shape} and {second.shape}"
-            )
+        first, second = check_people(first_people, second_people, scores.shape)
         people, codes = np.unique(np.concatenate([first, second]), return_inverse=True)
         self._people = len(people)
         order = np.argsort(scores, kind="stable")
@@ -170,6 +172,14 @@ def people_interval(
 ) -> Interval:
     """Bootstrap interval of an error rate that resamples people, not comparisons.
 
+    Drawings as those of :class:`PeopleResampler`: right where everybody is compared with
+    everybody, and too wide where most people take part in few comparisons, as in LFW (about
+    1.6 times the binomial interval, where comparisons hardly depend on each other).
+
+    No drawing has an error where no comparison has one, so that both limits are 0. That is no
+    bound: with 95 % confidence, none of ``n`` people erring allows a share of
+    ``1 - 0.05 ** (1 / n)``, 5.8 % of 50. Tables print "below 5.8" then.
+
     Parameters
     ----------
     distances : array of shape (n,)
@@ -180,7 +190,9 @@ def people_interval(
         ``statistic(fmr, fnmr)`` of the operating points of one drawing, rising
         thresholds; the equal error rate if not given.
     confidence : float, default=0.95
+        Between 0 and 1.
     draws : int, default=200
+        At least 1.
     random_state : int, default=0
 
     Returns
@@ -191,7 +203,12 @@ def people_interval(
     Raises
     ------
     ValueError
-        If the scores are refused or fewer than two people are compared.
+        If the scores are refused, fewer than two people are compared, or ``confidence`` or
+        ``draws`` is out of range.
+
+    References
+    ----------
+    See :class:`PeopleResampler`.
 
     Examples
     --------
@@ -205,6 +222,8 @@ def people_interval(
     >>> low < 0.16 < high
     True
     """
+    tail = 100 * (1 - check_confidence(confidence)) / 2
+    draws = check_draws(draws)
     resampler = PeopleResampler(distances, is_genuine, first_people, second_people)
     if resampler._people < 2:
         raise ValueError("an interval over people needs at least two of them; got one")
@@ -223,7 +242,6 @@ def people_interval(
         raise ValueError(
             "no drawing of people had genuine and impostor comparisons; too few people"
         )
-    tail = 100 * (1 - confidence) / 2
     low, high = np.percentile(values, [tail, 100 - tail])
     return Interval(float(low), float(high))
 
@@ -239,28 +257,35 @@ def people_rate_interval(
 ) -> Interval:
     """Bootstrap interval of a share of comparisons that resamples people.
 
-    Faster than :func:`people_interval` where the threshold is fixed.
+    Faster than :func:`people_interval` where the threshold is fixed; what is said there of
+    sparse comparisons and of none counted holds here as well.
 
     Parameters
     ----------
     is_error : bool array of shape (n,)
-        Which comparisons are counted, of genuine ones or of impostors.
+        Which comparisons are counted, of genuine ones or of impostors; 0 and 1 serve too.
     first_people, second_people : arrays of shape (n,)
         Who is on either side of each comparison.
     confidence : float, default=0.95
+        Between 0 and 1.
     draws : int, default=400
+        At least 1.
     random_state : int, default=0
 
     Returns
     -------
     Interval
-        Percentiles of the drawings. Where no comparison is counted both limits are 0:
-        see the rule of 3 for what that may claim.
+        Percentiles of the drawings.
 
     Raises
     ------
     ValueError
-        If shapes differ, there is no comparison, or there are fewer than two people.
+        If shapes differ, there is no comparison, a value is neither 0 nor 1, there are fewer
+        than two people, or ``confidence`` or ``draws`` is out of range.
+
+    References
+    ----------
+    See :class:`PeopleResampler`.
 
     Examples
     --------
@@ -274,6 +299,8 @@ def people_rate_interval(
     """
     from scipy.sparse import coo_array
 
+    tail = 100 * (1 - check_confidence(confidence)) / 2
+    draws = check_draws(draws)
     errors = np.asarray(is_error, dtype=np.float64)
     first, second = np.asarray(first_people), np.asarray(second_people)
     if errors.ndim != 1 or not errors.shape == first.shape == second.shape or not len(errors):
@@ -281,6 +308,9 @@ def people_rate_interval(
             "is_error, first_people and second_people must have one shape (n,), n >= 1; "
             f"got {errors.shape}, {first.shape} and {second.shape}"
         )
+    if not np.isin(errors, (0, 1)).all():
+        strange = errors[~np.isin(errors, (0, 1))][0]
+        raise ValueError(f"is_error must be booleans, or 0 and 1; got {strange:g}")
     people, codes = np.unique(np.concatenate([first, second]), return_inverse=True)
     if len(people) < 2:
         raise ValueError("an interval over people needs at least two of them; got one")
@@ -301,6 +331,27 @@ def people_rate_interval(
     rates = weighted(errors)[totals > 0] / totals[totals > 0]
     if not len(rates):
         raise ValueError("no drawing of people had a comparison; too few people")
-    tail = 100 * (1 - confidence) / 2
     low, high = np.percentile(rates, [tail, 100 - tail])
     return Interval(float(low), float(high))
+
+
+def people_of(first: NDArray[np.generic], second: NDArray[np.generic]) -> int:
+    """How many people are on either side of comparisons."""
+    return len(np.unique(np.concatenate([first, second])))
+
+
+def intervals_at(
+    accepted: NDArray[np.bool_],
+    genuine: NDArray[np.bool_],
+    first: NDArray[np.generic],
+    second: NDArray[np.generic],
+) -> tuple[Interval | None, Interval | None]:
+    """Intervals over people of false match and non-match rate; None where people are few."""
+
+    def of(errors: NDArray[np.bool_], kind: NDArray[np.bool_]) -> Interval | None:
+        sides = first[kind], second[kind]
+        if people_of(*sides) < LEAST_PEOPLE:
+            return None
+        return people_rate_interval(errors[kind], *sides)
+
+    return of(accepted, ~genuine), of(~accepted, genuine)

@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.metadata_routing import UNUSED
 
-from sfpose.metrics.error_rates import check_scores
+from sfpose.metrics._checks import check_ratios, check_scores
 
 if TYPE_CHECKING:
     from sklearn.utils import Tags
@@ -20,6 +20,9 @@ __all__ = [
     "log_likelihood_ratio_cost",
     "minimum_log_likelihood_ratio_cost",
 ]
+
+_FARTHEST = 1e6
+"""Median deviations from the median beyond which a distance no longer counts as farther."""
 
 
 def log_likelihood_ratio_cost(log_likelihood_ratios: ArrayLike, is_genuine: ArrayLike) -> float:
@@ -53,7 +56,7 @@ def log_likelihood_ratio_cost(log_likelihood_ratios: ArrayLike, is_genuine: Arra
     >>> log_likelihood_ratio_cost([0.0, 0.0], [True, False])
     1.0
     """
-    ratios, genuine = check_scores(log_likelihood_ratios, is_genuine)
+    ratios, genuine = check_ratios(log_likelihood_ratios, is_genuine)
     # log(1 + exp(x)) as logaddexp, which neither overflows nor loses small values.
     missed = np.logaddexp(0.0, -ratios[genuine]).mean()
     accepted = np.logaddexp(0.0, ratios[~genuine]).mean()
@@ -76,6 +79,39 @@ def _isotonic_ratios(
     with np.errstate(divide="ignore"):
         ratios = np.log(posterior) - np.log1p(-posterior)
     return distances, ratios - (np.log(share) - np.log1p(-share))
+
+
+def _logistic_line(scores: NDArray[np.float64], genuine: NDArray[np.bool_]) -> tuple[float, float]:
+    """Slope and intercept of a logistic regression of standardised scores.
+
+    As scikit-learn's with balanced weights, whose solvers give up, or warn, where the kinds
+    lie far apart or one score lies far out.
+    """
+    from scipy.optimize import minimize
+    from scipy.special import expit
+
+    signs = np.where(genuine, 1.0, -1.0)
+    # Both kinds weigh the same, so that log-odds are log-likelihood ratios: prior odds of 1.
+    weights = np.where(genuine, 0.5 / genuine.sum(), 0.5 / (~genuine).sum())
+    # Without it the line of kinds that do not overlap would have no end to its slope.
+    penalty = 1e-6 / len(scores)
+
+    def cost(line: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        margins = signs * (line[0] * scores + line[1])
+        pull = -weights * signs * expit(-margins)
+        value = weights @ np.logaddexp(0.0, -margins) + penalty * line[0] ** 2 / 2
+        return float(value), np.array([pull @ scores + penalty * line[0], pull.sum()])
+
+    def curvature(line: NDArray[np.float64]) -> NDArray[np.float64]:
+        odds = line[0] * scores + line[1]
+        bend = weights * expit(odds) * expit(-odds)
+        mixed = bend @ scores
+        return np.array([[bend @ scores**2 + penalty, mixed], [mixed, bend.sum()]])
+
+    found = minimize(
+        cost, np.zeros(2), jac=True, hess=curvature, method="trust-exact", options={"gtol": 1e-12}
+    )
+    return float(found.x[0]), float(found.x[1])
 
 
 def minimum_log_likelihood_ratio_cost(distances: ArrayLike, is_genuine: ArrayLike) -> float:
@@ -180,19 +216,21 @@ class LikelihoodRatioCalibrator(TransformerMixin, BaseEstimator):  # type: ignor
             # What another method learnt before must not answer now.
             self.__dict__.pop(learnt, None)
         if self.method == "logistic":
-            from sklearn.linear_model import LogisticRegression
-
             infinite = int(np.isinf(scores).sum())
             if infinite:
                 raise ValueError(
                     f"the method 'logistic' needs finite distances; got {infinite} infinite"
                 )
-            # Balanced weights make the log-odds a log-likelihood ratio: prior odds of 1.
-            spread = float(scores.std()) or 1.0
-            model = LogisticRegression(C=1e6, class_weight="balanced", max_iter=1000)
-            model.fit(scores[:, None] / spread, genuine)
-            self.slope_: float = float(model.coef_[0, 0]) / spread
-            self.intercept_: float = float(model.intercept_[0])
+            # Median and median deviation, which one far distance does not move; without the
+            # deviations of 0, or many equal distances would leave no scale.
+            centre = float(np.median(scores))
+            deviations = np.abs(scores - centre)
+            spread = float(np.median(deviations[deviations > 0])) if deviations.any() else 1.0
+            # What lies farther out is far, whatever the line; its square would drown the rest.
+            standard = np.clip((scores - centre) / spread, -_FARTHEST, _FARTHEST)
+            slope, intercept = _logistic_line(standard, genuine)
+            self.slope_: float = slope / spread
+            self.intercept_: float = intercept - self.slope_ * centre
         elif self.method == "isotonic":
             self.distances_, self.ratios_ = _isotonic_ratios(scores, genuine)
         else:

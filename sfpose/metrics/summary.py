@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sfpose.metrics.error_rates import check_scores, d_prime, equal_error_rate, fnmr_at_fmr
+from sfpose.metrics._checks import check_scores
+from sfpose.metrics.error_rates import d_prime, equal_error_rate, fnmr_at_fmr
 
 __all__ = ["VerificationSummary", "verification_summary"]
 

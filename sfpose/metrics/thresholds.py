@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sfpose.metrics.error_rates import (
-    check_fmr,
-    check_scores,
-    error_rates_at_threshold,
-    threshold_at_fmr,
+from sfpose.metrics._checks import check_fmr, check_people, check_scores
+from sfpose.metrics.error_rates import error_rates_at_threshold, threshold_at_fmr
+from sfpose.metrics.intervals import (
+    Interval,
+    clopper_pearson_interval,
+    intervals_at,
+    people_of,
 )
-from sfpose.metrics.intervals import Interval, clopper_pearson_interval, people_rate_interval
 
 __all__ = ["SmallSampleWarning", "ThresholdCalibration", "calibrate_threshold"]
 
@@ -51,7 +52,7 @@ class ThresholdCalibration:
         How much was compared; ``people`` is 0 if it was not told.
     fmr_interval, fnmr_interval : Interval or None
         95 % intervals of both rates at the threshold, by resampling people; None if
-        it was not told who takes part.
+        it was not told who takes part, or fewer than 10 people have such pairs.
     fmr_interval_if_independent : Interval
         95 % Clopper-Pearson interval of the false match rate. It takes comparisons
         as independent, which pairs that share a person are not: it is too narrow.
@@ -121,15 +122,16 @@ def calibrate_threshold(
     Raises
     ------
     ValueError
-        If the scores are refused, ``target_fmr`` is no rate, or only one side's people
-        are given.
+        If the scores are refused, ``target_fmr`` is no rate, only one side's people are
+        given, or they have another shape.
 
     Warns
     -----
     SmallSampleWarning
         If fewer than 30 false matches are expected at the target (rule of 30: the
         true rate is then within 30 % with 90 % confidence), or fewer than 3 (rule of
-        3: not even "below the target" can be claimed with 95 % confidence).
+        3: not even "below the target" can be claimed with 95 % confidence). Pairs alone are
+        counted: where few people have very many, see ``people``.
 
     References
     ----------
@@ -167,14 +169,9 @@ def calibrate_threshold(
     accepted = scores <= threshold
     count, fmr_interval, fnmr_interval = 0, None, None
     if first_people is not None and second_people is not None:
-        first, second = np.asarray(first_people), np.asarray(second_people)
-        count = len(np.unique(np.concatenate([first, second])))
-        fmr_interval, fnmr_interval = (
-            people_rate_interval(errors[kind], first[kind], second[kind])
-            if len(np.unique(np.concatenate([first[kind], second[kind]]))) > 1
-            else None
-            for errors, kind in ((accepted, ~genuine), (~accepted, genuine))
-        )
+        first, second = check_people(first_people, second_people, scores.shape)
+        count = people_of(first, second)
+        fmr_interval, fnmr_interval = intervals_at(accepted, genuine, first, second)
     return ThresholdCalibration(
         target_fmr=target,
         threshold=threshold,

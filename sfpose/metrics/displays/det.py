@@ -7,14 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sfpose.metrics._checks import check_people, check_scores
 from sfpose.metrics.displays._common import Scorer, all_comparisons, axes_or_new, figure_of
-from sfpose.metrics.error_rates import (
-    check_scores,
-    det_curve,
-    equal_error_rate,
-    error_rates_at_threshold,
-)
-from sfpose.metrics.intervals import Interval, people_rate_interval
+from sfpose.metrics.error_rates import det_curve, equal_error_rate, error_rates_at_threshold
+from sfpose.metrics.intervals import Interval, intervals_at
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["DetCurveDisplay"]
 
 _TICKS = np.array([0.0001, 0.001, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8])
+_LEAST, _MOST = _TICKS[0] / 2, 0.9
+"""Rates that the picture shows; smaller ones, 0 among them, are drawn at the least."""
 
 
 class DetCurveDisplay:
@@ -92,7 +90,8 @@ class DetCurveDisplay:
         threshold : float, optional
             Operating point to mark.
         first_people, second_people : arrays of shape (n,), optional
-            Who is on either side, for 95 % intervals over people at the threshold.
+            Who is on either side, for 95 % intervals over people at the threshold; none is
+            drawn of a rate for which fewer than 10 people have pairs.
         ax : matplotlib Axes, optional
             A new figure if not given.
 
@@ -103,7 +102,8 @@ class DetCurveDisplay:
         Raises
         ------
         ValueError
-            If the scores are refused.
+            If the scores are refused, ``threshold`` is NaN, only one side's people are given,
+            or they have another shape.
 
         Examples
         --------
@@ -117,19 +117,16 @@ class DetCurveDisplay:
         0.2
         """
         scores, genuine = check_scores(distances, is_genuine)
+        if (first_people is None) != (second_people is None):
+            raise ValueError("the people of both sides must be given, or of neither; got one side")
         fmr, fnmr, _ = det_curve(scores, genuine)
         point: tuple[float, float] | None = None
         intervals: tuple[Interval | None, Interval | None] = (None, None)
         if threshold is not None:
             point = error_rates_at_threshold(scores, genuine, threshold)
             if first_people is not None and second_people is not None:
-                first, second = np.asarray(first_people), np.asarray(second_people)
-                accepted = scores <= threshold
-                apart, own = ~genuine, genuine
-                intervals = (
-                    people_rate_interval(accepted[apart], first[apart], second[apart]),
-                    people_rate_interval(~accepted[own], first[own], second[own]),
-                )
+                people = check_people(first_people, second_people, scores.shape)
+                intervals = intervals_at(scores <= threshold, genuine, *people)
         display = cls(
             fmr,
             fnmr,
@@ -213,19 +210,19 @@ class DetCurveDisplay:
         from scipy.stats import norm
 
         axes = axes_or_new(ax)
-        # Rates of 0 and 1 lie at infinity; they are drawn at the edge of the picture.
-        edge = 1e-5
-        x, y = (norm.ppf(np.clip(rate, edge, 1 - edge)) for rate in (self.fmr, self.fnmr))
+        # Rates of 0 lie at infinity; they are drawn at the edge of the picture. Those near 1
+        # leave it.
+        x, y = (norm.ppf(np.clip(rate, _LEAST, 1 - _LEAST)) for rate in (self.fmr, self.fnmr))
         label = f"EER {100 * self.eer:.2f} %"
         if self.name is not None:
             label = f"{self.name} ({label})"
         (self.line_,) = axes.plot(x, y, label=label, drawstyle="steps-post")
         if self.operating_point is not None:
-            point = norm.ppf(np.clip(self.operating_point, edge, 1 - edge))
+            point = norm.ppf(np.clip(self.operating_point, _LEAST, _MOST))
             bars = [
                 None
                 if interval is None
-                else np.abs(norm.ppf(np.clip(interval, edge, 1 - edge))[:, None] - centre)
+                else np.abs(norm.ppf(np.clip(interval, _LEAST, _MOST))[:, None] - centre)
                 for interval, centre in zip(self.operating_intervals, point, strict=True)
             ]
             axes.errorbar(
@@ -236,8 +233,10 @@ class DetCurveDisplay:
                 fmt="o",
                 color=self.line_.get_color(),
                 capsize=3,
+                clip_on=False,
             )
-        ends = norm.ppf([_TICKS[0] / 2, 0.9])
+        # A little below the least rate, or the frame would cover a line that runs there.
+        ends = norm.ppf([_LEAST / 1.5, _MOST])
         axes.plot(ends, ends, color="0.8", linewidth=0.8, zorder=0)
         ticks, labels = norm.ppf(_TICKS), [f"{100 * tick:g}" for tick in _TICKS]
         axes.set(

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sfpose.metrics._checks import check_scores
 from sfpose.metrics.displays._common import Scorer, all_comparisons, axes_or_new, figure_of
-from sfpose.metrics.error_rates import check_scores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
+from sfpose.metrics._checks import check_scores
 from sfpose.metrics.displays._common import Scorer, all_comparisons, axes_or_new, figure_of
-from sfpose.metrics.error_rates import check_scores, equal_error_rate
+from sfpose.metrics.error_rates import equal_error_rate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sfpose.metrics._checks import check_ratios
 from sfpose.metrics.displays._common import Scorer, all_comparisons, axes_or_new, figure_of
-from sfpose.metrics.error_rates import check_scores
 from sfpose.metrics.likelihood import LikelihoodRatioCalibrator, log_likelihood_ratio_cost
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class TippettDisplay:
         >>> round(display.cost, 3)
         0.888
         """
-        ratios, genuine = check_scores(log_likelihood_ratios, is_genuine)
+        ratios, genuine = check_ratios(log_likelihood_ratios, is_genuine)
         return cls(ratios[genuine], ratios[~genuine]).plot(ax=ax)
 
     @classmethod

@@ -1,0 +1,123 @@
+"""What metrics refuse: scores, rates and labels that mean nothing."""
+
+from __future__ import annotations
+
+import operator
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = [
+    "check_confidence",
+    "check_draws",
+    "check_fmr",
+    "check_people",
+    "check_ratios",
+    "check_scores",
+    "check_threshold",
+]
+
+Labelled = tuple[NDArray[np.float64], NDArray[np.bool_]]
+
+
+def check_scores(
+    distances: ArrayLike, is_genuine: ArrayLike, *, one_kind_alone: bool = False
+) -> Labelled:
+    """Distances and labels as arrays, or an error.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ or are not (n,), a distance is NaN or minus infinity, a label is
+        neither 0 nor 1, or one of the two kinds of comparison is missing: both of them where
+        ``one_kind_alone`` is allowed.
+    """
+    scores, labels = _labelled(distances, is_genuine, "distances", one_kind_alone=one_kind_alone)
+    if np.isneginf(scores).any():
+        raise ValueError(
+            "distances must be larger than minus infinity, or no threshold lies below them; "
+            f"got {np.isneginf(scores).sum()} that are not"
+        )
+    return scores, labels
+
+
+def check_ratios(log_likelihood_ratios: ArrayLike, is_genuine: ArrayLike) -> Labelled:
+    """The same for log-likelihood ratios, which may be infinite either way."""
+    return _labelled(log_likelihood_ratios, is_genuine, "log_likelihood_ratios")
+
+
+def _labelled(
+    values: ArrayLike, is_genuine: ArrayLike, name: str, *, one_kind_alone: bool = False
+) -> Labelled:
+    scores = np.asarray(values, dtype=np.float64)
+    labels = np.asarray(is_genuine)
+    if scores.ndim != 1 or scores.shape != labels.shape:
+        raise ValueError(
+            f"{name} and is_genuine must both have shape (n,); "
+            f"got {scores.shape} and {labels.shape}"
+        )
+    if np.isnan(scores).any():
+        raise ValueError(
+            f"{name} must not be NaN; got {np.isnan(scores).sum()} NaN, which stand for "
+            "failures to acquire: see sfpose.metrics.verification_summary"
+        )
+    if labels.dtype != np.bool_:
+        if not np.isin(labels, (0, 1)).all():
+            raise ValueError("is_genuine must be booleans, or 0 and 1; got other values")
+        labels = labels.astype(np.bool_)
+    genuine = int(labels.sum())
+    impostors = len(labels) - genuine
+    if not (genuine and impostors) and not (one_kind_alone and len(labels)):
+        rule = "genuine or" if one_kind_alone else "genuine and one"
+        raise ValueError(
+            f"there must be at least one {rule} impostor comparison; got {genuine} and {impostors}"
+        )
+    return scores, labels
+
+
+def check_fmr(value: float, name: str = "fmr", *, zero: bool = False) -> float:
+    """``value`` as a float, if it is a rate below 1 and above 0, or 0 where allowed."""
+    rate = float(value)
+    if not (0 < rate < 1 or (zero and rate == 0)):
+        allowed = f"0 <= {name} < 1" if zero else f"0 < {name} < 1"
+        raise ValueError(f"{name} must be a rate, {allowed}; got {value}")
+    return rate
+
+
+def check_threshold(value: float) -> float:
+    """``value`` as a float, if it is a number."""
+    threshold = float(value)
+    if np.isnan(threshold):
+        raise ValueError(f"threshold must be a number; got {value}")
+    return threshold
+
+
+def check_confidence(value: float) -> float:
+    """``value`` as a float, if it lies between 0 and 1."""
+    confidence = float(value)
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1; got {value}")
+    return confidence
+
+
+def check_draws(value: int) -> int:
+    """``value`` as an int, if so many drawings can be made."""
+    try:
+        draws = operator.index(value)
+    except TypeError:
+        draws = 0
+    if draws < 1:
+        raise ValueError(f"draws must be a whole number, at least 1; got {value!r}")
+    return draws
+
+
+def check_people(
+    first_people: ArrayLike, second_people: ArrayLike, shape: tuple[int, ...]
+) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+    """People of both sides as arrays of the shape that comparisons have, or an error."""
+    first, second = np.asarray(first_people), np.asarray(second_people)
+    if first.shape != shape or second.shape != shape:
+        raise ValueError(
+            f"people of both sides must have shape {shape}; got {first.shape} and {second.shape}"
+        )
+    return first, second
