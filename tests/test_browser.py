@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -97,7 +98,7 @@ def browse(tmp_path_factory):
         def do_GET(self):
             if self.path.startswith("/weights/"):
                 weights_may_go.wait(60)
-            if self.path != "/acts.html":
+            if self.path.partition("?")[0] != "/acts.html":
                 return super().do_GET()
             page = (EXAMPLE / "index.html").read_text(encoding="utf-8")
             self.send_response(200)
@@ -140,11 +141,11 @@ def browse(tmp_path_factory):
         weights_may_go.set()
         return visit("index.html?a=/photos/a.png&b=/photos/b.png&report=/report", (first, second))
 
-    def act(what, *images, weights="default", held=False):
+    def act(what, *images, weights="default", held=False, query=""):
         nonlocal shown, acts
         shown, acts = weights, what
         weights_may_go.clear() if held else weights_may_go.set()
-        return visit("acts.html", images)
+        return visit(f"acts.html?{query}", images)
 
     yield SimpleNamespace(ask=ask, act=act)
     weights_may_go.set()
@@ -317,6 +318,37 @@ def test_photos_may_be_chosen_while_the_network_loads(browse, portrait):
     assert told["early"].startswith("Loading the network")
     assert told["answer"][0].startswith("Same person")
     assert told["unhandled"] == []
+
+
+def test_what_is_in_a_photo_is_told_to_no_other_server(browse, portrait):
+    """Anybody can make a link to the page; a port of its own makes another origin."""
+    came = threading.Event()
+
+    class Stranger(BaseHTTPRequestHandler):
+        def handle(self):
+            came.set()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Stranger) as stranger:
+        threading.Thread(target=stranger.serve_forever).start()
+        report = f"http://127.0.0.1:{stranger.server_port}/report"
+        told = browse.act(
+            """
+            let stopped = false;
+            for (const kind of ["error", "unhandledrejection"])
+              addEventListener(kind, () => { stopped = true; });
+            const answer = await until(/Same/);
+            for (let waited = 0; waited < 20 && !stopped; waited += 0.05)
+              await new Promise((wake) => setTimeout(wake, 50));
+            return { answer, stopped };
+            """,
+            portrait,
+            portrait,
+            query=f"a=/photos/a.png&b=/photos/b.png&report={report}",
+        )
+        stranger.shutdown()
+    assert told["answer"][0].startswith("Same person")
+    assert told["stopped"]
+    assert not came.is_set()
 
 
 def test_the_page_says_so_if_the_network_cannot_be_loaded(browse, portrait):

@@ -1,17 +1,20 @@
 """The command line on small folders of photos: what it writes, says and exits with."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
 from PIL import Image
 
-from sfpose import FaceEmbedder, TemplateVerifier
+from sfpose import FaceEmbedder, TemplateGallery, TemplateVerifier
 from sfpose._scoring import chi2_pairs
 from sfpose.cli import _COMMANDS, main
+from sfpose.cli.output import print_json
 from sfpose.cli.photos import in_steps
 from sfpose.decision import shipped_rule
 from sfpose.preprocessing import as_network_input, iterate_images, loose_crop
@@ -134,7 +137,6 @@ def test_benchmark_gives_plausible_figures(capsys):
     (told,) = _told(capsys)
     assert told["embed_batch_ms"] > 0.1
     assert told["pairs_per_second"] > 1000
-    assert main(["benchmark", "--repeats", "0"]) == 2
     assert main(["benchmark", "--repeats", "1"]) == 0
     assert "pairs a second" in capsys.readouterr().out
 
@@ -167,7 +169,9 @@ def test_a_damaged_photo_is_named_whatever_batch_it_is_in(people, tmp_path, caps
     [
         (["embed", "nowhere", "--out", "x.npz"], "a photo or a folder at 'nowhere'"),
         (["embed", ".", "--out", "x.csv"], "--out must end in .npz or .safetensors"),
-        (["identify", "nowhere", "x.png"], "manifest.json"),
+        (["embed", ".", "--out", "x.npz"], "there must be JPEG, PNG or WebP photos in ."),
+        (["identify", "nowhere", "x.png"], "there must be a gallery at 'nowhere'; there is none"),
+        (["enrol", "new", "x.png", "--id", " "], "--id must name somebody; got ' '"),
         (["calibrate", "nowhere", "--out", "x"], "a folder of people at 'nowhere'"),
         (["export", "--weights", "none", "--out", "x.onnx"], "weights must be one of"),
     ],
@@ -177,6 +181,227 @@ def test_errors_exit_with_two(arguments, message, capsys, tmp_path, monkeypatch)
     assert main(arguments) == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+_PHOTOS = ["embed", ".", "--out", "x.npz"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([*_PHOTOS, "--batch-size", "0"], "a whole number, at least 1; got '0'"),
+        ([*_PHOTOS, "--batch-size", "-1"], "a whole number, at least 1; got '-1'"),
+        (["evaluate", "lfw", ".", "--batch-size", "0"], "a whole number, at least 1; got '0'"),
+        (["identify", ".", ".", "--count", "x"], "a whole number, at least 1; got 'x'"),
+        (["benchmark", "--repeats", "0"], "a whole number, at least 1; got '0'"),
+        (["calibrate", ".", "--out", "x", "--target-fmr", "nan"], "below 1; got 'nan'"),
+        (["calibrate", ".", "--out", "x", "--target-fmr", "0.1", "0"], "below 1; got '0'"),
+        (["identify", ".", ".", "--target-fmr", "1"], "below 1; got '1'"),
+        (["verify", "a", "b", "--target-fmr", "no"], "below 1; got 'no'"),
+    ],
+)
+def test_numbers_that_cannot_be_meant_are_refused(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([*_PHOTOS, "--policy", "all"], "--policy needs a --detector"),
+        (["verify", "0.png", "0.png", "--policy", "largest"], "--policy needs a --detector"),
+        (["export", "--out", "x.onnx", "--images", "."], "got onnx with --images"),
+        (["reproduce", "networks", "--data", "."], "--data must go with table3 or table4"),
+        (["reproduce", "table1", "--people", "1-2"], "--people must go with table3 or table4"),
+        (["reproduce", "table3", "--data", ".", "--weights", "small"], "--weights must go with"),
+        (["reproduce", "table4", "--data", ".", "--rounds", "9"], "--rounds must go with table1"),
+        (["evaluate", "lfw", ".", "--no-align", "--min-face-score", "0"], "needs landmarks"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(arguments, message, people, capsys, monkeypatch):
+    monkeypatch.chdir(people / "hopper")
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not Path("x.npz").exists()
+
+
+@pytest.fixture
+def nothing_embedded(monkeypatch):
+    """Work that would be lost if it were done."""
+
+    def work(*_):
+        raise AssertionError("photos were embedded")
+
+    monkeypatch.setattr(FaceEmbedder, "transform", work)
+
+
+@pytest.mark.usefixtures("nothing_embedded")
+def test_places_that_cannot_be_written_are_refused_before_any_work(people, tmp_path, capsys):
+    taken, file = tmp_path / "taken.npz", tmp_path / "file"
+    (taken / "thesis").mkdir(parents=True)
+    file.write_text("mine")
+    embed, calibrate = ["embed", str(people), "--out"], ["calibrate", str(people), "--out"]
+    onnx, int8 = ["export", "--out"], ["export", "--target", "mirrored", "--out"]
+    for command, out, message in [
+        (embed, taken, "--out must not exist, or be an ordinary file, which is replaced; got"),
+        (onnx, taken, "--out must not exist, or be an ordinary file"),
+        (calibrate, taken, "--out must not exist, or be an artifact, which is replaced; got"),
+        (calibrate, file, "--out must not exist, or be an artifact"),
+        (int8, file, "--out must not exist, or be an artifact"),
+        (embed, file / "x.npz", "--out must lie in a folder that can be written to; got"),
+        (calibrate, file / "x" / "y", "--out must lie in a folder that can be written to; got"),
+        (onnx, file / "x", "--out must lie in a folder that can be written to; got"),
+    ]:
+        assert main([*command, str(out), "--overwrite"]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["enrol", str(file / "gallery"), str(people)]) == 2
+    assert "the gallery must lie in a folder that can be written to" in capsys.readouterr().err
+    assert [path.name for path in taken.iterdir()] == ["thesis"]
+    assert file.read_text() == "mine"
+
+
+@pytest.mark.usefixtures("nothing_embedded")
+def test_folders_that_nobody_may_write_to_are_too(people, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *_: False)
+    assert main(["embed", str(people), "--out", str(tmp_path / "x.npz")]) == 2
+    assert "--out must lie in a folder that can be written to; got" in capsys.readouterr().err
+
+
+def test_figures_know_their_place_before_any_work(tmp_path, capsys):
+    pytest.importorskip("matplotlib", reason="figures need matplotlib")
+    for pose in ("frontal", "profile"):
+        (tmp_path / "data" / "ann" / pose).mkdir(parents=True)
+        Image.new("RGB", (20, 20)).save(tmp_path / "data" / "ann" / pose / "1.png")
+    command = ["reproduce", "figures", "--data", str(tmp_path / "data"), "--out"]
+    for out, message in [
+        (tmp_path, "--out must not exist, or be an ordinary file"),
+        (tmp_path / "det", "--out must end in one of"),
+    ]:
+        assert main([*command, str(out)]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_links_are_followed_where_a_file_is_written(people, tmp_path):
+    for name, command in [("x.npz", ["embed", str(people / "hopper")]), ("x.onnx", ["export"])]:
+        held, link = tmp_path / "held" / name, tmp_path / name
+        held.parent.mkdir(exist_ok=True)
+        held.write_bytes(b"old")
+        link.symlink_to(held)
+        assert main([*command, "--out", str(link), "--overwrite"]) == 0
+        assert link.is_symlink()
+        assert held.stat().st_size > 1000
+
+
+def test_a_model_that_finds_no_room_is_an_error_of_one_line(tmp_path):
+    pytest.importorskip("resource", reason="Windows limits no files")
+    code = (
+        "import resource, sys; from sfpose.cli import main;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000));"
+        "sys.exit(main(['export', '--target', 'ort', '--out', 'm.ort']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("sfpose export: 'm.ort' cannot be written: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def _sfpose(*arguments, stdout=subprocess.PIPE, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "sfpose", *map(str, arguments)],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **environment},
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(params=["", "1"])
+def unread(request):
+    """Runs a command whose reader has left, with a buffer and without."""
+
+    def run(*arguments):
+        reader, writer = os.pipe()
+        os.close(reader)
+        try:
+            return _sfpose(*arguments, stdout=writer, PYTHONUNBUFFERED=request.param)
+        finally:
+            os.close(writer)
+
+    return run
+
+
+def test_what_is_done_and_its_exit_code_do_not_need_a_reader(people, tmp_path, unread):
+    photo, other = people / "hopper" / "0.png", people / "collins" / "0.png"
+    gallery = tmp_path / "gallery"
+    for code, arguments in [
+        (0, ["--help"]),
+        (0, ["enrol", gallery, people]),
+        (0, ["verify", photo, photo]),
+        (1, ["verify", photo, other]),
+        (0, ["identify", gallery, photo, other]),
+    ]:
+        done = unread(*arguments)
+        assert (done.returncode, done.stderr) == (code, "")
+    assert len(TemplateGallery.load(gallery)) == 2
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has a full device")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_answer_that_finds_no_room_is_an_error(people, unbuffered):
+    photo = people / "hopper" / "0.png"
+    with open("/dev/full", "w") as full:
+        done = _sfpose("verify", photo, photo, stdout=full, PYTHONUNBUFFERED=unbuffered)
+    assert done.returncode == 2
+    assert done.stderr.startswith("sfpose verify: what is printed cannot be written: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_errors_that_nobody_reads_are_errors_all_the_same():
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "sfpose", "verify", "none.png", "none.png"]
+    done = subprocess.run(command, stdout=writer, stderr=writer, check=False)
+    os.close(writer)
+    assert done.returncode == 2
+
+
+def test_names_are_printed_whatever_a_terminal_can_show(people, tmp_path):
+    (people / "hopper").rename(people / "\u0413\u0440\u0435\u0439\u0441")
+    gallery = tmp_path / "gallery"
+    assert main(["enrol", str(gallery), str(people)]) == 0
+    photo = people / "\u0413\u0440\u0435\u0439\u0441" / "0.png"
+    done = _sfpose("identify", gallery, photo, PYTHONIOENCODING="cp1252")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ": \\u0413\\u0440\\u0435\\u0439\\u0441; nearest: " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "lines"), [(KeyboardInterrupt(), 130, 1), (RuntimeError("odd"), 2, 5)]
+)
+def test_what_stops_a_command_does_not_read_as_different_people(
+    error, code, lines, capsys, monkeypatch
+):
+    def stop(_):
+        raise error
+
+    monkeypatch.setattr("sfpose.cli.info.run", stop)
+    assert main(["info"]) == code
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) >= lines
+    assert code == 2 or said == ["interrupted"]
+    monkeypatch.setattr("sfpose.cli._parser", lambda: stop(None))
+    assert main(["info"]) == code
+
+
+def test_json_has_no_numbers_that_json_lacks(capsys):
+    print_json({"rows": [{"d_prime": float("nan")}], "pair": (float("inf"), 1.5, True)})
+    assert capsys.readouterr().out == '{"rows": [{"d_prime": null}], "pair": [null, 1.5, true]}\n'
 
 
 @pytest.mark.parametrize("command", _COMMANDS)

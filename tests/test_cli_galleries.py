@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 
 import numpy as np
 import pytest
@@ -43,8 +44,6 @@ def test_enrol_and_identify(people, noise, tmp_path, capsys):
     # Both templates are of three photos, which has a threshold of its own.
     assert told[0]["nearest"][0]["threshold"] == _shipped(0.01, 3)
     assert told[0]["nearest"][0]["threshold"] != _shipped(0.01, 1)
-    assert main(["identify", gallery, probes[0], str(noise)]) == 1
-    assert "no face was found" in capsys.readouterr().out
 
     assert main(["identify", gallery, probes[0], "--target-fmr", "0.3"]) == 2
     assert "got 0.3" in capsys.readouterr().err
@@ -71,6 +70,87 @@ def test_enrol_adds_everybody_or_nobody(people, noise, tmp_path, capsys):
         np.testing.assert_array_equal(TemplateGallery.load(gallery).templates, before)
     assert main(["enrol", gallery, str(people), "--replace"]) == 0
     assert list(TemplateGallery.load(gallery)) == ["hopper", "collins"]
+
+
+def test_photos_without_a_face_have_their_place_and_their_keys(people, noise, tmp_path, capsys):
+    gallery, photo = str(tmp_path / "gallery"), str(people / "hopper" / "0.png")
+    assert main(["enrol", gallery, str(people / "hopper"), "--id", "hopper"]) == 0
+    capsys.readouterr()
+    assert main(["identify", gallery, str(noise), photo, "--json"]) == 1
+    told = _told(capsys)
+    assert [(entry["photo"], entry["id"]) for entry in told] == [
+        (str(noise), None),
+        (photo, "hopper"),
+    ]
+    assert told[0].keys() == told[1].keys()
+    assert (told[0]["match"], told[0]["nearest"]) == (False, [])
+    assert main(["identify", gallery, str(noise), photo]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{noise}: no face was found"
+    assert lines[1].startswith(f"{photo}: hopper; ")
+
+
+@pytest.fixture(params=["another format", "empty", "a link to nothing"])
+def left_out(request, people, noise):
+    """People, and the folder of one more who has no photo."""
+    folder = people / "ann"
+    if request.param == "a link to nothing":
+        folder.symlink_to(people / "gone")
+    else:
+        folder.mkdir()
+    if request.param == "another format":
+        (folder / "0.heic").write_bytes(noise.read_bytes())
+    return people
+
+
+def test_nobody_is_enrolled_if_a_folder_gives_no_photo(left_out, tmp_path, capsys):
+    gallery = tmp_path / "gallery"
+    assert main(["enrol", str(gallery), str(left_out)]) == 2
+    assert "there are none in ann; nobody was added" in capsys.readouterr().err
+    assert not gallery.exists()
+
+
+def test_calibrate_names_whose_folders_give_no_photo_or_face(left_out, noise, tmp_path, capsys):
+    (left_out / "bo").mkdir()
+    (left_out / "bo" / "0.png").write_bytes(noise.read_bytes())
+    arguments = ["calibrate", str(left_out), "--out", str(tmp_path / "mine"), "--overwrite"]
+    assert main([*arguments, "--json"]) == 0
+    (told,) = _told(capsys)
+    assert told["people_without_image"] == ["ann"]
+    assert told["people_without_face"] == ["bo"]
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "1 people without an image were left out: ann" in said
+    assert "1 people without a face that was found were left out: bo" in said
+
+
+def test_links_to_folders_of_people_are_followed(people, tmp_path, capsys):
+    (people / "hopper").rename(tmp_path / "elsewhere")
+    (people / "hopper").symlink_to(tmp_path / "elsewhere")
+    # What a Mac and a user leave beside the folders is nobody.
+    (people / "__MACOSX").mkdir()
+    (people / "notes.txt").write_text("mine")
+    (people / "._0.png").write_text("a Mac's")
+    assert main(["enrol", str(tmp_path / "gallery"), str(people), "--json"]) == 0
+    assert _told(capsys)[0]["photos"] == {"collins": 3, "hopper": 3}
+
+
+@pytest.mark.parametrize("command", ["enrol", "calibrate", "embed"])
+def test_folders_that_may_not_be_read_are_refused(command, people, tmp_path, capsys, monkeypatch):
+    scandir, out = os.scandir, str(tmp_path / "out.npz")
+
+    def refusing(path="."):
+        if str(path).endswith("hopper"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", refusing)
+    places = [out, str(people)] if command == "enrol" else [str(people), "--out", out]
+    assert main([command, *places]) == 2
+    error = capsys.readouterr().err
+    assert "Permission denied" in error
+    assert "hopper" in error
+    assert not os.path.exists(out)
 
 
 @pytest.mark.parametrize("command", ["enrol", "identify"])

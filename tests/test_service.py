@@ -22,7 +22,9 @@ import pytest
 from PIL import Image
 
 from sfpose import FaceEmbedder, TemplateGallery, TemplateVerifier
+from sfpose._scoring import chi2_pairs
 from sfpose.bundle import VerificationBundle
+from sfpose.decision import Condition, shipped_rule
 
 httpx = pytest.importorskip("httpx", reason="the service needs the [service] extra")
 uvicorn = pytest.importorskip("uvicorn", reason="the service needs the [service] extra")
@@ -185,7 +187,7 @@ def test_killed_and_started_again_under_load_it_loses_no_enrolment():
     assert result["questions that a kill cut off"] >= 1
 
 
-def test_both_stores_find_the_nearest_as_brute_force_does(service, database):
+def test_the_nearest_are_among_the_candidates_of_both_stores(service, database):
     import store
 
     rng = np.random.default_rng(0)
@@ -199,18 +201,66 @@ def test_both_stores_find_the_nearest_as_brute_force_does(service, database):
         assert not opened.add("p000", store.Person(templates[1], 1), "w")
         gallery = TemplateGallery()
         gallery.add([f"p{number:03}" for number in range(120)], templates)
-        expected = gallery.search(probes)
-        for probe, ids, distances in zip(probes, *expected, strict=True):
-            person, distance = opened.nearest(probe, "w")
-            assert person == ids[0]
-            assert distance == pytest.approx(distances[0], rel=1e-6)
+        for probe, ids in zip(probes, gallery.search(probes, k=5).ids, strict=True):
+            proposed = dict(opened.candidates(probe, "w"))
+            assert set(ids) <= set(proposed)
+            np.testing.assert_array_equal(proposed[ids[0]].template, templates[int(ids[0][1:])])
+            assert proposed[ids[0]].photos == 2
         kept = opened.get("p007", "w")
         np.testing.assert_array_equal(kept.template, templates[7])
         assert kept.photos == 2
         assert opened.get("p007", "other weights") is None
-        assert opened.nearest(probes[0], "other weights") is None
+        assert opened.candidates(probes[0], "other weights") == []
     finally:
         opened.close()
+
+
+def _mixed(probe, other, distance):
+    """Of both descriptors, so much of the other as lies this far from the first."""
+    least, most = 0.0, 1.0
+    for _ in range(40):
+        share = (least + most) / 2
+        mixed = (1 - share) * probe + share * other
+        if chi2_pairs(probe[None], mixed[None])[0] < distance:
+            least = share
+        else:
+            most = share
+    return mixed
+
+
+def test_who_is_nearest_but_not_near_enough_hides_nobody(service, database, faces):
+    """A person of ten photos, whose threshold is stricter, and one of thirty, who has none."""
+    import store
+
+    photo = _png(faces["hopper"][0])
+    embedder = FaceEmbedder()
+    probe, other = embedder.transform([faces["hopper"][0], faces["collins"][0]])
+    rules = [shipped_rule("default", 1e-3, Condition(photos, 1)) for photos in (10, 1)]
+    ten, one = (rule.threshold for rule in rules)
+    assert ten < one
+    app = service.create_app(database)
+    opened = store.open_store(database, len(probe))
+    for name, photos, distance in [
+        ("thirty", 30, 0.0),
+        ("ten", 10, ten + 0.2 * (one - ten)),
+        ("farther", 1, ten + 0.8 * (one - ten)),
+        ("one", 1, ten + 0.6 * (one - ten)),
+    ]:
+        person = store.Person(_mixed(probe, other, distance), photos)
+        assert opened.add(name, person, embedder.artifact.digest)
+    with _Running(app) as url, httpx.Client(timeout=60) as client:
+
+        def identified():
+            answer = client.post(f"{url}/identify", files={"photo": photo})
+            assert answer.status_code == 200
+            return answer.json()["person"]
+
+        assert identified() == "one"
+        assert opened.remove("one")
+        assert identified() == "farther"
+        assert opened.remove("farther")
+        assert identified() is None
+    opened.close()
 
 
 def test_what_is_no_face_or_too_large_is_refused(service, tmp_path, faces, nothing):
@@ -322,10 +372,11 @@ def test_nobody_is_enrolled_of_more_photos_than_can_be_decided_about(service, tm
         refused = client.post(f"{url}/people/x", files=uploads)
         assert refused.status_code == 422
         assert refused.json()["detail"] == "at most 2 photos; got 3"
-        for question in ("people/before/verify", "identify"):
-            told = client.post(f"{url}/{question}", files={"photo": photo})
-            assert told.status_code == 409
-            assert "at most 2 photos; this one is enrolled of 3" in told.json()["detail"]
+        told = client.post(f"{url}/people/before/verify", files={"photo": photo})
+        assert told.status_code == 409
+        assert "at most 2 photos; this one is enrolled of 3" in told.json()["detail"]
+        told = client.post(f"{url}/identify", files={"photo": photo})
+        assert told.json() == {"person": None}
         assert client.delete(f"{url}/people/before").status_code == 204
         assert client.post(f"{url}/people/x", files=uploads[:2]).status_code == 201
         told = client.post(f"{url}/people/x/verify", files={"photo": photo})

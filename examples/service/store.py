@@ -1,7 +1,7 @@
 """Where templates are kept: SQLite, or PostgreSQL with pgvector.
 
-Both answer the same: PostgreSQL's index proposes candidates by the Euclidean distance of
-square roots, which brackets chi-square (h <= chi2 <= 2 h), and exact chi-square decides.
+For a search SQLite gives everybody. PostgreSQL's index proposes candidates by Euclidean distance
+of square roots, which brackets chi-square (h <= chi2 <= 2 h). The verifier decides by chi-square.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
-from sfpose import TemplateGallery
 
 CANDIDATES = 50
 """Templates that PostgreSQL proposes for a search."""
@@ -47,8 +45,8 @@ class Store(Protocol):
     def remove(self, person: str) -> bool:
         """Whether the person was there."""
 
-    def nearest(self, probe: NDArray[np.float32], weights: str) -> tuple[str, float] | None:
-        """The nearest person and the chi-square distance; None if nobody is enrolled."""
+    def candidates(self, probe: NDArray[np.float32], weights: str) -> list[tuple[str, Person]]:
+        """Whom the probe may show, under their ids: the nearest are among them."""
 
     def close(self) -> None:
         """Give connections back."""
@@ -64,17 +62,8 @@ def open_store(database: str, width: int) -> Store:
     return SqliteStore(database)
 
 
-def _nearest(ids: list[str], rows: list[bytes], probe: NDArray[np.float32]):
-    if not ids:
-        return None
-    gallery = TemplateGallery()
-    gallery.add(ids, np.stack([np.frombuffer(row, "<f4") for row in rows]))
-    found = gallery.search(probe[None])
-    return str(found.ids[0, 0]), float(found.distances[0, 0])
-
-
 class SqliteStore:
-    """Templates in one file; a search reads them all, which is fine for thousands."""
+    """Templates in one file; a search compares them all, which is fine for thousands."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -110,19 +99,20 @@ class SqliteStore:
                 "SELECT template, photos FROM people WHERE person = ? AND weights = ?",
                 (person, weights),
             ).fetchone()
-        return None if row is None else Person(np.frombuffer(row[0], "<f4"), row[1])
+        return None if row is None else _person(*row)
 
     def remove(self, person: str) -> bool:
         with self._connection() as connection:
             done = connection.execute("DELETE FROM people WHERE person = ?", (person,))
             return done.rowcount == 1
 
-    def nearest(self, probe: NDArray[np.float32], weights: str) -> tuple[str, float] | None:
+    def candidates(self, probe: NDArray[np.float32], weights: str) -> list[tuple[str, Person]]:
         with self._connection() as connection:
             rows = connection.execute(
-                "SELECT person, template FROM people WHERE weights = ? ORDER BY person", (weights,)
+                "SELECT person, template, photos FROM people WHERE weights = ? ORDER BY person",
+                (weights,),
             ).fetchall()
-        return _nearest([row[0] for row in rows], [row[1] for row in rows], probe)
+        return [(row[0], _person(*row[1:])) for row in rows]
 
     def close(self) -> None:
         pass
@@ -175,25 +165,29 @@ class PostgresStore:
                 "SELECT template, photos FROM people WHERE person = %s AND weights = %s",
                 (person, weights),
             ).fetchone()
-        return None if row is None else Person(np.frombuffer(row[0], "<f4"), row[1])
+        return None if row is None else _person(*row)
 
     def remove(self, person: str) -> bool:
         with self._pool.connection() as connection:
             done = connection.execute("DELETE FROM people WHERE person = %s", (person,))
             return done.rowcount == 1
 
-    def nearest(self, probe: NDArray[np.float32], weights: str) -> tuple[str, float] | None:
+    def candidates(self, probe: NDArray[np.float32], weights: str) -> list[tuple[str, Person]]:
         with self._pool.connection() as connection:
             connection.execute(f"SET LOCAL hnsw.ef_search = {2 * CANDIDATES}")
             rows = connection.execute(
-                "SELECT person, template FROM people WHERE weights = %s "
+                "SELECT person, template, photos FROM people WHERE weights = %s "
                 f"ORDER BY roots <-> %s::vector LIMIT {CANDIDATES}",
                 (weights, _roots(probe)),
             ).fetchall()
-        return _nearest([row[0] for row in rows], [row[1] for row in rows], probe)
+        return [(row[0], _person(*row[1:])) for row in rows]
 
     def close(self) -> None:
         self._pool.close()
+
+
+def _person(template: bytes, photos: int) -> Person:
+    return Person(np.frombuffer(template, "<f4"), photos)
 
 
 def _bytes(enrolled: Person) -> bytes:

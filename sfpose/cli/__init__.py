@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 
 import sfpose
+from sfpose.cli.output import standard_streams
 
 __all__ = ["main"]
 
@@ -36,9 +38,10 @@ to begin with:
   sfpose COMMAND --help            what a command takes and gives
 
 exit codes:
-  0  done; for "verify": the same person; for "identify": somebody in every photo
-  1  for "verify": different people; for "identify": nobody in some photo
-  2  an error, said on standard error
+  0    done; for "verify": the same person; for "identify": somebody in every photo
+  1    for "verify": different people; for "identify": nobody in some photo
+  2    an error, said on standard error
+  130  interrupted
 """
 
 
@@ -69,14 +72,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit code: 0 done (or a match), 1 no match, 2 an error.
+        The exit code: 0 done (or a match), 1 no match, 2 an error, 130 interrupted.
     """
-    options = _parser().parse_args(arguments)
+    with standard_streams():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    command = "sfpose"
     try:
-        return int(options.run(options))
+        try:
+            options = _parser().parse_args(arguments)
+            command = f"sfpose {options.command}"
+            return int(options.run(options))
+        finally:
+            # Not when the interpreter ends, where it could change the exit code no more.
+            print(end="", flush=True)
     except (ValueError, OSError, ImportError) as error:
-        print(f"sfpose {options.command}: {error}", file=sys.stderr)
-        return 2
+        print(f"{command}: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 2
+        return 130
+    except Exception:
+        # The interpreter's own code for it is 1, which says "different people".
+        traceback.print_exc()
+    return 2

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+from sfpose.cli.arguments import at_least_one
+from sfpose.cli.output import print_json
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -23,7 +25,7 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--weights", default="default", help="shipped name or path of an artifact")
     parser.add_argument("--n-jobs", type=int, default=1, metavar="N", help="threads (default: 1)")
-    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="(default: 5)")
+    parser.add_argument("--repeats", type=at_least_one, default=5, metavar="N", help="(default: 5)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
 
@@ -36,8 +38,6 @@ def run(options: argparse.Namespace) -> int:
     from sfpose.alignment import FaceAligner
     from sfpose.embedder import FaceEmbedder
 
-    if options.repeats < 1:
-        raise ValueError(f"--repeats must be at least 1; got {options.repeats}")
     rng = np.random.default_rng(0)
     photos = rng.integers(0, 256, (32, 160, 160, 3), dtype=np.uint8)
     embedder = FaceEmbedder(options.weights, align="done", n_jobs=options.n_jobs)
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
         "pairs_per_second": round(pairs),
     }
     if options.json:
-        print(json.dumps(told))
+        print_json(told)
     else:
         print(f"{options.n_jobs} thread(s) of {told['processors']} processors")
         print(f"find landmarks and align a crop of 160x160: {told['align_ms']:.1f} ms")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfpose.cli.photos import add_photo_options, check_new, embed_photos, photos_by_person
+from sfpose.cli.arguments import check_new, rate
+from sfpose.cli.evaluate import say_left_out
+from sfpose.cli.output import print_json
+from sfpose.cli.photos import add_photo_options, embed_photos, photos_by_person
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -29,7 +31,7 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the artifact")
     parser.add_argument(
         "--target-fmr",
-        type=float,
+        type=rate,
         nargs="+",
         default=[1e-1, 1e-2, 1e-3, 1e-4],
         metavar="RATE",
@@ -48,9 +50,9 @@ def run(options: argparse.Namespace) -> int:
     from sfpose._calibration import TEMPLATE_SIZES, Calibrator, to_conditions
     from sfpose.runtime.artifact import read_artifact, write_artifact
 
-    check_new(options.out, options.overwrite)
+    check_new(options.out, options.overwrite, artifact=True)
     artifact = read_artifact(options.weights)
-    photos, people = photos_by_person(options.people)
+    photos, people, without = photos_by_person(options.people)
     faces = embed_photos(photos, options)
     usable = ~np.isnan(faces.descriptors).any(axis=1)
     rows, names = faces.descriptors[usable], np.array(people)[faces.index[usable]]
@@ -67,9 +69,10 @@ def run(options: argparse.Namespace) -> int:
     manifest: dict[str, Any] = {**artifact.manifest}
     manifest["calibration"] = {"data": data, "conditions": conditions}
     write_artifact(options.out, artifact.model, manifest, overwrite=options.overwrite)
+    lost = sorted(set(people) - set(names.tolist()))
     if options.json:
         told = {"out": str(options.out), **manifest["calibration"], "warnings": notes}
-        print(json.dumps(told))
+        print_json({**told, "people_without_image": without, "people_without_face": lost})
         return 0
     print(f"calibrated on {data}, wrote {options.out}")
     for condition, known in found.items():
@@ -81,4 +84,6 @@ def run(options: argparse.Namespace) -> int:
             )
     for note in notes:
         print(f"  note: {note}")
+    say_left_out(without)
+    say_left_out(lost, "a face that was found")
     return 0

@@ -8,7 +8,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sfpose.cli.photos import add_photo_options, check_new, embed_photos, find_photos
+from sfpose.cli.arguments import check_new
+from sfpose.cli.output import print_json
+from sfpose.cli.photos import add_photo_options, embed_photos, find_photos
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -42,18 +44,18 @@ def run(options: argparse.Namespace) -> int:
     out: Path = options.out
     if out.suffix not in (".npz", ".safetensors"):
         raise ValueError(f"--out must end in .npz or .safetensors; got {str(out)!r}")
-    check_new(out, options.overwrite)
+    place = check_new(out, options.overwrite)
     photos = find_photos(options.photos)
     faces = embed_photos(photos, options)
     if not len(faces.index):
         raise ValueError("no photo shows a face that the policy takes; nothing was written")
     files = [str(photos[row]) for row in faces.index]
     lost = int(np.isnan(faces.descriptors[:, 0]).sum())
-    _write(out, faces.descriptors, files)
+    _write(place, faces.descriptors, files)
     without = len(photos) - len(set(faces.index.tolist())) + lost
     if options.json:
         told = {"out": str(out), "photos": len(photos), "rows": len(files), "no_face": without}
-        print(json.dumps(told))
+        print_json(told)
     else:
         print(f"wrote {len(files)} descriptors of {len(photos)} photos to {out}")
         if without:

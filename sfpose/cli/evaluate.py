@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import TYPE_CHECKING
 
+from sfpose.cli.arguments import at_least_one, people_range
+from sfpose.cli.output import print_json
 from sfpose.cli.photos import add_progress_option, in_steps
 
 if TYPE_CHECKING:
@@ -17,20 +18,6 @@ if TYPE_CHECKING:
 
     from sfpose.embedder import FaceEmbedder
     from sfpose.protocols import LazyImages, PoseFolder
-
-
-def people_range(text: str) -> range:
-    """``101-250`` as a range that holds both ends.
-
-    Raises
-    ------
-    argparse.ArgumentTypeError
-        If the text is no such range.
-    """
-    first, _, last = text.partition("-")
-    if not first.isdigit() or not (last or first).isdigit() or int(first) > int(last or first):
-        raise argparse.ArgumentTypeError(f"people must be given as FIRST-LAST; got {text!r}")
-    return range(int(first), int(last or first) + 1)
 
 
 def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -59,7 +46,7 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         help="face score, 0 to 1, below which an image is not acquired (default: that of the "
         "landmark network; 0 takes every image)",
     )
-    parser.add_argument("--batch-size", type=int, default=32, metavar="N")
+    parser.add_argument("--batch-size", type=at_least_one, default=32, metavar="N")
     parser.add_argument(
         "--n-jobs", type=int, default=-1, metavar="N", help="threads (default: all)"
     )
@@ -69,10 +56,10 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.set_defaults(run=run)
 
 
-def say_left_out(people: list[str]) -> None:
-    """Print who took no part because their folder holds no image."""
+def say_left_out(people: list[str], without: str = "an image") -> None:
+    """Print who took no part because their folder holds no image, or what else they lack."""
     if people:
-        print(f"{len(people)} people without an image were left out: {', '.join(people)}")
+        print(f"{len(people)} people without {without} were left out: {', '.join(people)}")
 
 
 def embed_with_progress(
@@ -134,6 +121,8 @@ def run(options: argparse.Namespace) -> int:
     from sfpose.evaluation import evaluate_cfp, evaluate_lfw, evaluate_poses, format_table
     from sfpose.protocols import CFP, LFW, PoseFolder
 
+    if options.no_align and options.min_face_score is not None:
+        raise ValueError("--min-face-score needs landmarks, which find faces; got --no-align")
     embedder = FaceEmbedder(
         options.weights,
         align=False if options.no_align else "auto",
@@ -159,7 +148,7 @@ def run(options: argparse.Namespace) -> int:
         left_out = folder.without_image
     if options.json:
         told = {"weights": str(options.weights), "rows": [row.to_dict() for row in rows]}
-        print(json.dumps({**told, **embed.to_dict(), "people_without_image": left_out}))
+        print_json({**told, **embed.to_dict(), "people_without_image": left_out})
     else:
         print(f"{format_table(rows)}\n{embed}", end="")
         say_left_out(left_out)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfpose.cli.photos import check_new
+from sfpose.cli.arguments import check_new
+from sfpose.cli.output import print_json
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sfpose.runtime.artifact import Artifact
 
 
+_ARTIFACTS = ("mean", "int8", "mirrored")
 # With fewer, more values of other photos lie outside of the ranges and are cut off.
 _RANGE_IMAGES = 1000
 
@@ -31,9 +32,7 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "weights are the mean of those of several runs that went on from the same; all of them "
         "without thresholds: run 'sfpose calibrate' on them (needs sfpose[train]).",
     )
-    parser.add_argument(
-        "--target", choices=("onnx", "ort", "mean", "int8", "mirrored"), default="onnx"
-    )
+    parser.add_argument("--target", choices=("onnx", "ort", *_ARTIFACTS), default="onnx")
     parser.add_argument(
         "--out", type=Path, required=True, help="file, or for an artifact folder, to write"
     )
@@ -60,18 +59,23 @@ def run(options: argparse.Namespace) -> int:
     from sfpose.runtime.files import whole_file
 
     out: Path = options.out
-    check_new(out, options.overwrite)
+    place = check_new(out, options.overwrite, artifact=options.target in _ARTIFACTS)
+    if (options.target == "int8") != (options.images is not None):
+        raise ValueError(
+            "int8 needs --images, a folder or zip of loose crops of faces, and nothing else does; "
+            f"got {options.target} with{'' if options.images else 'out'} --images"
+        )
     if options.target != "mean" and len(options.weights) != 1:
         raise ValueError(f"--weights must be one for {options.target}; got {len(options.weights)}")
     artifacts = [read_artifact(each) for each in options.weights]
-    if options.target in ("mean", "int8", "mirrored"):
+    if options.target in _ARTIFACTS:
         return _write_artifact(artifacts, options)
     (artifact,) = artifacts
-    with whole_file(out) as part:
+    with whole_file(place) as part:
         if options.target == "onnx":
             part.write_bytes(artifact.model)
         else:
-            _write_ort(artifact.model, part)
+            _write_ort(artifact.model, part, out)
         size = part.stat().st_size
     settings: Any = artifact.section("input")
     told = {
@@ -82,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
         "distance": artifact.manifest.get("distance"),
     }
     if options.json:
-        print(json.dumps(told))
+        print_json(told)
     else:
         side = settings["size"]
         print(
@@ -92,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _write_ort(model: bytes, path: Path) -> None:
+def _write_ort(model: bytes, path: Path, out: Path) -> None:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -101,7 +105,10 @@ def _write_ort(model: bytes, path: Path) -> None:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(path)
     options.add_session_config_entry("session.save_model_format", "ORT")
-    onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    try:
+        onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its own errors have no other class in common
+        raise OSError(f"{str(out)!r} cannot be written: {error}") from error
 
 
 def _write_artifact(artifacts: list[Artifact], options: argparse.Namespace) -> int:
@@ -119,7 +126,7 @@ def _write_artifact(artifacts: list[Artifact], options: argparse.Namespace) -> i
     path = write_artifact(options.out, made.model, made.manifest, overwrite=options.overwrite)
     told = {"out": str(path), "bytes": len(made.model), "bytes_before": len(artifact.model)}
     if options.json:
-        print(json.dumps(told))
+        print_json(told)
     else:
         print(f"wrote {path}: {len(made.model):,} bytes, {len(artifact.model):,} before")
     return 0
@@ -129,8 +136,6 @@ def _of_eight_bits(artifact: Artifact, options: argparse.Namespace) -> Artifact:
     from sfpose.protocols import ImageFiles, LazyImages
     from sfpose.training.quantization import quantize
 
-    if options.images is None:
-        raise ValueError("int8 needs --images, a folder or zip of loose crops of faces")
     files = ImageFiles(options.images)
     names = files.images()
     step = max(1, len(names) // _RANGE_IMAGES)

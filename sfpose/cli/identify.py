@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Hashable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from sfpose.cli.arguments import at_least_one, rate
+from sfpose.cli.output import print_json
 from sfpose.cli.photos import add_photo_options, embed_photos, find_photos
 
 if TYPE_CHECKING:
@@ -31,14 +32,14 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("photos", nargs="+", help="photos, or folders that hold some at any depth")
     parser.add_argument(
         "--count",
-        type=int,
+        type=at_least_one,
         default=3,
         metavar="K",
         help="how many of the nearest to list; whoever it is is found whatever K (default: 3)",
     )
     parser.add_argument(
         "--target-fmr",
-        type=float,
+        type=rate,
         default=1e-4,
         metavar="RATE",
         help="how often two strangers may be taken for the same person (default: 0.0001)",
@@ -52,17 +53,14 @@ def run(options: argparse.Namespace) -> int:
     """Print who is near; 0 if somebody is in every photo, else 1."""
     import numpy as np
 
-    from sfpose.gallery import SearchResult, TemplateGallery
+    from sfpose.gallery import SearchResult
 
-    gallery = TemplateGallery.load(options.gallery, weights=options.weights, n_jobs=options.n_jobs)
-    if options.count < 1:
-        raise ValueError(f"--count must be at least 1; got {options.count}")
+    gallery = _gallery(options)
     thresholds = _thresholds(options, gallery)
     photos = find_photos(options.photos)
     faces = embed_photos(photos, options)
     usable = ~np.isnan(faces.descriptors).any(axis=1)
-    recognised = set()
-    lost = sorted(set(range(len(photos))) - set(faces.index[usable].tolist()))
+    answers: list[list[tuple[_Near | None, list[_Near]]]] = [[] for _ in photos]
     if usable.any():
         probes = faces.descriptors[usable]
         # Thresholds differ: whom one admits need not be among the nearest.
@@ -72,17 +70,28 @@ def run(options: argparse.Namespace) -> int:
         for photo, within, *some in zip(faces.index[usable], admitted, *nearest, strict=True):
             found = next((near for near in _nears(within, thresholds) if near.match), None)
             listed = _nears(SearchResult(*some), thresholds)
-            if found is not None:
-                recognised.add(int(photo))
-                listed += [found] if found not in listed else []
-            _say(options, str(photos[photo]), found, listed)
-    for photo in lost:
-        if options.json:
-            told = {"photo": str(photos[photo]), "match": False, "id": None, "nearest": []}
-            print(json.dumps(told))
-        else:
-            print(f"{photos[photo]}: no face was found")
-    return 0 if len(recognised) == len(photos) else 1
+            listed += [found] if found is not None and found not in listed else []
+            answers[photo].append((found, listed))
+    for name, told in zip(photos, answers, strict=True):
+        for found, listed in told or [(None, [])]:
+            _say(options, str(name), found, listed)
+    recognised = [any(found is not None for found, _ in told) for told in answers]
+    return 0 if all(recognised) else 1
+
+
+def _gallery(options: argparse.Namespace) -> TemplateGallery:
+    from sfpose._gallery_files import MANIFEST
+    from sfpose.gallery import TemplateGallery
+
+    place: Path = options.gallery
+    try:
+        return TemplateGallery.load(place, weights=options.weights, n_jobs=options.n_jobs)
+    except FileNotFoundError as error:
+        if (place / MANIFEST).exists():
+            raise
+        raise FileNotFoundError(
+            f"there must be a gallery at {str(place)!r}; there is none"
+        ) from error
 
 
 class _Near(NamedTuple):
@@ -149,7 +158,10 @@ def _say(
             "target_fmr": options.target_fmr,
             "nearest": [{**near._asdict(), "match": near.match} for near in nearest],
         }
-        print(json.dumps(told))
+        print_json(told)
+        return
+    if not nearest:
+        print(f"{photo}: no face was found")
         return
     head = "nobody who is enrolled" if found is None else found.id
     print(f"{photo}: {head}; nearest: {', '.join(map(str, nearest))}")

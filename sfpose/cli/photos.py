@@ -1,12 +1,15 @@
-"""What the subcommands share: photos by name, options of embedding, where to write, progress."""
+"""What the subcommands share: photos by name, options of embedding, progress."""
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeVar
+
+from sfpose.cli.arguments import at_least_one
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,10 +19,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Faces",
+    "PeoplePhotos",
     "add_detector_options",
     "add_photo_options",
     "add_progress_option",
-    "check_new",
+    "check_policy",
     "embed_photos",
     "find_photos",
     "in_steps",
@@ -43,7 +47,7 @@ def add_photo_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how photos become descriptors."""
     parser.add_argument("--weights", default="default", help="shipped name or path of an artifact")
     add_detector_options(parser)
-    parser.add_argument("--batch-size", type=int, default=32, metavar="N")
+    parser.add_argument("--batch-size", type=at_least_one, default=32, metavar="N")
     parser.add_argument(
         "--n-jobs", type=int, default=-1, metavar="N", help="threads (default: all)"
     )
@@ -73,21 +77,22 @@ def add_detector_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--policy",
         choices=_POLICIES,
-        default="largest",
-        help="which faces of a photo to take, with a detector; error refuses a photo that does "
+        help="which faces of a photo to take, with --detector; error refuses a photo that does "
         "not show exactly one, skip leaves it out (default: largest)",
     )
 
 
-def check_new(out: Path, overwrite: bool) -> None:
-    """Refuse a place that is taken, before any work for it is done.
+def check_policy(options: argparse.Namespace) -> None:
+    """Refuse a choice among faces where each photo is taken for one.
 
     Raises
     ------
-    FileExistsError
+    ValueError
     """
-    if out.exists() and not overwrite:
-        raise FileExistsError(f"{str(out)!r} must not exist, or --overwrite be given")
+    if options.detector == "crop" and options.policy is not None:
+        raise ValueError(
+            f"--policy needs a --detector that finds faces in photos; got {options.detector!r}"
+        )
 
 
 def find_photos(paths: Sequence[str]) -> list[Path]:
@@ -98,27 +103,50 @@ def find_photos(paths: Sequence[str]) -> list[Path]:
     FileNotFoundError
         If there is nothing at a path.
     ValueError
-        If no photo is left.
+        If a folder holds no photo.
+    OSError
+        If a folder cannot be read.
     """
-    from sfpose.protocols.files import is_image
-
     found: list[Path] = []
     for text in paths:
         path = Path(text)
         if path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.is_file())
-            found += [file for file in files if is_image(file.relative_to(path).as_posix())]
+            photos = _photos_below(path)
+            if not photos:
+                raise ValueError(f"there must be JPEG, PNG or WebP photos in {text}")
+            found += photos
         elif path.is_file():
             found.append(path)
         else:
             raise FileNotFoundError(f"there must be a photo or a folder at {text!r}")
-    if not found:
-        raise ValueError(f"there must be JPEG, PNG or WebP photos in {', '.join(paths)}")
     return found
 
 
-def photos_by_person(folder: str) -> tuple[list[Path], list[str]]:
-    """Photos below a folder, and the name of the person's folder of each.
+def _photos_below(folder: Path) -> list[Path]:
+    from sfpose.protocols.files import is_image
+
+    def refuse(error: OSError) -> NoReturn:
+        raise error
+
+    # Not Path.rglob, which passes over folders that it may not read.
+    files = [
+        Path(home, name) for home, _, names in os.walk(folder, onerror=refuse) for name in names
+    ]
+    return sorted(
+        file for file in files if is_image(file.relative_to(folder).as_posix()) and file.is_file()
+    )
+
+
+class PeoplePhotos(NamedTuple):
+    """Photos, whose each is, and who has a folder but no photo."""
+
+    photos: list[Path]
+    people: list[str]
+    without: list[str]
+
+
+def photos_by_person(folder: str) -> PeoplePhotos:
+    """Photos in the folders of a folder, which bear the names of people and may be links.
 
     Raises
     ------
@@ -126,16 +154,31 @@ def photos_by_person(folder: str) -> tuple[list[Path], list[str]]:
         If there is no such folder.
     ValueError
         If a photo lies in no person's folder, or there is none.
+    OSError
+        If a folder cannot be read.
     """
+    from sfpose.protocols.files import is_image
+
     root = Path(folder)
     if not root.is_dir():
         raise FileNotFoundError(f"there must be a folder of people at {folder!r}")
-    photos = find_photos([folder])
-    people = [photo.relative_to(root).parts[0] for photo in photos]
-    for photo, person in zip(photos, people, strict=True):
-        if photo.name == person:
-            raise ValueError(f"photos must lie in a folder for each person; got {str(photo)!r}")
-    return photos, people
+    photos: list[Path] = []
+    people: list[str] = []
+    without: list[str] = []
+    for entry in sorted(root.iterdir()):
+        if entry.name == "__MACOSX":  # a Mac's archives hold it beside the folders themselves
+            continue
+        # A link to nothing was one to a folder.
+        if entry.is_dir() or not entry.exists():
+            found = _photos_below(entry) if entry.is_dir() else []
+            photos += found
+            people += [entry.name] * len(found)
+            without += [] if found else [entry.name]
+        elif is_image(entry.name):
+            raise ValueError(f"photos must lie in a folder for each person; got {str(entry)!r}")
+    if not photos:
+        raise ValueError(f"there must be JPEG, PNG or WebP photos of people in {folder}")
+    return PeoplePhotos(photos, people, without)
 
 
 def in_steps(
@@ -163,11 +206,13 @@ def in_steps(
         try:
             done.append(work(start, images[start : start + step]))
         except (ValueError, FileNotFoundError) as error:
-            raise type(error)(_named(str(error), names[start:])) from error
+            kind = ValueError if isinstance(error, ValueError) else FileNotFoundError
+            raise kind(_named(str(error), names[start:])) from error
     return done
 
 
 def _aligner(options: argparse.Namespace) -> FaceAligner | None:
+    check_policy(options)
     if options.detector == "crop":
         return None
     from sfpose.alignment import FaceAligner
@@ -183,7 +228,7 @@ def _aligner(options: argparse.Namespace) -> FaceAligner | None:
             'detector must be "crop", "libfacedetection" or the path of a YuNet .onnx file; '
             f"got {options.detector!r}"
         )
-    return FaceAligner(detector, policy=options.policy, n_jobs=options.n_jobs)
+    return FaceAligner(detector, policy=options.policy or "largest", n_jobs=options.n_jobs)
 
 
 def embed_photos(photos: Sequence[Path], options: argparse.Namespace) -> Faces:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from sfpose.cli.evaluate import CountedEmbedding, people_range, say_left_out
+from sfpose.cli.arguments import check_new, people_range
+from sfpose.cli.evaluate import CountedEmbedding, say_left_out
+from sfpose.cli.output import print_json
 from sfpose.cli.photos import add_progress_option, in_steps
 
 if TYPE_CHECKING:
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 _Printed: TypeAlias = "tuple[str, dict[str, object]]"
 """What is printed as text, and as JSON."""
 
-_PARTS = ("networks", "table1", "table3", "table4", "table5", "figures", "studies")
+_OF_DATA = ("table3", "table4", "table5", "figures", "studies")
+_PARTS = ("networks", "table1", *_OF_DATA)
+_TAKEN_BY = {"data": _OF_DATA, "people": _OF_DATA, "weights": _OF_DATA[1:], "rounds": ("table1",)}
 
 
 def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -40,7 +43,7 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("part", choices=_PARTS)
     parser.add_argument("--data", help="folder or zip file; not for networks and table1")
     parser.add_argument("--people", type=people_range, metavar="FIRST-LAST", help="people to take")
-    parser.add_argument("--weights", default="default", help="shipped name or path of an artifact")
+    parser.add_argument("--weights", help="shipped name or path of an artifact (default: default)")
     parser.add_argument(
         "--n-jobs", type=int, default=-1, metavar="N", help="threads (default: all)"
     )
@@ -48,7 +51,7 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "--out", type=Path, default=Path("det.png"), help="image of figures (default: det.png)"
     )
     parser.add_argument(
-        "--rounds", type=int, default=40, metavar="N", help="images a network for table1"
+        "--rounds", type=int, metavar="N", help="images a network for table1 (default: 40)"
     )
     add_progress_option(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -58,9 +61,13 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the table or say where the figure is."""
-    if options.part in ("networks", "table1"):
-        print(_networks(options))
+    for option, parts in _TAKEN_BY.items():
+        if getattr(options, option) is not None and options.part not in parts:
+            raise ValueError(f"--{option} must go with {' or '.join(parts)}; got {options.part}")
+    if options.part not in _OF_DATA:
+        _networks(options)
         return 0
+    options.weights = options.weights or "default"
     if options.data is None:
         raise ValueError(f"{options.part} needs --data, a folder or zip of subject/pose/image")
     from sfpose.protocols import CFP, PoseFolder
@@ -71,25 +78,26 @@ def run(options: argparse.Namespace) -> int:
     text, told = _PRINTED[options.part](folder, options)
     if options.json:
         told |= {"data": options.data, "people": len(set(folder.subjects.tolist()))}
-        print(json.dumps({**told, "people_without_image": folder.without_image}))
+        print_json({**told, "people_without_image": folder.without_image})
     else:
         print(text)
         say_left_out(folder.without_image)
     return 0
 
 
-def _networks(options: argparse.Namespace) -> str:
+def _networks(options: argparse.Namespace) -> None:
     from dataclasses import asdict
 
     from sfpose.networks import NETWORKS, network_summary
     from sfpose.training.table1 import measure_networks, network_list, network_table
 
-    if options.part == "networks":
-        if options.json:
-            return json.dumps({name: asdict(network_summary(name)) for name in NETWORKS})
-        return network_list()
-    rows = measure_networks(rounds=options.rounds)
-    return json.dumps(rows) if options.json else network_table(rows)
+    if options.part == "table1":
+        rows = measure_networks(rounds=40 if options.rounds is None else options.rounds)
+        print_json(rows) if options.json else print(network_table(rows))
+    elif options.json:
+        print_json({name: asdict(network_summary(name)) for name in NETWORKS})
+    else:
+        print(network_list())
 
 
 def _embedding(options: argparse.Namespace) -> CountedEmbedding:
@@ -130,8 +138,14 @@ def _pose_table(folder: PoseFolder, options: argparse.Namespace) -> _Printed:
 
 
 def _figures(folder: PoseFolder, options: argparse.Namespace) -> _Printed:
+    from matplotlib.backend_bases import FigureCanvasBase
+
     from sfpose.reproduction import det_figure, table_columns
 
+    check_new(options.out, overwrite=True)
+    kinds = sorted(FigureCanvasBase.get_supported_filetypes())
+    if options.out.suffix[1:].lower() not in kinds:
+        raise ValueError(f"--out must end in one of .{', .'.join(kinds)}; got {str(options.out)!r}")
     embed = _embedding(options)
     columns = list(table_columns(folder, embed))
     systems = {f"sfpose {options.weights}": columns}

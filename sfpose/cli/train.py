@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sfpose.cli import train_paper
-from sfpose.cli.evaluate import people_range
+from sfpose.cli.arguments import people_range
 from sfpose.cli.training import RESUME, add_run, add_start, checkpoint_of
 
 if TYPE_CHECKING:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
+
+from sfpose.cli.arguments import check_new
 
 RESUME = "A run that was stopped goes on from its checkpoint when it is called again."
 
@@ -47,7 +48,7 @@ def checkpoint_of(options: argparse.Namespace) -> Path:
     """
     if options.threads is not None and options.threads < 1:
         raise ValueError(f"--threads must be at least 1; got {options.threads}")
-    _check_out(options.out)
+    check_new(options.out, overwrite=True, artifact=True)
     try:
         import torch
     except ImportError as error:
@@ -59,15 +60,3 @@ def checkpoint_of(options: argparse.Namespace) -> Path:
         torch.set_num_threads(options.threads)
     checkpoint: Path = options.checkpoint or Path("runs") / f"{options.out.absolute().name}.pt"
     return checkpoint
-
-
-def _check_out(out: Path) -> None:
-    """Refuse now what an artifact cannot be written to when the run is over."""
-    place = Path(os.path.realpath(out))
-    if place.exists() and not (place / "manifest.json").is_file():
-        raise FileExistsError(
-            f"--out must not exist, or be an artifact, which is replaced; got {str(out)!r}"
-        )
-    parent = next(folder for folder in place.parents if folder.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise OSError(f"--out must lie in a folder that can be written to; got {str(out)!r}")

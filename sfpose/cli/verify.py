@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sfpose.cli.photos import add_detector_options, embed_photos
+from sfpose.cli.arguments import rate
+from sfpose.cli.output import print_json
+from sfpose.cli.photos import add_detector_options, check_policy, embed_photos
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -31,7 +32,7 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("probe", help="photo to compare with it")
     parser.add_argument(
         "--target-fmr",
-        type=float,
+        type=rate,
         default=1e-3,
         metavar="RATE",
         help="how often strangers may be taken for the same person (default: 0.001)",
@@ -76,13 +77,14 @@ def run(options: argparse.Namespace) -> int:
     from sfpose._scoring import chi2_pairs
     from sfpose.decision import shipped_rule
 
+    check_policy(options)
     start = time.perf_counter()
     rule = shipped_rule(options.weights, options.target_fmr)
     rows = _descriptors(options)
     result = rule.decide(float(chi2_pairs(rows[:1], rows[1:])[0]))
     seconds = time.perf_counter() - start
     if options.json:
-        print(json.dumps({**asdict(result), "seconds": round(seconds, 3)}))
+        print_json({**asdict(result), "seconds": round(seconds, 3)})
     else:
         print(result)
     return 0 if result.match else 1

@@ -1,0 +1,96 @@
+"""What the subcommands ask of what is typed: numbers, ranges, and places to write to."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+__all__ = ["at_least_one", "check_new", "check_writable", "people_range", "rate"]
+
+
+def at_least_one(text: str) -> int:
+    """A whole number above 0.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+    """
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number, at least 1; got {text!r}")
+    return number
+
+
+def rate(text: str) -> float:
+    """A rate that something can have and that is neither never nor always.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < 1:
+        raise argparse.ArgumentTypeError(f"must be above 0 and below 1; got {text!r}")
+    return number
+
+
+def people_range(text: str) -> range:
+    """``101-250`` as a range that holds both ends.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        If the text is no such range.
+    """
+    first, _, last = text.partition("-")
+    if not first.isdigit() or not (last or first).isdigit() or int(first) > int(last or first):
+        raise argparse.ArgumentTypeError(f"people must be given as FIRST-LAST; got {text!r}")
+    return range(int(first), int(last or first) + 1)
+
+
+def check_new(out: Path, overwrite: bool, *, artifact: bool = False) -> Path:
+    """Refuse ``--out`` now if it could not be written when the work is done.
+
+    Returns
+    -------
+    Path
+        Where to write: a symbolic link is followed, as those of galleries are.
+
+    Raises
+    ------
+    FileExistsError
+        If something is there that may not be replaced, or not by a file (an artifact).
+    OSError
+        If nothing can be written there.
+    """
+    place = Path(os.path.realpath(out))
+    if place.exists():
+        if not overwrite:
+            raise FileExistsError(f"{str(out)!r} must not exist, or --overwrite be given")
+        if not (place / "manifest.json" if artifact else place).is_file():
+            kind = "an artifact" if artifact else "an ordinary file"
+            raise FileExistsError(
+                f"--out must not exist, or be {kind}, which is replaced; got {str(out)!r}"
+            )
+    check_writable(out, "--out")
+    return place
+
+
+def check_writable(path: Path, name: str) -> None:
+    """Refuse a place, which an error calls by its name, in a folder that cannot be written to.
+
+    Raises
+    ------
+    OSError
+    """
+    parents = Path(os.path.realpath(path)).parents
+    parent = next(folder for folder in parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise OSError(f"{name} must lie in a folder that can be written to; got {str(path)!r}")

@@ -1,0 +1,82 @@
+"""What the subcommands print, and what becomes of it where nobody can take it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any, TextIO, cast
+
+__all__ = ["print_json", "standard_streams"]
+
+
+def print_json(told: object) -> None:
+    """Print one JSON object on a line; numbers that are not finite, which JSON lacks, as null."""
+    print(json.dumps(_finite(told), allow_nan=False))
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextlib.contextmanager
+def standard_streams() -> Iterator[None]:
+    """Standard output and errors that neither a reader who left nor a name can break.
+
+    What is printed raises OSError if it cannot be written, but for a reader who left.
+    """
+    kept = sys.stdout, sys.stderr
+    # Python sets to None what was closed when it started, and prints nothing there.
+    if sys.stdout is not None:
+        sys.stdout = cast(TextIO, _Stream(sys.stdout, BrokenPipeError))
+    if sys.stderr is not None:
+        # There is nowhere left to say that it cannot be written.
+        sys.stderr = cast(TextIO, _Stream(sys.stderr, OSError))
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = kept
+
+
+class _Stream:
+    """A stream of text that goes nowhere once it could not be written.
+
+    So what a command does is done, and its exit code kept, though nobody hears of it; and the
+    interpreter, which flushes once more when it ends, does not fail at that.
+    """
+
+    def __init__(self, stream: TextIO, forgiven: type[OSError]) -> None:
+        self._stream, self._forgiven = stream, forgiven
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+    def write(self, text: str) -> int:
+        with self._watched():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._watched():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+            if not isinstance(error, self._forgiven):
+                said = f"what is printed cannot be written: {error.strerror or error}"
+                raise OSError(said) from error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
