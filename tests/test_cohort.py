@@ -11,9 +11,11 @@ from PIL import Image
 from sklearn.base import clone
 
 from sfpose import FaceEmbedder, TemplateVerifier
+from sfpose._cohort import Cohort
 from sfpose._kernels import reference
 from sfpose.bundle import VerificationBundle
 from sfpose.cli import main
+from sfpose.decision import DescriptorForm
 from sfpose.metrics import group_error_rates
 
 WIDTH = 60
@@ -230,3 +232,14 @@ def test_a_changed_cohort_is_refused(bundle, tmp_path):
     manifest.write_text(json.dumps(stated))
     with pytest.raises(ValueError, match="must describe a bundle"):
         VerificationBundle.load(path)
+
+
+def test_many_templates_are_each_held_against_the_twentieth_that_is_nearest():
+    """More templates than one part takes, and more strangers than the fewest that count."""
+    rng = np.random.default_rng(0)
+    rows = rng.random((600, 8))
+    strangers = rng.random((1000, 8)).astype(np.float32)
+    found = Cohort(strangers, DescriptorForm(8, "none")).nearness(rows)
+    near = np.sort(reference.chi2_matrix(rows, strangers), axis=1)[:, :50]
+    np.testing.assert_allclose(found.mean, near.mean(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(found.deviation, near.std(axis=1), rtol=1e-4)

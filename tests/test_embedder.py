@@ -471,3 +471,19 @@ def test_booleans_of_numpy_are_booleans(photos):
 def test_an_embedder_without_weights_is_not_fitted(photos):
     with pytest.raises(NotFittedError):
         FaceEmbedder(weights=None).transform(photos)
+
+
+def test_a_changed_limit_of_the_face_score_counts_at_the_next_call(portrait, nothing):
+    embedder = FaceEmbedder("small")
+    for limit, lost in [("auto", True), (0, False), (1, True)]:
+        rows = embedder.set_params(min_face_score=limit).transform([portrait, nothing])
+        assert np.isnan(rows[1]).any() == lost
+
+
+def test_a_second_fit_is_what_runs_then(portrait):
+    """As a fit leaves it: with another network of the same settings."""
+    embedder = FaceEmbedder("plain", align=True)
+    for name in ("small", "default", "small"):
+        embedder.artifact_ = read_artifact(name)
+        expected = FaceEmbedder(name, align=True).transform([portrait])
+        np.testing.assert_array_equal(embedder.transform([portrait]), expected)

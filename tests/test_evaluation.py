@@ -22,9 +22,10 @@ from sfpose.evaluation import (
     evaluate_lfw,
     evaluate_poses,
     format_table,
+    row_from_distances,
 )
-from sfpose.metrics import SmallSampleWarning, equal_error_rate
-from sfpose.protocols import CFP, LFW, PoseFolder
+from sfpose.metrics import SmallSampleWarning, equal_error_rate, verification_summary
+from sfpose.protocols import CFP, LFW, PoseFolder, all_pairs
 from sfpose.runtime.artifact import read_artifact
 
 
@@ -49,21 +50,43 @@ def _pixels(images):
     return np.stack([image.astype(np.float64).ravel() for image in images])
 
 
+def _all_distances(first, second):
+    """Each row with each, in plain NumPy."""
+    x, y = first[:, None], second[None]
+    return ((x - y) ** 2 / np.where(x + y > 0, x + y, 1)).sum(2)
+
+
+def _few_pixels(images):
+    """So few that people resemble each other."""
+    return _pixels(images)[:, :5]
+
+
 def test_cfp_rows_are_those_of_brute_force(cfp_zip):
     cfp = CFP(cfp_zip)
-    rows = evaluate_cfp(cfp, _pixels, draws=20)
+    rows = evaluate_cfp(cfp, _few_pixels, draws=20)
     assert [(row.rates.genuine, row.rates.impostor) for row in rows] == [
         (12 * 20, 60 * 48 - 240),
         (12 * 10, 60 * 59 // 2 - 120),
         (12, 12 * 11),
     ]
-    pixels = _pixels(cfp.images)
+    pixels = _few_pixels(cfp.images)
     frontal, profile = (np.flatnonzero(cfp.poses == pose) for pose in ("frontal", "profile"))
-    x, y = pixels[frontal][:, None], pixels[profile][None]
-    sums = np.where(x + y > 0, x + y, 1)
-    distances = ((x - y) ** 2 / sums).sum(2).ravel()
-    genuine = (cfp.subjects[frontal][:, None] == cfp.subjects[profile][None]).ravel()
-    assert rows[0].rates.eer == pytest.approx(equal_error_rate(distances, genuine), abs=1e-9)
+    pairs = np.triu_indices(len(frontal), 1)
+    people = np.unique(cfp.subjects)
+    means = [
+        np.stack([pixels[side[cfp.subjects[side] == person]].mean(0) for person in people])
+        for side in (frontal, profile)
+    ]
+    own = cfp.subjects[frontal]
+    expected = [
+        (_all_distances(pixels[frontal], pixels[profile]), own[:, None] == cfp.subjects[profile]),
+        (_all_distances(pixels[frontal], pixels[frontal])[pairs], own[pairs[0]] == own[pairs[1]]),
+        (_all_distances(*means), np.eye(12, dtype=bool)),
+    ]
+    for row, (distances, genuine) in zip(rows, expected, strict=True):
+        by_hand = verification_summary(distances.ravel(), genuine.ravel())
+        assert row.rates.to_dict() == pytest.approx(by_hand.to_dict(), rel=1e-9)
+    assert all(row.rates.eer > 0 for row in rows)
     for row in rows:
         assert row.eer_interval.low <= row.rates.eer <= row.eer_interval.high
         assert row.rates.fmr100 <= row.rates.fmr1000
@@ -126,7 +149,7 @@ def test_images_that_could_not_be_acquired_are_refused_and_counted(cfp_zip):
 def test_table_shows_every_row_in_percent(cfp_zip):
     rows = evaluate_cfp(CFP(cfp_zip), _pixels, draws=5)
     lines = format_table(rows).splitlines()
-    assert len(lines) == 4
+    assert len(lines) == 5
     assert f"{100 * rows[0].rates.eer:.2f}" in lines[1]
     assert "accuracy" not in lines[0]
 
@@ -192,6 +215,19 @@ def test_images_that_are_lost_in_templates_are_counted(cfp_zip, capsys, monkeypa
     told = json.loads(capsys.readouterr().out)
     assert (told["images"], told["not_acquired"]) == (36, 2)
     assert sum(taken) == 72
+
+
+def test_rates_that_cannot_be_told_are_null_in_json(cfp_zip, capsys, monkeypatch):
+    """Where all distances of a kind are equal, there is no d'."""
+
+    def transform(self, images):
+        names = sorted({name[:3] for name in images.names})
+        return np.eye(len(names), dtype=np.float32)[[names.index(n[:3]) for n in images.names]]
+
+    monkeypatch.setattr(FaceEmbedder, "transform", transform)
+    assert main(["evaluate", "cfp", str(cfp_zip), "--people", "1-4", "--draws", "5", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert [row["d_prime"] for row in told["rows"]] == [None] * 3
 
 
 @pytest.mark.parametrize(
@@ -309,3 +345,61 @@ def test_lfw_row_has_an_accuracy(tmp_path):
     (row,) = evaluate_lfw(lfw, lambda images: rows, draws=5)
     assert (row.accuracy, row.rates.eer) == (1.0, 0.0)
     assert "accuracy %" in format_table([row])
+
+
+def test_a_table_has_both_rates_below_their_headings():
+    trials = all_pairs(np.repeat(np.arange(60), 2), range(120))
+    distances = np.random.default_rng(0).normal(np.where(trials.is_genuine, 1.0, 3.0), 0.8)
+    head, line, *_ = format_table([row_from_distances("x", trials, distances, draws=5)]).split("\n")
+    strangers = np.sort(distances[~trials.is_genuine])
+    genuine = distances[trials.is_genuine]
+    expected = [
+        f"{100 * (genuine >= strangers[int(rate * len(strangers))]).mean():.2f}"
+        for rate in (0.01, 0.001)
+    ]
+    assert expected[0] != expected[1]
+    assert head.endswith("FNMR % at FMR 1 %  at 0.1 %")
+    assert [cell.rstrip("*") for cell in line.split()[-2:]] == expected
+
+
+def test_a_calibration_leaves_out_whom_it_could_not_acquire(cfp_zip, monkeypatch):
+    """By hand: labels and poses are those of the images that are left, and all pairs count."""
+    cfp = CFP(cfp_zip)
+    rng = np.random.default_rng(1)
+    centres = rng.gamma(1.0, 1.0, (12, 256))[np.unique(cfp.subjects, return_inverse=True)[1]]
+    rows = rng.gamma(0.4 * centres + 0.05)
+    rows[cfp.poses == "profile"] *= rng.gamma(1.5, 1.0, 256)
+    rows = (rows / rows.sum(axis=1, keepdims=True)).astype(np.float32)
+    lost = np.isin(np.arange(len(rows)), [3, 17, 40, 41, 77])
+    given = np.where(lost[:, None], np.float32(np.nan), rows)
+    monkeypatch.setattr(FaceEmbedder, "transform", lambda self, images: given)
+    made = calibrated(read_artifact("default"), cfp, warn=False).manifest["calibration"]
+
+    first, second = np.triu_indices((~lost).sum(), 1)
+    distances = _all_distances(*[rows[~lost].astype(np.float64)] * 2)[first, second]
+    subjects, poses = cfp.subjects[~lost], cfp.poses[~lost]
+    same = subjects[first] == subjects[second]
+    sides = np.sort([poses[first], poses[second]], axis=0).T.tolist()
+    conditions = [
+        entry
+        for entry in made["conditions"]
+        if (entry["template_images"], entry["probe_images"]) == (1, 1)
+    ]
+    assert [entry["poses"] for entry in conditions] == [
+        None,
+        ["frontal", "frontal"],
+        ["frontal", "profile"],
+        ["profile", "profile"],
+    ]
+    for entry in conditions:
+        chosen = np.array([entry["poses"] in (None, pair) for pair in sides])
+        genuine, strangers = distances[chosen & same], distances[chosen & ~same]
+        for stated in entry["thresholds"]:
+            assert (stated["genuine_pairs"], stated["impostor_pairs"]) == (
+                len(genuine),
+                len(strangers),
+            )
+            matches = (strangers <= stated["threshold"]).mean()
+            misses = (genuine > stated["threshold"]).mean()
+            assert stated["achieved_fmr"] == pytest.approx(matches, abs=1.5 / len(strangers))
+            assert stated["fnmr"] == pytest.approx(misses, abs=1.5 / len(genuine))

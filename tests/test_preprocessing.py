@@ -124,9 +124,16 @@ def test_sixteen_bits_animation_and_bombs_are_refused(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "CMYK", "1"])
 def test_other_colour_modes_become_rgb(tmp_path, mode):
+    picture = Image.fromarray(_gradient(48, 40) * 5).convert(mode)
+    if "A" in mode:
+        picture.putalpha(Image.fromarray(PHOTO[..., 0]))
     path = tmp_path / ("picture.jpg" if mode == "CMYK" else "picture.png")
-    Image.fromarray(PHOTO).convert(mode).save(path)
-    assert read_image(path).shape == (48, 40, 3)
+    picture.save(path, quality=100)
+    decoded = read_image(path)
+    # What is seen through does not count; JPEG rounds.
+    expected = np.asarray(picture.convert("RGB")).astype(int)
+    np.testing.assert_allclose(decoded.astype(int), expected, atol=4 if mode == "CMYK" else 0)
+    assert np.ptp(decoded) > 150
 
 
 def test_loose_crop_is_the_papers_centre():
@@ -160,9 +167,14 @@ def test_a_crop_that_shrinks_does_not_alias():
 
 def test_a_square_outside_of_the_image_is_black():
     matrix = np.array([[10, 0, 500], [0, 10, 500], [0, 0, 1.0]])
-    assert not aligned_crop(PHOTO, matrix, 16).any()
-    half = aligned_crop(np.full((20, 20, 3), 255, np.uint8), widen_matrix(3) @ np.eye(3), 30)
-    assert half.shape == (30, 30, 3)
+    outside = aligned_crop(PHOTO, matrix, 16)
+    assert outside.shape == (16, 16, 3)
+    assert not outside.any()
+    # From -1 to 2 pixels in both directions, ten pixels of the crop for each.
+    half = aligned_crop(np.full((20, 20, 3), 255, np.uint8), widen_matrix(3), 30)
+    expected = np.zeros((30, 30, 3), np.uint8)
+    expected[10:, 10:] = 255
+    np.testing.assert_array_equal(half, expected)
 
 
 @pytest.mark.parametrize("degrees", [-90, -30, 0, 45, 200])
@@ -267,3 +279,19 @@ def test_colours_that_are_multiplied_by_alpha_are_those_before():
     (plain,) = iterate_images([straight])
     (multiplied,) = iterate_images([straight.convert("La")])
     np.testing.assert_allclose(multiplied.astype(int), plain.astype(int), atol=1)
+
+
+@pytest.mark.parametrize(("x", "y"), [(0, 1), (1, 0), (0.25, 0.5)])
+def test_a_place_is_told_from_the_left_and_from_the_top(x, y):
+    """Half of the shorter side of 60 x 100 pixels: 70 are left over in width, 30 in height."""
+    crop = loose_crop(_gradient(60, 100), 30, share=0.5, place=(x, y)).astype(int)
+    np.testing.assert_allclose(crop[:, :, 0], np.arange(30) + np.full((30, 1), 70 * x), atol=1)
+    np.testing.assert_allclose(crop[:, :, 1], np.arange(30)[:, None] + np.full(30, 30 * y), atol=1)
+
+
+def test_arrays_of_objects_may_hold_images_of_several_sizes():
+    images = np.empty(2, object)
+    images[:] = [PHOTO, PHOTO[:5]]
+    assert count_images(images) == 2
+    for decoded, image in zip(iterate_images(images), images, strict=True):
+        np.testing.assert_array_equal(decoded, image)

@@ -395,24 +395,26 @@ def test_counts_are_those_of_table_3(poses, size, genuine):
     assert int((~trials.is_genuine).sum()) == 36_800
 
 
-def test_pose_trials_follow_the_protocol():
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_pose_trials_follow_the_protocol(size):
     protocol = _vggface2(people=6, images=10)
     protocol.impostors = 3
-    templates = protocol.templates(5)
-    assert templates.rows.shape == (36, 5)
+    templates = protocol.templates(size)
+    assert templates.rows.shape == (6 * 3 * (10 // size), size)
     assert (np.diff(templates.rows, axis=1) == 1).all()
-    trials = protocol.trials("F", "P", 5)
+    trials = protocol.trials("F", "P", size)
     assert set(templates.poses[trials.first]) == {"F"}
     assert set(templates.poses[trials.second]) == {"P"}
     strangers = ~trials.is_genuine
     steps = (trials.second_people[strangers] - trials.first_people[strangers]) % 6
     assert steps.reshape(6, 3).tolist() == [[1, 2, 3]] * 6
-    # First template of the one, second of the other: images 1 to 5 against 6 to 10.
+    # First template of the one, second of the other: of five images, 1 to 5 against 6 to 10.
     first_rows = templates.rows[trials.first[strangers], 0] % 30
     second_rows = templates.rows[trials.second[strangers], 0] % 30
     assert set(first_rows) == {0}
-    assert set(second_rows) == {25}
+    assert set(second_rows) == {20 + size}
     genuine = trials.is_genuine
+    assert genuine.sum() == 6 * (10 // size) ** 2
     assert (trials.first_people[genuine] == trials.second_people[genuine]).all()
     pairs = set(zip(trials.first.tolist(), trials.second.tolist(), strict=True))
     assert len(pairs) == len(trials)

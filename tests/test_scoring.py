@@ -316,3 +316,30 @@ def test_a_pair_has_the_distance_alone_that_it_has_among_many_to_a_millionth():
     a, b = _relu_like(1000, 256), _relu_like(1000, 256, seed=1)
     alone = np.concatenate([chi2_pairs(a[k : k + 1], b[k : k + 1]) for k in range(1000)])
     np.testing.assert_allclose(chi2_pairs(a, b), alone, rtol=1e-6)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_larger_side_says_whether_squares_fit_whichever_it_is(order):
+    small, large = np.ones((20, 30), np.float32), np.full((20, 30), 1e25, np.float32)
+    sides = (small, large)[::order]
+    # Of each value (1e25 - 1)^2 / (1e25 + 1), whose square is beyond float32.
+    np.testing.assert_allclose(chi2_matrix(*sides), 30 * 1e25, rtol=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, FEW_PAIRS + 1])
+@pytest.mark.parametrize(
+    ("row", "column", "message"),
+    [
+        (-1, 0, r"rows must lie in 0 \.\.\. 4; got -1 \.\.\. -1"),
+        (5, 0, r"rows must lie in 0 \.\.\. 4; got 5 \.\.\. 5"),
+        (0, -1, r"columns must lie in 0 \.\.\. 1; got -1 \.\.\. -1"),
+        (0, 3, r"columns must lie in 0 \.\.\. 1; got 3 \.\.\. 3"),
+        (True, 0, "rows must be whole numbers"),
+        (0, False, "columns must be whole numbers"),
+    ],
+)
+def test_an_index_names_a_row_of_its_own_side(count, row, column, message):
+    """Compiled code would read past the end of an array, and answer."""
+    five, two = np.ones((5, 3)), np.ones((2, 3))
+    with pytest.raises(ValueError, match=message):
+        chi2_pairs_at(five, [row] * count, [column] * count, two)

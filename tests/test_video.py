@@ -7,10 +7,12 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
+from scipy.spatial.transform import Rotation
 
 from sfpose import FaceAligner, FaceEmbedder, TemplateVerifier, build_templates
 from sfpose.detectors import LibFaceDetection
 from sfpose.geometry import CANONICAL_LANDMARKS
+from sfpose.pose import FACE_POINTS
 from sfpose.video import Frame, face_quality, read_frames, track_faces
 
 
@@ -236,3 +238,24 @@ def test_what_is_no_video_is_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(ImportError, match=r'pip install "sfpose\[video\]"'):
         next(read_frames(tmp_path / "text.mp4"))
+
+
+@pytest.mark.parametrize(
+    ("shift", "least", "tracks"),
+    # Squares of 60: a shift of 20 leaves 40 of 80 columns to both, one of 55 leaves 5 of 115.
+    [(20, 0.49, 1), (20, 0.5, 1), (20, 0.51, 2), (55, 0.04, 1), (55, 0.05, 2), (60, 0.01, 2)],
+)
+def test_boxes_belong_together_from_the_least_overlap_on(shift, least, tracks):
+    assert len(_tracks([[_box(50)], [_box(50 + shift)]], min_overlap=least)) == tracks
+
+
+@pytest.mark.parametrize(("yaw", "pitch"), [(40, 0), (0, 30), (30, -20)])
+def test_quality_falls_with_the_cosine_of_either_turn(yaw, pitch):
+    crop = np.random.default_rng(0).integers(0, 256, (1, 113, 113, 3), dtype=np.uint8)
+
+    def quality(yaw, pitch):
+        turn = Rotation.from_euler("XY", [-pitch, -yaw], degrees=True).as_matrix()
+        return face_quality(crop, 400 * (FACE_POINTS @ turn.T)[None, :, :2])[0]
+
+    expected = np.cos(np.radians(yaw)) * np.cos(np.radians(pitch))
+    assert quality(yaw, pitch) / quality(0, 0) == pytest.approx(expected, rel=1e-3)

@@ -1,0 +1,87 @@
+"""How far rates may be off, against drawing people and repeating their comparisons by hand."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from sfpose.evaluation import row_from_distances
+from sfpose.metrics import (
+    calibrate_threshold,
+    clopper_pearson_interval,
+    equal_error_rate,
+    k_fold_accuracy,
+    people_interval,
+)
+from sfpose.protocols import all_pairs
+
+
+def _scores(people=12, images=3):
+    """Distances of all pairs, which are genuine, and who is on either side."""
+    trials = all_pairs(np.repeat(np.arange(people), images), range(people * images))
+    distances = np.random.default_rng(0).normal(np.where(trials.is_genuine, 1.0, 2.0))
+    return distances, trials.is_genuine, trials.first_people, trials.second_people
+
+
+def _times(rng, first, second):
+    """How often each comparison counts in a drawing of people: once for each of both sides."""
+    people = max(first.max(), second.max()) + 1
+    drawn = np.bincount(rng.integers(0, people, people), minlength=people)
+    return drawn[first] * np.where(first == second, 1, drawn[second])
+
+
+def _equal_error_rates(distances, genuine, first, second, *, draws, seed):
+    """Of each drawing, with every comparison repeated."""
+    rng = np.random.default_rng(seed)
+    for _ in range(draws):
+        times = _times(rng, first, second)
+        yield equal_error_rate(np.repeat(distances, times), np.repeat(genuine, times))
+
+
+@pytest.mark.parametrize(("confidence", "ends"), [(0.95, [2.5, 97.5]), (0.8, [10, 90])])
+def test_an_interval_holds_the_share_of_drawings_that_is_asked_for(confidence, ends):
+    case = _scores()
+    found = people_interval(*case, confidence=confidence, draws=50, random_state=7)
+    rates = list(_equal_error_rates(*case, draws=50, seed=7))
+    np.testing.assert_allclose(found, np.percentile(rates, ends), rtol=1e-9)
+
+
+def test_a_row_of_a_table_draws_the_people_of_both_sides():
+    trials = all_pairs(np.repeat(np.arange(12), 3), range(36))
+    distances, *labels = _scores()
+    row = row_from_distances("x", trials, distances, draws=20)
+    rates = list(_equal_error_rates(distances, *labels, draws=20, seed=0))
+    np.testing.assert_allclose(row.eer_interval, np.percentile(rates, [2.5, 97.5]), rtol=1e-9)
+
+
+def test_a_calibration_draws_the_people_of_both_sides():
+    distances, genuine, first, second = _scores(20)
+    found = calibrate_threshold(
+        distances, genuine, 0.05, first_people=first, second_people=second, warn=False
+    )
+    accepted = distances <= found.threshold
+    for errors, kind, interval in [
+        (accepted, ~genuine, found.fmr_interval),
+        (~accepted, genuine, found.fnmr_interval),
+    ]:
+        rng = np.random.default_rng(0)
+        rates = [
+            np.average(errors[kind], weights=_times(rng, first[kind], second[kind]))
+            for _ in range(400)
+        ]
+        np.testing.assert_allclose(interval, np.percentile(rates, [2.5, 97.5]), rtol=1e-9)
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.8, 0.99])
+@pytest.mark.parametrize("errors", [0, 3, 40])
+def test_the_binomial_interval_is_scipys_at_any_confidence(errors, confidence):
+    expected = stats.binomtest(errors, 40).proportion_ci(confidence, method="exact")
+    found = clopper_pearson_interval(errors, 40, confidence=confidence)
+    assert found == pytest.approx(tuple(expected))
+
+
+@pytest.mark.parametrize("folds", [2, 10])
+def test_the_error_of_an_accuracy_is_that_of_the_mean_over_folds(folds):
+    distances, genuine, *_ = _scores(20)
+    found = k_fold_accuracy(distances, genuine, np.arange(len(distances)) % folds)
+    assert found.standard_error == pytest.approx(stats.sem(found.per_fold))
+    assert found.standard_error > 0

@@ -1,0 +1,94 @@
+"""Folders of photos of which some show nobody, and which are more than one step takes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sfpose import FaceAligner, FaceEmbedder, TemplateGallery
+from sfpose.cli import main
+from sfpose.detectors import LibFaceDetection
+
+# Steps of four photos; one small network on one thread.
+IN_STEPS = ["--batch-size", "1", "--weights", "small", "--n-jobs", "1"]
+
+
+@pytest.fixture
+def half_lost(people, nothing):
+    """Two people, four photos each, the first of which shows nobody."""
+    for person in people.iterdir():
+        Image.fromarray(nothing).save(person / "-nobody.png")
+    return people
+
+
+def _rows(folder):
+    """Descriptors of a person's photos; NaN where nobody is shown."""
+    return FaceEmbedder("small").transform(sorted(folder.iterdir()))
+
+
+def test_enrol_takes_the_photos_that_show_somebody_for_whom_they_show(half_lost, tmp_path):
+    assert main(["enrol", str(tmp_path / "gallery"), str(half_lost), *IN_STEPS]) == 0
+    gallery = TemplateGallery.load(tmp_path / "gallery")
+    assert (list(gallery), gallery.counts.tolist()) == (["collins", "hopper"], [3, 3])
+    for name, template in zip(gallery, gallery.templates, strict=True):
+        nobody, *shown = _rows(half_lost / name)
+        assert np.isnan(nobody).all()
+        np.testing.assert_allclose(template, np.mean(shown, axis=0), rtol=1e-3, atol=1e-6)
+
+
+def test_calibrate_compares_the_photos_that_show_somebody(half_lost, tmp_path, capsys):
+    arguments = ["calibrate", str(half_lost), "--out", str(tmp_path / "mine"), "--json"]
+    assert main([*arguments, "--target-fmr", "0.25", *IN_STEPS]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["data"].startswith("6 photos of 2 people")
+    (stated,) = told["conditions"][0]["thresholds"]
+    # Three photos of each: under the right names, all of one person lie nearer than any other.
+    assert (stated["genuine_pairs"], stated["impostor_pairs"]) == (6, 9)
+    assert stated["fnmr"] == 0
+
+
+def test_embed_gives_each_row_the_name_of_its_photo(half_lost, tmp_path):
+    out = tmp_path / "faces.npz"
+    assert main(["embed", str(half_lost), "--out", str(out), *IN_STEPS]) == 0
+    stored = np.load(out)
+    files = sorted(half_lost.rglob("*.png"))
+    assert stored["files"].tolist() == [str(file) for file in files]
+    expected = FaceEmbedder("small").transform(files)
+    np.testing.assert_allclose(stored["descriptors"], expected, rtol=1e-3, atol=1e-6)
+
+
+def test_embed_with_a_detector_names_the_photos_that_show_a_face(half_lost, tmp_path, monkeypatch):
+    def whole(self, photo):
+        """The whole photo, if it is not of one colour."""
+        return [(0, 0, *photo.shape[1::-1])] if np.ptp(photo[..., 0]) else []
+
+    monkeypatch.setattr(LibFaceDetection, "__call__", whole)
+    out = tmp_path / "faces.npz"
+    arguments = ["embed", str(half_lost), "--out", str(out), "--detector", "libfacedetection"]
+    assert main([*arguments, *IN_STEPS]) == 0
+    stored = np.load(out)
+    files = sorted(file for file in half_lost.rglob("*.png") if "nobody" not in file.name)
+    assert stored["files"].tolist() == [str(file) for file in files]
+    crops = FaceAligner(LibFaceDetection(), policy="largest").transform(files)
+    expected = FaceEmbedder("small", align="done").transform(crops)
+    np.testing.assert_allclose(stored["descriptors"], expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["faces.npz", "faces.safetensors"])
+def test_what_finds_no_room_leaves_what_was_there(people, tmp_path, capsys, monkeypatch, name):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / name).write_text("before")
+
+    def half(self, data):
+        with open(self, "wb") as file:
+            file.write(data[: len(data) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    arguments = ["embed", str(people / "hopper"), "--out", str(folder / name), "--overwrite"]
+    assert main([*arguments, *IN_STEPS]) == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert [(file.name, file.read_bytes()) for file in folder.iterdir()] == [(name, b"before")]
