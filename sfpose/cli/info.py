@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import sfpose
+from sfpose.cli.output import print_json
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
         "sha256": artifact.digest,
     }
     if options.json:
-        print(json.dumps(information, indent=1))
+        print_json(information, indent=1)
         return 0
     print(f"sfpose {sfpose.__version__}, Python {platform.python_version()}")
     print(", ".join(f"{name} {number}" for name, number in information["packages"].items()))

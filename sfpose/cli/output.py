@@ -13,9 +13,9 @@ from typing import Any, TextIO, cast
 __all__ = ["print_json", "standard_streams"]
 
 
-def print_json(told: object) -> None:
-    """Print one JSON object on a line; numbers that are not finite, which JSON lacks, as null."""
-    print(json.dumps(_finite(told), allow_nan=False))
+def print_json(told: object, *, indent: int | None = None) -> None:
+    """Print one JSON object; numbers that are not finite, which JSON lacks, as null."""
+    print(json.dumps(_finite(told), allow_nan=False, indent=indent))
 
 
 def _finite(value: object) -> object:

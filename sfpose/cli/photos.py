@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from sfpose.cli.arguments import at_least_one
 
@@ -123,18 +122,11 @@ def find_photos(paths: Sequence[str]) -> list[Path]:
 
 
 def _photos_below(folder: Path) -> list[Path]:
-    from sfpose.protocols.files import is_image
-
-    def refuse(error: OSError) -> NoReturn:
-        raise error
+    from sfpose.protocols import ImageFiles
 
     # Not Path.rglob, which passes over folders that it may not read.
-    files = [
-        Path(home, name) for home, _, names in os.walk(folder, onerror=refuse) for name in names
-    ]
-    return sorted(
-        file for file in files if is_image(file.relative_to(folder).as_posix()) and file.is_file()
-    )
+    files = [folder / name for name in ImageFiles(folder).images()]
+    return [file for file in files if file.is_file()]
 
 
 class PeoplePhotos(NamedTuple):

@@ -8,18 +8,24 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import overload
+from typing import NoReturn, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sfpose.preprocessing import decode_image
 
+try:
+    from lzma import LZMAError
+except ImportError:  # a Python without it reads no entry that could raise it
+    LZMAError = zlib.error  # type: ignore[misc, assignment]
+
 __all__ = ["ImageFiles", "LazyImages"]
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 _UNREADABLE = (
     zipfile.BadZipFile,
+    LZMAError,
     zlib.error,
     EOFError,
     OSError,
@@ -59,6 +65,8 @@ class ImageFiles:
     ------
     FileNotFoundError
         If there is no such folder or file.
+    OSError
+        If a folder cannot be read.
     ValueError
         If the file is no zip file, or a damaged one.
 
@@ -139,11 +147,15 @@ class ImageFiles:
             ) from error
 
 
+def _refuse(error: OSError) -> NoReturn:
+    raise error
+
+
 def _walk(root: Path) -> tuple[list[str], list[str]]:
     """Files and folders below a folder."""
     names: list[str] = []
     folders: list[str] = []
-    for home, inside, files in os.walk(root):
+    for home, inside, files in os.walk(root, onerror=_refuse):
         here = Path(home).relative_to(root)
         names += [(here / name).as_posix() for name in files]
         folders += [(here / name).as_posix() for name in inside]
