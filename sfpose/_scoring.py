@@ -108,14 +108,14 @@ def check_descriptors(
 def check_searchable(
     X: ArrayLike, *, name: str = "descriptors", width: int | None = None
 ) -> NDArray[np.float32]:
-    """Return ``X`` as :func:`check_descriptors` does, as float32 that a search is exact for.
+    """Return ``X`` as ``check_descriptors`` does, as float32 that a search is exact for.
 
     A search scales nothing, so squares of what matters must stay in the range of float32.
 
     Parameters
     ----------
     X, name, width
-        As for :func:`check_descriptors`.
+        As for ``check_descriptors``.
 
     Returns
     -------
@@ -124,7 +124,7 @@ def check_searchable(
     Raises
     ------
     ValueError
-        If ``X`` is refused by :func:`check_descriptors`, or the largest value of a row is above
+        If ``X`` is refused by ``check_descriptors``, or the largest value of a row is above
         1e18, or below 1e-15 without being 0.
 
     Examples
@@ -219,7 +219,7 @@ def chi2_matrix(A: ArrayLike, B: ArrayLike, *, n_jobs: int | None = None) -> Flo
     Raises
     ------
     ValueError
-        If an input is refused by :func:`check_descriptors`, widths differ, or values are
+        If an input is refused by ``check_descriptors``, widths differ, or values are
         so large that a distance might not fit into its type.
 
     Examples
@@ -232,7 +232,7 @@ def chi2_matrix(A: ArrayLike, B: ArrayLike, *, n_jobs: int | None = None) -> Flo
 
 
 def chi2_matrix_of_checked(first: Floats, second: Floats, *, n_jobs: int | None = None) -> Floats:
-    """:func:`chi2_matrix` of what :func:`check_descriptors` gave already, of one width."""
+    """``chi2_matrix`` of what ``check_descriptors`` gave already, of one width."""
     first, second, factor = _in_range(first, second)
     if len(first) * len(second) <= FEW_PAIRS:
         few = reference.chi2_matrix(first, second) * factor
@@ -257,17 +257,17 @@ def chi2_pairs(A: ArrayLike, B: ArrayLike, *, n_jobs: int | None = None) -> Floa
     ----------
     A, B : arrays of shape (n, d), values >= 0
     n_jobs : int, default=None
-        As for :func:`chi2_matrix`.
+        As for ``chi2_matrix``.
 
     Returns
     -------
     array of shape (n,)
-        Of the type that :func:`chi2_matrix` gives.
+        Of the type that ``chi2_matrix`` gives.
 
     Raises
     ------
     ValueError
-        If an input is refused by :func:`check_descriptors` or shapes differ.
+        If an input is refused by ``check_descriptors`` or shapes differ.
 
     Examples
     --------
@@ -279,7 +279,7 @@ def chi2_pairs(A: ArrayLike, B: ArrayLike, *, n_jobs: int | None = None) -> Floa
 
 
 def chi2_of_checked(first: Floats, second: Floats, *, n_jobs: int | None = None) -> Floats:
-    """:func:`chi2_pairs` of what :func:`check_descriptors` gave already, of one width."""
+    """``chi2_pairs`` of what ``check_descriptors`` gave already, of one width."""
     first, second, factor = _in_range(first, second)
     if len(first) != len(second):
         raise ValueError(
@@ -307,7 +307,7 @@ def chi2_pairs_at(
     Y : array of shape (m, d), default=None
         ``X`` if not given.
     n_jobs : int, default=None
-        As for :func:`chi2_matrix`.
+        As for ``chi2_matrix``.
 
     Returns
     -------
@@ -316,7 +316,7 @@ def chi2_pairs_at(
     Raises
     ------
     ValueError
-        If an input is refused by :func:`check_descriptors`, the index arrays differ
+        If an input is refused by ``check_descriptors``, the index arrays differ
         in length, or an index is out of range.
 
     Examples

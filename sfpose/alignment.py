@@ -58,7 +58,7 @@ class AlignedFaces:
     index : int64 array of shape (n,)
         Number of the photo that each face was found in.
     scores : float64 array of shape (n,)
-        Face score by the landmark network, 0 to 1, as :meth:`FaceAligner.find_landmarks`
+        Face score by the landmark network, 0 to 1, as ``FaceAligner.find_landmarks``
         gives it; NaN where a detector gave the landmarks.
 
     Examples
@@ -80,7 +80,7 @@ class AlignedFaces:
     scores: NDArray[np.float64]
 
     def pose(self) -> HeadPose:
-        """Yaw, pitch and roll of each head, by :func:`sfpose.pose.head_pose`."""
+        """Yaw, pitch and roll of each head, by ``sfpose.pose.head_pose``."""
         return head_pose(self.landmarks)
 
 
@@ -95,7 +95,7 @@ class FaceAligner(GivesImages, KeepsWhatItMade, TransformerMixin, BaseEstimator)
     ----------
     detector : "crop" or callable, default="crop"
         "crop" says that each image is a loose crop of one face, as any face detector
-        gives it. Else a detector from :mod:`sfpose.detectors`, or any callable that
+        gives it. Else a detector from ``sfpose.detectors``, or any callable that
         takes a photo, uint8 RGB of shape (H, W, 3), and returns boxes, shape (n, 4),
         left, top, right, bottom in pixels, or boxes and landmarks, shape (n, 5, 2).
     policy : str, default="error"
@@ -103,13 +103,13 @@ class FaceAligner(GivesImages, KeepsWhatItMade, TransformerMixin, BaseEstimator)
         or ValueError is raised. "skip": a photo that does not show exactly one face is
         left out. "largest", "centre": the largest face, or the one nearest to the
         photo's centre; "all": all of them; for these three, a photo without a face is
-        left out. :meth:`align` says which photo each crop comes from. A crop shows one
+        left out. ``align`` says which photo each crop comes from. A crop shows one
         face or none.
     min_face : float, default=20
         Faces whose box has a shorter side below this many pixels count as not there;
         not for crops.
     min_face_score : float or "auto", default="auto"
-        For crops: the face score of :meth:`find_landmarks`, 0 to 1, below which a crop
+        For crops: the face score of ``find_landmarks``, 0 to 1, below which a crop
         shows no face. "auto" takes what the landmark network states of itself; 0 takes
         every crop. A detector answers for its own faces.
     size : int, default=113
@@ -271,12 +271,12 @@ class FaceAligner(GivesImages, KeepsWhatItMade, TransformerMixin, BaseEstimator)
         )
 
     def transform(self, X: Images) -> NDArray[np.uint8]:
-        """Align the faces of photos: the crops of :meth:`align` alone.
+        """Align the faces of photos: the crops of ``align`` alone.
 
         Parameters
         ----------
         X : sequence of images
-            As for :meth:`align`.
+            As for ``align``.
 
         Returns
         -------
@@ -287,7 +287,7 @@ class FaceAligner(GivesImages, KeepsWhatItMade, TransformerMixin, BaseEstimator)
         Raises
         ------
         ValueError, FileNotFoundError
-            As for :meth:`align`.
+            As for ``align``.
         """
         return self.align(X).images
 

@@ -88,7 +88,7 @@ def search(
     Parameters
     ----------
     templates : array or dask array of shape (n, d), values >= 0
-        Blocks of rows, as of a :class:`~sfpose.TemplateGallery` (``gallery.templates``).
+        Blocks of rows, as of a ``TemplateGallery`` (``gallery.templates``).
     probes : array of shape (m, d), values >= 0
         Sent to every block.
     k : int, default=1
@@ -98,7 +98,7 @@ def search(
     rows : int64 array of shape (m, k)
         Numbers of the templates, nearest first; of equally near ones the earlier row.
     distances : float32 array of shape (m, k)
-        Both as :meth:`sfpose.TemplateGallery.search` on one machine finds them.
+        Both as ``sfpose.TemplateGallery.search`` on one machine finds them.
 
     Raises
     ------

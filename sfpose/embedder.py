@@ -53,11 +53,11 @@ class FaceEmbedder(KeepsWhatItMade, TransformerMixin, BaseEstimator):  # type: i
         face, as any face detector gives them. If False, take the paper's crop:
         shorter side to 256, centre 224x224, scaled to the network's size. "auto"
         does what the weights were trained with; the shipped ones were aligned. "done"
-        says that the images are aligned crops already, as :class:`FaceAligner` gives
+        says that the images are aligned crops already, as ``FaceAligner`` gives
         them, to be scaled only.
     min_face_score : float or "auto", default="auto"
         Where images are aligned, the face score of
-        :meth:`FaceAligner.find_landmarks`, 0 to 1, below which an image shows no face
+        ``FaceAligner.find_landmarks``, 0 to 1, below which an image shows no face
         and gets a row of NaN. "auto" takes what the landmark network states of itself;
         0 embeds everything, pictures of no face too, which then pass for each other.
         ``fit`` learns from every image.
@@ -245,7 +245,7 @@ class FaceEmbedder(KeepsWhatItMade, TransformerMixin, BaseEstimator):  # type: i
         Returns
         -------
         float32 array of shape (n, d)
-            Non-negative descriptors of :attr:`n_features_out` values: 256 with ``"default"`` and
+            Non-negative descriptors of ``n_features_out`` values: 256 with ``"default"`` and
             ``"small"``, 1000 with ``"plain"`` and ``"plain-int8"``; rows sum to 1 if the weights
             say so (the shipped ones do). The row of an image without a face (see
             ``min_face_score``), or in which the network finds nothing at all, is NaN: a failure

@@ -36,7 +36,7 @@ class Row:
         Comparisons with an image that could not be acquired (a row of NaN) are refused
         at every threshold, and counted.
     eer_interval : Interval
-        95 % interval over people; 0 to 0 where there is no error: see :meth:`interval_in_percent`.
+        95 % interval over people; 0 to 0 where there is no error: see ``interval_in_percent``.
     accuracy, accuracy_standard_error : float, optional
         Only where the protocol has folds.
     people : int, optional

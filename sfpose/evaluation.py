@@ -118,7 +118,7 @@ def evaluate_cfp(
     cfp : CFP
         With the poses ``frontal`` and ``profile``, five and four images of each person.
     embed, compare, draws
-        See :func:`evaluate_lfw`.
+        See ``evaluate_lfw``.
 
     Returns
     -------
@@ -191,7 +191,7 @@ def evaluate_poses(
     folder : PoseFolder
         With at least two templates of each size for each person and pose.
     embed, compare, draws
-        See :func:`evaluate_lfw`.
+        See ``evaluate_lfw``.
     poses : sequence of str
         From frontal to profile, as the folders are called.
     template_sizes : sequence of int
@@ -257,7 +257,7 @@ def pose_columns(
 ) -> Iterator[PoseColumn]:
     """The comparisons of the paper's pose protocol, column by column.
 
-    Parameters are those of :func:`evaluate_poses`.
+    Parameters are those of ``evaluate_poses``.
 
     Yields
     ------

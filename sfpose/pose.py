@@ -29,7 +29,7 @@ corners (61, 291) of MediaPipe's canonical face model, Apache-2.0.
 """
 
 POSES = ("frontal", "three_quarter", "profile")
-"""Labels of :func:`pose_labels`, named as the pose protocols name them."""
+"""Labels of ``pose_labels``, named as the pose protocols name them."""
 
 _ROUNDS = 60
 
@@ -112,12 +112,12 @@ def head_cameras(landmarks: ArrayLike) -> NDArray[np.float64]:
     Parameters
     ----------
     landmarks : array of shape (n, 5, 2)
-        As for :func:`head_pose`, which says the errors too.
+        As for ``head_pose``, which says the errors too.
 
     Returns
     -------
     float64 array of shape (n, 2, 4)
-        From (x, y, z, 1) in the frame of :data:`FACE_POINTS` to pixels.
+        From (x, y, z, 1) in the frame of ``FACE_POINTS`` to pixels.
 
     Examples
     --------
@@ -186,14 +186,14 @@ def pose_labels(
     Parameters
     ----------
     yaw : array of shape (n,)
-        Degrees, as :func:`head_pose` gives them.
+        Degrees, as ``head_pose`` gives them.
     three_quarter_from, profile_from : float
         Smallest absolute yaw of the two labels.
 
     Returns
     -------
     str array of shape (n,)
-        Of :data:`POSES`.
+        Of ``POSES``.
 
     Raises
     ------

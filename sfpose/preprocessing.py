@@ -105,7 +105,7 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
 
 
 def decode_image(file: BinaryIO, name: str) -> NDArray[np.uint8]:
-    """Decode an open image file as :func:`read_image` does.
+    """Decode an open image file as ``read_image`` does.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ def decode_image(file: BinaryIO, name: str) -> NDArray[np.uint8]:
     Raises
     ------
     ValueError
-        If the file is refused by what :func:`read_image` says.
+        If the file is refused by what ``read_image`` says.
 
     Examples
     --------
@@ -344,7 +344,7 @@ def aligned_crop(image: NDArray[np.uint8], matrix: ArrayLike, size: int) -> NDAr
     matrix : array of shape (3, 3)
         From the crop's unit square to pixel coordinates of the image (the centre of
         the first pixel at 0.5, 0.5), as
-        :func:`sfpose.geometry.similarity_to_canonical` gives it.
+        ``sfpose.geometry.similarity_to_canonical`` gives it.
     size : int
         Side of the crop in pixels.
 

@@ -109,7 +109,7 @@ def cells_of(columns: Iterable[PoseColumn], *, draws: int = 200) -> dict[Cell, R
 def table_columns(
     folder: PoseFolder, embed: Embed, compare: Comparison = chi2_pairs_at
 ) -> Iterator[PoseColumn]:
-    """The comparisons of the pose protocol that a data set allows, for :func:`det_figure`.
+    """The comparisons of the pose protocol that a data set allows, for ``det_figure``.
 
     With the three poses of the paper all twelve. With fewer, those of one image among the poses
     there are, and those of five among frontal images: CFP has four of each profile.
@@ -118,7 +118,7 @@ def table_columns(
     ----------
     folder : PoseFolder
     embed, compare
-        See :func:`sfpose.evaluation.evaluate_lfw`.
+        See ``sfpose.evaluation.evaluate_lfw``.
 
     Yields
     ------
@@ -151,7 +151,7 @@ def table_cells(
     ----------
     folder : PoseFolder
     embed, compare, draws
-        See :func:`sfpose.evaluation.evaluate_lfw`.
+        See ``sfpose.evaluation.evaluate_lfw``.
 
     Returns
     -------
@@ -257,9 +257,9 @@ def count_trials(folder: PoseFolder, *, template_sizes: Sequence[int] = (1, 5)) 
 
 
 def format_trial_counts(folder: PoseFolder, *, template_sizes: Sequence[int] = (1, 5)) -> str:
-    """What :func:`count_trials` counts, as aligned text, and how many people take part.
+    """What ``count_trials`` counts, as aligned text, and how many people take part.
 
-    Parameters and errors are those of :func:`count_trials`.
+    Parameters and errors are those of ``count_trials``.
 
     Returns
     -------
@@ -300,7 +300,7 @@ def pose_table(
     Parameters
     ----------
     measured : mapping of str to mapping of (int, str) to Row
-        What :func:`table_cells` gives, of each system.
+        What ``table_cells`` gives, of each system.
     published : mapping of str to 12 numbers
         The paper's, in percent.
     title : str
@@ -351,7 +351,7 @@ def det_figure(systems: Mapping[str, Sequence[PoseColumn]], path: str | Path, ti
     Parameters
     ----------
     systems : mapping of str to sequence of PoseColumn
-        What :func:`table_columns` gives, of each system; beyond four, styles of lines come
+        What ``table_columns`` gives, of each system; beyond four, styles of lines come
         again. A panel without a column is left out.
     path : path
         Image file to write.

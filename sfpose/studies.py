@@ -30,7 +30,7 @@ def keep_ocular_region(
     Parameters
     ----------
     crops : uint8 array of shape (n, size, size, 3)
-        As :class:`sfpose.FaceAligner` gives them.
+        As ``sfpose.FaceAligner`` gives them.
     top, bottom : float
         The band that stays, as shares of the height; brows to cheekbones.
 

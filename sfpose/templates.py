@@ -121,7 +121,7 @@ def extend_template(
     Parameters
     ----------
     template : array of shape (d,), values >= 0
-        A mean, as :func:`build_templates` gives it.
+        A mean, as ``build_templates`` gives it.
     count : int
         Images that it is the mean of.
     descriptors : array of shape (n, d), values >= 0

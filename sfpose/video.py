@@ -61,9 +61,9 @@ class TrackedFace(NamedTuple):
     box : float64 array of shape (4,)
         Left, top, right, bottom in the frame.
     yaw : float
-        Degrees, see :func:`sfpose.pose.head_pose`.
+        Degrees, see ``sfpose.pose.head_pose``.
     quality : float
-        0 to 1, see :func:`face_quality`.
+        0 to 1, see ``face_quality``.
     """
 
     number: int
@@ -218,7 +218,7 @@ def track_faces(
     Parameters
     ----------
     frames : iterable of Frame
-        Such as :func:`read_frames` gives.
+        Such as ``read_frames`` gives.
     aligner : FaceAligner
         With a detector and ``policy="all"``.
     keep : int, default=5

@@ -224,7 +224,7 @@ def _aligner(options: argparse.Namespace) -> FaceAligner | None:
 
 
 def embed_photos(photos: Sequence[Path], options: argparse.Namespace) -> Faces:
-    """Descriptors of photos by the options of :func:`add_photo_options`.
+    """Descriptors of photos by the options of ``add_photo_options``.
 
     Without a detector there is one row a photo, NaN where nothing was found.
 

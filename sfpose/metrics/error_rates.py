@@ -84,7 +84,7 @@ def det_curve(distances: ArrayLike, is_genuine: ArrayLike) -> DetCurve:
     Raises
     ------
     ValueError
-        If the input is refused: see :func:`equal_error_rate`.
+        If the input is refused: see ``equal_error_rate``.
 
     Examples
     --------
@@ -101,7 +101,7 @@ def det_curve(distances: ArrayLike, is_genuine: ArrayLike) -> DetCurve:
 def accepted_counts(
     scores: NDArray[np.float64], genuine: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Accepted impostors and genuine comparisons at the thresholds of a :class:`DetCurve`."""
+    """Accepted impostors and genuine comparisons at the thresholds of a ``DetCurve``."""
     order = np.argsort(scores, kind="stable")
     scores, genuine = scores[order], genuine[order]
     # Equal distances are accepted together: one point for each distinct value.
@@ -173,7 +173,7 @@ def _lower_hull(x: NDArray[np.float64], y: NDArray[np.float64]) -> list[int]:
 
 
 def crossing(fmr: NDArray[np.float64], fnmr: NDArray[np.float64]) -> float:
-    """Rate at which two curves of a :class:`DetCurve` cross, straight between points."""
+    """Rate at which two curves of a ``DetCurve`` cross, straight between points."""
     after = int(np.argmax(fmr >= fnmr))
     before = after - 1
     gap_before = fnmr[before] - fmr[before]
@@ -199,7 +199,7 @@ def d_prime(distances: ArrayLike, is_genuine: ArrayLike) -> float:
     Raises
     ------
     ValueError
-        If the input is refused: see :func:`equal_error_rate`.
+        If the input is refused: see ``equal_error_rate``.
 
     References
     ----------
@@ -237,7 +237,7 @@ def error_rates_at_threshold(
     Raises
     ------
     ValueError
-        If the input is refused: see :func:`equal_error_rate`; or ``threshold`` is NaN.
+        If the input is refused: see ``equal_error_rate``; or ``threshold`` is NaN.
 
     Examples
     --------
@@ -253,7 +253,7 @@ def error_rates_at_threshold(
 def false_acceptance_rate(distances: ArrayLike, is_genuine: ArrayLike, threshold: float) -> float:
     """FAR, the paper's name of the false match rate at a threshold.
 
-    Parameters and errors are those of :func:`error_rates_at_threshold`.
+    Parameters and errors are those of ``error_rates_at_threshold``.
 
     Examples
     --------
@@ -267,7 +267,7 @@ def false_acceptance_rate(distances: ArrayLike, is_genuine: ArrayLike, threshold
 def false_rejection_rate(distances: ArrayLike, is_genuine: ArrayLike, threshold: float) -> float:
     """FRR, the paper's name of the false non-match rate at a threshold.
 
-    Parameters and errors are those of :func:`error_rates_at_threshold`.
+    Parameters and errors are those of ``error_rates_at_threshold``.
 
     Examples
     --------
@@ -309,7 +309,7 @@ def threshold_at_fmr(distances: ArrayLike, is_genuine: ArrayLike, fmr: float) ->
     Raises
     ------
     ValueError
-        If the input is refused: see :func:`equal_error_rate`.
+        If the input is refused: see ``equal_error_rate``.
 
     Examples
     --------
@@ -353,7 +353,7 @@ def fnmr_at_fmr(distances: ArrayLike, is_genuine: ArrayLike, fmr: float) -> floa
     Raises
     ------
     ValueError
-        If the input is refused: see :func:`equal_error_rate`; or ``fmr`` is no rate below 1.
+        If the input is refused: see ``equal_error_rate``; or ``fmr`` is no rate below 1.
 
     Examples
     --------

@@ -42,7 +42,7 @@ def clopper_pearson_interval(errors: int, trials: int, *, confidence: float = 0.
     """Exact binomial interval of a rate, as if all comparisons were independent.
 
     Comparisons that share a person are not independent, so this interval is too
-    narrow for most face data; :func:`people_interval` is the honest one.
+    narrow for most face data; ``people_interval`` is the honest one.
 
     Parameters
     ----------
@@ -172,7 +172,7 @@ def people_interval(
 ) -> Interval:
     """Bootstrap interval of an error rate that resamples people, not comparisons.
 
-    Drawings as those of :class:`PeopleResampler`: right where everybody is compared with
+    Drawings as those of ``PeopleResampler``: right where everybody is compared with
     everybody, and too wide where most people take part in few comparisons, as in LFW (about
     1.6 times the binomial interval, where comparisons hardly depend on each other).
 
@@ -208,7 +208,7 @@ def people_interval(
 
     References
     ----------
-    See :class:`PeopleResampler`.
+    See ``PeopleResampler``.
 
     Examples
     --------
@@ -257,7 +257,7 @@ def people_rate_interval(
 ) -> Interval:
     """Bootstrap interval of a share of comparisons that resamples people.
 
-    Faster than :func:`people_interval` where the threshold is fixed; what is said there of
+    Faster than ``people_interval`` where the threshold is fixed; what is said there of
     sparse comparisons and of none counted holds here as well.
 
     Parameters
@@ -285,7 +285,7 @@ def people_rate_interval(
 
     References
     ----------
-    See :class:`PeopleResampler`.
+    See ``PeopleResampler``.
 
     Examples
     --------

@@ -117,7 +117,7 @@ def _logistic_line(scores: NDArray[np.float64], genuine: NDArray[np.bool_]) -> t
 def minimum_log_likelihood_ratio_cost(distances: ArrayLike, is_genuine: ArrayLike) -> float:
     """Cllr of the best monotone calibration: what discrimination alone costs.
 
-    The difference to :func:`log_likelihood_ratio_cost` of given ratios is what their
+    The difference to ``log_likelihood_ratio_cost`` of given ratios is what their
     calibration loses.
 
     Parameters

@@ -27,7 +27,7 @@ class VerificationSummary:
     failed_genuine, failed_impostor : int
         How many of them failed: their distance is NaN.
     eer, convex_hull_eer : float
-        See :func:`equal_error_rate`.
+        See ``equal_error_rate``.
     fmr100, fmr1000, zero_fmr : float
         False non-match rate at a false match rate of 1 %, of 0.1 %, and without any
         false match.

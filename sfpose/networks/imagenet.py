@@ -97,8 +97,8 @@ def fill_from_state(network: nn.Module, state: Mapping[str, Tensor]) -> tuple[li
     Parameters
     ----------
     network : nn.Module
-        SqueezeFacePoseNet or a variant (see :func:`fill_from_squeezenet`), ResNet50 or
-        SENet50 (see :func:`fill_from_resnet`); changed in place.
+        SqueezeFacePoseNet or a variant (see ``fill_from_squeezenet``), ResNet50 or
+        SENet50 (see ``fill_from_resnet``); changed in place.
     state : mapping of str to Tensor
 
     Returns

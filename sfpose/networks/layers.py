@@ -75,7 +75,7 @@ def depthwise_convolution(
     batch_norm: bool = True,
     activation: nn.Module | None = None,
 ) -> nn.Sequential:
-    """3x3 filters that see one channel each, as :func:`convolution` makes them.
+    """3x3 filters that see one channel each, as ``convolution`` makes them.
 
     Parameters
     ----------
@@ -288,7 +288,7 @@ def roots_of_shares(shares: Tensor) -> Tensor:
 
 
 def length_of_roots(count: int) -> float:
-    """Length of the :func:`roots_of_shares` of ``count`` values that do not all vanish."""
+    """Length of the ``roots_of_shares`` of ``count`` values that do not all vanish."""
     return float((1 + count * _LEAST_SHARE) ** 0.5)
 
 

@@ -76,7 +76,7 @@ class UnevenPointwise(nn.Module):
 class SeesawBlock(InvertedBottleneck):
     """Uneven 1x1 groups, channel shuffle, 3x3 depthwise, attention, uneven 1x1 groups.
 
-    Parameters are those of :class:`InvertedBottleneck`.
+    Parameters are those of ``InvertedBottleneck``.
 
     Examples
     --------

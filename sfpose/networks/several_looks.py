@@ -17,7 +17,7 @@ class SeveralLooks(nn.Module):
 
     All are SqueezeFacePoseNets with ``places`` and no map of their own: one map takes the values
     of all, and the places of all have weights in one sum
-    (:class:`~sfpose.networks.SqueezeFacePoseNet`, ``mapped`` and ``places``). What one
+    (``SqueezeFacePoseNet``, ``mapped`` and ``places``). What one
     of them errs in, the others do not always, and the centre shows what it shows in finer grain.
 
     Parameters
@@ -106,7 +106,7 @@ class SeveralLooks(nn.Module):
 
     @property
     def place_count(self) -> int:
-        """Places of each map of :attr:`place_layers`, as they are weighted."""
+        """Places of each map of ``place_layers``, as they are weighted."""
         return self._places**2
 
     def take_map_off(self) -> None:

@@ -307,7 +307,7 @@ class SqueezeFacePoseNet(nn.Module):
         return maps
 
     def averages(self, last: Tensor) -> Tensor:
-        """The values (n, values) of maps that :meth:`last_maps` gives."""
+        """The values (n, values) of maps that ``last_maps`` gives."""
         x = self.conv10(self.dropout9(last))
         return x.mean((2, 3)) if self.gdc is None else self.gdc(x).flatten(1)
 

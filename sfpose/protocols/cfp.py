@@ -16,7 +16,7 @@ class CFP(PoseFolder):
 
     The comparisons are all pairs of the selected people, not the ten folds of the
     original protocol: more of them, from the same images. Parameters, attributes and
-    errors are those of :class:`PoseFolder`; CFP's own layout is
+    errors are those of ``PoseFolder``; CFP's own layout is
     ``001/frontal/01.jpg``, ``001/profile/01.jpg``.
 
     References

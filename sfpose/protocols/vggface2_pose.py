@@ -142,7 +142,7 @@ class VGGFace2Pose:
         return PoseTemplates(np.concatenate(rows), np.array(subjects), np.array(poses))
 
     def trials(self, first: str, second: str, template_size: int = 1) -> Trials:
-        """Comparisons of two poses, as indices into :meth:`templates`.
+        """Comparisons of two poses, as indices into ``templates``.
 
         Parameters
         ----------

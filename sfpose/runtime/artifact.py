@@ -93,7 +93,7 @@ class Artifact:
     model : bytes
         The ONNX file.
     manifest : mapping
-        See :func:`read_manifest`.
+        See ``read_manifest``.
 
     Examples
     --------

@@ -34,7 +34,7 @@ class OnnxModel:
     Raises
     ------
     ValueError
-        At the first call, if :func:`sfpose.runtime.inspection.check_network` refuses the
+        At the first call, if ``sfpose.runtime.inspection.check_network`` refuses the
         network or onnxruntime cannot load it.
     """
 

@@ -120,7 +120,7 @@ def inside_photos(
     Parameters
     ----------
     matrices : float Tensor of shape (n, 3, 3)
-        As for :func:`sample_images`.
+        As for ``sample_images``.
     shape : sequence of two int
         Height and width of the photos in pixels.
     size : int

@@ -130,7 +130,7 @@ def taught_facts(
     faces : TaughtFaces
         Of the photos some are looked at.
     start, face_surface, landmarks, blends
-        See :func:`sfpose.training.recipes.distil`.
+        See ``sfpose.training.recipes.distil``.
     """
     some = np.linspace(0, len(faces.photos) - 1, 64).astype(int)
     surface = None if face_surface is None else digest(_contents(face_surface))
@@ -150,7 +150,7 @@ def start_digest(start: str | Path | Sequence[str | Path] | None) -> str | None:
     Parameters
     ----------
     start : str, Path, sequence of them or None
-        See :func:`sfpose.training.starts.start_network`.
+        See ``sfpose.training.starts.start_network``.
     """
     if start is None:
         return None
@@ -202,9 +202,9 @@ def check_same_run(path: Path, state: Mapping[str, Any], facts: Mapping[str, Any
     path : Path
         What to call it.
     state : mapping
-        What :func:`load_checkpoint` gives.
+        What ``load_checkpoint`` gives.
     facts : mapping
-        See :func:`run_facts`. What only one of both knows is not compared.
+        See ``run_facts``. What only one of both knows is not compared.
 
     Raises
     ------

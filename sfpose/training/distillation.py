@@ -70,7 +70,7 @@ class TaughtFaceSource:
         How far crops move about their aligned place: 1 turns them by 6 degrees in standard
         deviation and shifts them by 2.5 % of their side.
     light : float, default=1.0
-        Strength of :func:`photometric_jitter`.
+        Strength of ``photometric_jitter``.
     smallest_score : float, default=0.5
         Photos whose detector score is lower are left out.
     blends : Blends, optional

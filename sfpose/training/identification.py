@@ -50,7 +50,7 @@ DROPOUT = 0.5
 
 @dataclass(frozen=True)
 class IdentificationSettings:
-    """Settings of :func:`train_identification`; see the parameters of FaceEmbedder."""
+    """Settings of ``train_identification``; see the parameters of FaceEmbedder."""
 
     network: str = "squeezefaceposenet"
     epochs: int = 10

@@ -63,14 +63,14 @@ LANDMARK_LOOP = LoopSettings(
     weight_decay=1e-4,
     average=0.8,
 )
-"""The run that :func:`train_landmarks` does unless told otherwise."""
+"""The run that ``train_landmarks`` does unless told otherwise."""
 
 MIN_FACE_SCORE = 0.76
 """Score below which the shipped network calls a crop no face: as many changed profiles lie below
 it as pictures of no face above, seven in a thousand of either (docs/training-log.md, run 29)."""
 
 _FINDING = 1
-"""To be raised when :class:`~sfpose._embedding.LandmarkFinder` finds other landmarks with the same
+"""To be raised when ``LandmarkFinder`` finds other landmarks with the same
 network, so that what was found before is not taken for what would be found now."""
 
 _MEAN, _STD = 0.5, 0.25
@@ -137,7 +137,7 @@ class LandmarkSource:
     turner : FaceTurner, optional
         Draws half of the second looks at faces within 30 degrees of frontal turned to
         the side, where the landmarks are known and not a detector's guess. Its margin
-        must be :data:`~sfpose.geometry.LANDMARK_CROP_SCALE`.
+        must be ``LANDMARK_CROP_SCALE``.
     """
 
     def __init__(
@@ -269,14 +269,14 @@ def train_landmarks(
     start : str, Path or None
         A shipped name or artifact whose layers are gone on from, where they fit.
     face_surface : path, optional
-        Surface for a :class:`~sfpose.training.turning.FaceTurner`; no face is turned
+        Surface for a ``FaceTurner``; no face is turned
         if not given.
     only_score : bool, default=False
         Teach nothing but the face score, half of each batch being no faces: the
         landmarks stay those of ``start``, so what was trained on them stays right.
     settings : LoopSettings
     stop_after_minutes, progress
-        See :func:`sfpose.training.loop.train`.
+        See ``sfpose.training.loop.train``.
 
     Returns
     -------

@@ -70,11 +70,11 @@ def train(
     schedule : Schedule, optional
         By what the rate goes; the stages' straight lines if not given.
     new_layers : collection of str
-        See :func:`sfpose.training.optimizers.build_optimizer`.
+        See ``sfpose.training.optimizers.build_optimizer``.
     checkpoint : Path, optional
         File to resume from if it is there, and to write every few minutes. The last
         stage may have more or fewer images than it had when the run began; all else that
-        shapes the run must be as it was (:func:`sfpose.training.checkpoints.run_facts`).
+        shapes the run must be as it was (``sfpose.training.checkpoints.run_facts``).
         A line of JSON with the measurements goes beside it (``.jsonl``) at the same times.
     on_epoch : callable, optional
         Called with the mean measurements of each pass over the source, those of

@@ -74,7 +74,7 @@ def _filters(layers: Sequence[nn.Sequential]) -> int:
 
 
 def objective_with(weight: Tensor) -> dict[str, Tensor]:
-    """State of a :class:`DistillationObjective` that begins with a map (d, n) of n values."""
+    """State of a ``DistillationObjective`` that begins with a map (d, n) of n values."""
     return {"linear.weight": weight, "mean": torch.ones(weight.shape[1])}
 
 
@@ -98,7 +98,7 @@ def split_map(
         A copy without the map, which gives all that goes into it; the one that was given if it
         has none.
     objective : dict of str to Tensor
-        State of a :class:`DistillationObjective` that begins with the map; empty if there
+        State of a ``DistillationObjective`` that begins with the map; empty if there
         is none.
 
     Raises
@@ -136,7 +136,7 @@ def rebalance(network: nn.Module, objective: dict[str, Tensor]) -> None:
     Parameters
     ----------
     network : nn.Module
-        As :func:`split_map` gives it, of an artifact; changed in place.
+        As ``split_map`` gives it, of an artifact; changed in place.
     objective : dict of str to Tensor
         State beside it; changed in place.
     """

@@ -76,7 +76,7 @@ def mirrored(artifact: Artifact, *, name: str | None = None) -> Artifact:
 
 
 def without_mirror(artifact: Artifact) -> Artifact:
-    """Take off what :func:`mirrored` put on; the network is the one before, to the bit.
+    """Take off what ``mirrored`` put on; the network is the one before, to the bit.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def without_mirror(artifact: Artifact) -> Artifact:
     Raises
     ------
     ValueError
-        If the network does not begin and end as :func:`mirrored` makes it.
+        If the network does not begin and end as ``mirrored`` makes it.
 
     Examples
     --------

@@ -48,7 +48,7 @@ class Pairs(NamedTuple):
     Attributes
     ----------
     rows : int64 array of shape (n, 2)
-        Photos of a :class:`~sfpose.training.faces.TaughtFaces`.
+        Photos of a ``TaughtFaces``.
     mirrored : bool array of shape (n, 2)
         Whether each one is mirrored, so that both look to the image's right.
     shares : float32 array of shape (n,)
@@ -57,7 +57,7 @@ class Pairs(NamedTuple):
         Where, in heights of the crop below its upper end, the first one goes over into the second
         instead, at 0.4 to 0.65: eyes of the one, mouth of the other. NaN where both are seen
         everywhere; infinite where the first one is seen alone as far as its photo reaches, and the
-        second beyond (:func:`sfpose.training.surroundings.make_surrounded`).
+        second beyond (``sfpose.training.surroundings.make_surrounded``).
     """
 
     rows: NDArray[np.int64]
@@ -73,7 +73,7 @@ class Blends(NamedTuple):
     ----------
     pairs : Pairs
     embeddings : float32 array of shape (n, d)
-        Of the teacher, as :func:`~sfpose.training.teachers.both_looks` gives them.
+        Of the teacher, as ``both_looks`` gives them.
     """
 
     pairs: Pairs
@@ -104,7 +104,7 @@ def make_blends(
         landmarks: give those that the student gets.
     teacher : Teacher
         The one that gave the stored embeddings; see
-        :class:`~sfpose.training.teachers.OnnxTeacher`.
+        ``OnnxTeacher``.
     count : int
     cache : Path
         Folder for what the teacher said. What an interrupted call has asked is kept.
@@ -179,7 +179,7 @@ def ask_about(
     device: torch.device | str = "cpu",
     part: int = 256,
 ) -> Blends:
-    """Blends with what the teacher says of each; see :func:`make_blends`."""
+    """Blends with what the teacher says of each; see ``make_blends``."""
     drawn = PhotoCrops(faces, torch.device(device))
 
     def crops(now: NDArray[np.int64]) -> Tensor:
@@ -211,7 +211,7 @@ def blended(first: Tensor, second: Tensor, shares: Tensor, seams: Tensor, inside
     """Crops (n, 3, h, w) of two faces in one, by their ``shares`` and ``seams`` (n,).
 
     ``inside`` (n, 1, h, w) says of the first ones how far inside of their photos they lie, as
-    :func:`~sfpose.training.augmentation.inside_photos` does.
+    ``inside_photos`` does.
     """
     height = first.shape[2]
     below = (torch.arange(height, device=first.device) + 0.5) / height

@@ -84,7 +84,7 @@ def add_batch_norm(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     network : nn.Module
         Changed in place; layers that the state does not have stay as they are.
     state : mapping of str to Tensor
-        Of a network that :func:`normalise_last` gave.
+        Of a network that ``normalise_last`` gave.
     """
     for name, layer in list(network.named_modules()):
         if isinstance(layer, nn.Sequential) and f"{name}.1.running_var" in state:
@@ -113,9 +113,9 @@ def normalise_last(network: nn.Module, objective: dict[str, Tensor], images: Ten
     Parameters
     ----------
     network : nn.Module
-        Without the map, as :func:`sfpose.training.maps.split_map` gives it; left as it is.
+        Without the map, as ``sfpose.training.maps.split_map`` gives it; left as it is.
     objective : dict of str to Tensor
-        State of a :class:`~sfpose.training.objectives.DistillationObjective` beside it; what it
+        State of a ``DistillationObjective`` beside it; what it
         divides values by is changed in place.
     images : float Tensor of shape (n, 3, h, w)
         Normalised, some hundreds, of the kind that it will learn from.

@@ -98,7 +98,7 @@ class DistillationObjective(nn.Module):
         Of the second contrast; it is left out at 0.
     spread_weight : float, default=0.0
         Of one minus the Hellinger affinity to the own code. Above 0 the code is not learned but the
-        softplus of twice the embedding's values along :func:`spread_directions` (of variance 1)
+        softplus of twice the embedding's values along ``spread_directions`` (of variance 1)
         less two, so that the chi-square distance of codes orders pairs as the cosine of embeddings
         nearly does, and that most of a code is near zero.
         Learned codes crowd in few directions: they tell known faces apart and order others badly.
@@ -182,7 +182,7 @@ class DistillationObjective(nn.Module):
         return self.mean + 1e-3 * self.mean.mean()
 
     def scaled(self, descriptors: Tensor) -> Tensor:
-        """Descriptors over :attr:`divisors`, which learn from them in training."""
+        """Descriptors over ``divisors``, which learn from them in training."""
         if self.training:
             with torch.no_grad():
                 self.mean.lerp_(descriptors.mean(0), 0.01)

@@ -41,7 +41,7 @@ class PaperStage:
     Attributes
     ----------
     table : ImageTable
-        See :func:`sfpose.training.people.open_people`.
+        See ``sfpose.training.people.open_people``.
     min_images : int
         People with fewer images are left out.
     share : float, optional
@@ -63,7 +63,7 @@ class PaperStage:
 
 @dataclass(frozen=True)
 class PaperRecipe:
-    """How :func:`train_paper` trains; the defaults are those of the paper.
+    """How ``train_paper`` trains; the defaults are those of the paper.
 
     Attributes
     ----------
@@ -95,7 +95,7 @@ class PaperRecipe:
     on_unreadable : {"error", "leave out"}
     checkpoint_minutes : float
     device, precision : str
-        See :class:`sfpose.training.loop.LoopSettings`.
+        See ``sfpose.training.loop.LoopSettings``.
     """
 
     network: str | None = None
@@ -189,7 +189,7 @@ def train_paper(
     at random, and stochastic gradient descent with momentum takes the next lower rate
     each time the validation loss stops falling. The first stage of the paper is MS1M,
     the second VGGFace2; each later stage keeps the network and gets a new head. Under
-    ``torchrun`` (inside :func:`sfpose.training.distributed.process_group`) the
+    ``torchrun`` (inside ``sfpose.training.distributed.process_group``) the
     processes share each batch.
 
     Parameters
@@ -201,14 +201,14 @@ def train_paper(
         anything is trained; ``max_epochs`` may be another, and holds for the last stage begun.
     start : str, Path or None
         A SqueezeNet v1.1 state trained on ImageNet, as in the paper; see
-        :func:`sfpose.training.starts.start_network`. Descriptors of a network that is an
+        ``sfpose.training.starts.start_network``. Descriptors of a network that is an
         artifact's are made as there: of values lessened by their mean, or of an image and its
         mirror image.
     recipe : PaperRecipe, optional
     on_epoch : callable, optional
         Called with the number of the stage and the measurements of each pass.
     progress, stop_after_minutes
-        See :func:`sfpose.training.loop.train`.
+        See ``sfpose.training.loop.train``.
 
     Returns
     -------

@@ -59,7 +59,7 @@ class PeopleFolder:
     Attributes
     ----------
     people, labels, aligned
-        See :class:`ImageTable`.
+        See ``ImageTable``.
 
     Raises
     ------
@@ -137,7 +137,7 @@ class ListedImages:
     Attributes
     ----------
     people, labels, aligned
-        See :class:`ImageTable`.
+        See ``ImageTable``.
 
     Raises
     ------
@@ -245,7 +245,7 @@ def open_people(path: str | os.PathLike[str], *, box_margin: float = 0.0) -> Ima
         folder itself without that, with ``loose_bb_train.csv`` (or in ``bb_landmark/``)
         if there: VGGFace2. Any other folder or zip file: a folder a person.
     box_margin : float, default=0.0
-        See :class:`ListedImages`.
+        See ``ListedImages``.
 
     Returns
     -------

@@ -55,7 +55,7 @@ def quantize(
     artifact : Artifact
         Descriptor network, float32.
     images : sequence
-        A few hundred loose crops of faces, as :meth:`sfpose.FaceEmbedder.transform` takes them;
+        A few hundred loose crops of faces, as ``sfpose.FaceEmbedder.transform`` takes them;
         nobody whose errors are measured later.
     name : str, optional
         Of the result; that of ``artifact`` with ``-int8`` if not given.

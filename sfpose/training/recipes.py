@@ -52,29 +52,29 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DistillationRecipe:
-    """A run of :func:`distil`; the defaults are those of the first plain network, from nothing.
+    """A run of ``distil``; the defaults are those of the first plain network, from nothing.
 
     Attributes
     ----------
     network : str, optional
-        Architecture; see :func:`sfpose.training.starts.start_network`.
+        Architecture; see ``sfpose.training.starts.start_network``.
     loop : LoopSettings
         Small images first: the network ends in a global average, so that most of
         what there is to learn can be learnt at a quarter of the cost.
     cosine_temperature, hellinger_temperature : float
-        See :class:`DistillationObjective`. Where the objective's map ships with the network
+        See ``DistillationObjective``. Where the objective's map ships with the network
         (``+map``), its second contrast is left out and its cosine counts three times.
     turned_share, blend_share, jitter, light : float
         How many frontal faces are turned to the side, how many images are blends, how far crops
         are moved and how strongly the light is changed; see
-        :class:`~sfpose.training.distillation.TaughtFaceSource`.
+        ``TaughtFaceSource``.
     frozen : tuple of str
         Modules that keep the weights of the start, wherever they are in the network, such as
         ``("conv1", "fire2")``. Those next to the image take most of a step's time.
     spread : bool
         Begin the values anew, spread evenly over what the teacher tells apart, teach them to stay
         so, and put batch normalisation behind the last layers, so that none falls silent
-        (:func:`sfpose.training.spreading.spread_values`). Only for networks whose own values are
+        (``sfpose.training.spreading.spread_values``). Only for networks whose own values are
         the descriptor.
     """
 
@@ -118,7 +118,7 @@ class DistillationRecipe:
 class DistillationResult(NamedTuple):
     """The exported network, without a calibration, and how near it came to its teacher.
 
-    ``agreement`` is as :func:`teacher_agreement` gives it.
+    ``agreement`` is as ``teacher_agreement`` gives it.
     """
 
     artifact: Artifact
@@ -148,20 +148,20 @@ def distil(
     landmarks : float32 array of shape (n, 5, 2), optional
         By which faces are aligned; the stored ones if not given.
     blends : Blends, optional
-        Shown beside the photos; see :func:`sfpose.training.mixing.make_blends`.
+        Shown beside the photos; see ``sfpose.training.mixing.make_blends``.
     start : str, Path, sequence of them or None
-        See :func:`sfpose.training.starts.start_network`. Of the checkpoint of another
+        See ``sfpose.training.starts.start_network``. Of the checkpoint of another
         distillation the objective's maps are taken too, which cost tens of thousands of images
         to learn anew. What the network has and the start has not is logged as a warning. The run's
         own checkpoint has the last word.
     recipe : DistillationRecipe, optional
     face_surface : path, optional
-        Surface for a :class:`~sfpose.training.turning.FaceTurner`; no face is turned
+        Surface for a ``FaceTurner``; no face is turned
         if not given.
     name : str, default="distilled"
         Goes into the manifest.
     stop_after_minutes, progress
-        See :func:`sfpose.training.loop.train`.
+        See ``sfpose.training.loop.train``.
 
     Returns
     -------
@@ -273,7 +273,7 @@ def distillation_objective(
     name : str
         Architecture of the result.
     network : nn.Module
-        What is taught: without the map, as :func:`sfpose.training.maps.split_map` gives it.
+        What is taught: without the map, as ``sfpose.training.maps.split_map`` gives it.
     bank : float Tensor of shape (n, d)
         Teacher embeddings, rows of length 1.
     """

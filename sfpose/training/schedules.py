@@ -47,7 +47,7 @@ class Schedule(Protocol):
 
     @property
     def needs_validation(self) -> bool:
-        """Whether :meth:`observe` must be called for the schedule to work."""
+        """Whether ``observe`` must be called for the schedule to work."""
 
     @property
     def finished(self) -> bool:
@@ -63,7 +63,7 @@ class Schedule(Protocol):
         """What has been observed, as numbers."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what :meth:`state_dict` gave."""
+        """Go on from what ``state_dict`` gave."""
 
 
 class LineSchedule:
@@ -183,6 +183,6 @@ class PlateauSchedule:
         return {"number": self._number, "lowest": self._lowest, "waited": self._waited}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what :meth:`state_dict` gave."""
+        """Go on from what ``state_dict`` gave."""
         self._number, self._lowest = int(state["number"]), float(state["lowest"])
         self._waited = int(state["waited"])

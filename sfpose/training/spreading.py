@@ -18,9 +18,9 @@ def spread_values(network: nn.Module, images: Tensor, targets: Tensor) -> int:
     """Begin the values of a descriptor anew, and filters of fire9 that fire for no image.
 
     A filter below zero for all images has no gradient and stays silent: in networks that learned
-    without batch normalisation (:mod:`sfpose.training.normalising`) three in four of the 1000
+    without batch normalisation (``sfpose.training.normalising``) three in four of the 1000
     values are so. New values are what least squares give for
-    :func:`~sfpose.training.objectives.spread_directions` among the teacher's embeddings; new
+    ``spread_directions`` among the teacher's embeddings; new
     filters of fire9 are random combinations of those that fire.
 
     Parameters

@@ -62,7 +62,7 @@ def start_network(
     start : str, Path, sequence of them or None
         A shipped name or the path of an artifact; a ``.safetensors`` or ``.pth``
         file with a published state, such as SqueezeNet v1.1 (see
-        :func:`sfpose.networks.imagenet.fill_from_state`); the ``.pt`` checkpoint of a run;
+        ``sfpose.networks.imagenet.fill_from_state``); the ``.pt`` checkpoint of a run;
         None for random weights. Several artifacts or checkpoints fill the looks of ``SeveralLooks``
         one after the other.
     network : str, optional
@@ -75,7 +75,7 @@ def start_network(
     input_size : int, optional
         Side of the images for an architecture that is built for one size; its own if
         not given. The weights of places are drawn at the places of that size
-        (:func:`sfpose.training.maps.resized_places`); other artifacts keep their size.
+        (``sfpose.training.maps.resized_places``); other artifacts keep their size.
 
     Returns
     -------
@@ -163,7 +163,7 @@ def _from_several(
 
 
 def _joined(states: Sequence[Mapping[str, Tensor]], network: nn.Module, name: str) -> Start:
-    """A network of one or several looks, filled from states of the form of :func:`_taught`."""
+    """A network of one or several looks, filled from states of the form of ``_taught``."""
     assert isinstance(network, SqueezeFacePoseNet | SeveralLooks)
     if not all(look_names(state) for state in states):
         raise ValueError(_NONE_FITS.format(type(network).__name__))
@@ -173,7 +173,7 @@ def _joined(states: Sequence[Mapping[str, Tensor]], network: nn.Module, name: st
 
 
 def _taught_state(start: str | Path) -> dict[str, Tensor]:
-    """What a checkpoint or an artifact holds, as :func:`_taught` gives it."""
+    """What a checkpoint or an artifact holds, as ``_taught`` gives it."""
     if Path(start).suffix == ".pt":
         checkpoint = load_checkpoint(start)
         return {**checkpoint["averaged"], **checkpoint["objective"]}

@@ -49,7 +49,7 @@ def workers_for(count: int) -> Iterator[ThreadPoolExecutor | None]:
 
 
 class StreamedImages:
-    """A source of batches for :func:`sfpose.training.loop.train` that decodes as it goes.
+    """A source of batches for ``sfpose.training.loop.train`` that decodes as it goes.
 
     The image that comes as number ``k`` of a run, and where it is cropped, follow from
     the seed and ``k`` alone: batches are the same for any number of workers and
@@ -67,7 +67,7 @@ class StreamedImages:
     random : bool, default=True
         Draw the crop's place; False takes the centre, as in validation.
     workers : ThreadPoolExecutor, optional
-        See :func:`workers_for`; decodes in the calling thread if not given.
+        See ``workers_for``; decodes in the calling thread if not given.
     on_unreadable : {"error", "leave out"}
         What to do about an image that cannot be decoded. Batches get smaller by those
         left out; their names are logged and kept in ``unreadable``.

@@ -48,7 +48,7 @@ def make_surrounded(
     Parameters
     ----------
     faces, teacher, cache, seed, device, part
-        As for :func:`~sfpose.training.mixing.make_blends`.
+        As for ``make_blends``.
     count : int
         Faces whose photos fill their crop already are not among them; others come again once all
         have come.

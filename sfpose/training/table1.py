@@ -73,7 +73,7 @@ def measure_networks(
     Parameters
     ----------
     names : iterable of str
-        Of :data:`sfpose.networks.NETWORKS`.
+        Of ``sfpose.networks.NETWORKS``.
     rounds : int, default=40
         Images that each network embeds.
 
@@ -117,7 +117,7 @@ def _optional(value: float | None, digits: int = 2) -> str:
 
 
 def network_table(rows: dict[str, dict[str, Any]]) -> str:
-    """What :func:`measure_networks` found, beside the paper, as a Markdown table."""
+    """What ``measure_networks`` found, beside the paper, as a Markdown table."""
     head = ["network", "parameters", "multiply-adds, M", "ONNX, MB", "compressed, MiB"]
     for threads in THREADS:
         word = "thread" if threads == 1 else "threads"

@@ -43,7 +43,7 @@ def _rotation(yaw: float, pitch: float) -> Floats:
 
 
 class TurnedFaces(NamedTuple):
-    """What a :class:`FaceTurner` draws.
+    """What a ``FaceTurner`` draws.
 
     Attributes
     ----------
@@ -123,7 +123,7 @@ class FaceTurner:
         ----------
         photos : uint8 Tensor of shape (n, h, w, 3)
         cameras : float Tensor of shape (n, 2, 4)
-            As :func:`sfpose.pose.head_cameras` gives them.
+            As ``sfpose.pose.head_cameras`` gives them.
 
         Returns
         -------

@@ -26,7 +26,7 @@ _LEAST, _MOST = _TICKS[0] / 2, 0.9
 class DetCurveDisplay:
     """Detection error trade-off on normal-deviate axes.
 
-    Use :meth:`from_scores` or :meth:`from_estimator`.
+    Use ``from_scores`` or ``from_estimator``.
 
     Parameters
     ----------

@@ -21,7 +21,7 @@ __all__ = ["GroupErrorDisplay"]
 class GroupErrorDisplay:
     """False match or non-match rate of each group at one threshold, as bars.
 
-    Use :meth:`from_scores` or :meth:`from_estimator`, or give rates and call :meth:`plot`.
+    Use ``from_scores`` or ``from_estimator``, or give rates and call ``plot``.
 
     Parameters
     ----------

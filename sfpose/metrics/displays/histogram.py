@@ -20,7 +20,7 @@ __all__ = ["ScoreHistogramDisplay"]
 class ScoreHistogramDisplay:
     """Distances of genuine and impostor comparisons, with a threshold.
 
-    Use :meth:`from_scores` or :meth:`from_estimator`.
+    Use ``from_scores`` or ``from_estimator``.
 
     Parameters
     ----------

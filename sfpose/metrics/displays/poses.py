@@ -24,7 +24,7 @@ __all__ = ["PoseErrorDisplay"]
 class PoseErrorDisplay:
     """Equal error rate of each pose against each pose, as a coloured table.
 
-    Use :meth:`from_scores` or :meth:`from_estimator`, or give rates and call :meth:`plot`.
+    Use ``from_scores`` or ``from_estimator``, or give rates and call ``plot``.
 
     Parameters
     ----------
@@ -142,7 +142,7 @@ class PoseErrorDisplay:
         descriptor_poses : array of shape (n,)
             Pose of each descriptor's image.
         poses : sequence of str, optional
-            As for :meth:`from_scores`.
+            As for ``from_scores``.
         ax : matplotlib Axes, optional
 
         Returns

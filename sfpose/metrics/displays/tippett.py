@@ -24,7 +24,7 @@ _PAIRS = 16_384
 class TippettDisplay:
     """Share of comparisons whose likelihood ratio is at least so large.
 
-    Use :meth:`from_estimator`, :meth:`from_ratios` or :meth:`from_scores`.
+    Use ``from_estimator``, ``from_ratios`` or ``from_scores``.
 
     Parameters
     ----------
@@ -97,14 +97,14 @@ class TippettDisplay:
         """Calibrate distances on themselves, and draw the curves of the ratios.
 
         A calibration looks better on what it was learnt from than on other people: for
-        those, fit a TemplateVerifier and use :meth:`from_estimator`.
+        those, fit a TemplateVerifier and use ``from_estimator``.
 
         Parameters
         ----------
         distances : array of shape (n,)
         is_genuine : bool array of shape (n,)
         method : {"logistic", "isotonic"}, default="logistic"
-            See :class:`sfpose.metrics.LikelihoodRatioCalibrator`.
+            See ``sfpose.metrics.LikelihoodRatioCalibrator``.
         ax : matplotlib Axes, optional
 
         Returns
