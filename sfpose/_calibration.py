@@ -1,7 +1,7 @@
 """Thresholds for each kind of comparison, from descriptors of known people.
 
-May import ``_checks``, ``_cohort``, ``_scoring``, ``decision``, ``metrics``, ``runtime`` and
-``templates``.
+May import ``_checks``, ``_cohort``, ``_sampling``, ``_scoring``, ``decision``, ``metrics``,
+``runtime`` and ``templates``.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sfpose._checks import check_labels, check_whole
+from sfpose._checks import check_labels, check_rate, check_whole
 from sfpose._cohort import Cohort
+from sfpose._sampling import row_and_column, sample
 from sfpose._scoring import chi2_pairs_at
 from sfpose.decision import Condition, Rule, shipped_conditions
 from sfpose.metrics.intervals import Interval
@@ -24,6 +25,7 @@ from sfpose.metrics.thresholds import (
     SmallSampleWarning,
     ThresholdCalibration,
     calibrate_threshold,
+    warn_of_few,
 )
 from sfpose.runtime.artifact import Json, Manifest
 from sfpose.templates import build_templates
@@ -32,7 +34,7 @@ __all__ = [
     "TEMPLATE_SIZES",
     "Calibrated",
     "Calibrator",
-    "check_sizes",
+    "check_parameters",
     "from_conditions",
     "to_conditions",
 ]
@@ -88,13 +90,12 @@ class Calibrator:
     cohort : Cohort, optional
         Strangers by whom distances are normalised.
     max_pairs, random_state, n_jobs
-        See :class:`sfpose.TemplateVerifier`.
+        See ``sfpose.TemplateVerifier``.
 
     Raises
     ------
     ValueError
-        If there is not one subject, and one pose, for each descriptor, only one person, or
-        ``max_pairs`` is not a positive whole number.
+        If there is not one subject, and one pose, for each descriptor, or only one person.
     """
 
     def __init__(
@@ -108,7 +109,7 @@ class Calibrator:
         random_state: int,
         n_jobs: int | None,
     ) -> None:
-        self._max_pairs = check_whole(max_pairs, "max_pairs", 1)
+        self._max_pairs = max_pairs
         self._rows = rows
         rule = "subjects must name one person for each descriptor"
         people = check_labels(subjects, len(rows), rule)
@@ -174,7 +175,7 @@ class Calibrator:
                         warnings.warn(
                             f"no threshold for {condition}: genuine or impostor pairs are missing",
                             SmallSampleWarning,
-                            stacklevel=4,
+                            stacklevel=3,
                         )
                     continue
                 strangers = int((~genuine).sum())
@@ -184,7 +185,9 @@ class Calibrator:
                     sides = self.subjects[people[0][chosen]], self.subjects[people[1][chosen]]
                     compared = distances[chosen], genuine, sides
                     _refuse_equal(*compared, min(kept))
-                    found[condition] = self._calibrated(*compared, kept, warn=warn and needed)
+                    found[condition] = self._calibrated(*compared, kept)
+                    for threshold in found[condition].thresholds if warn and needed else ():
+                        warn_of_few(threshold, stacklevel=3)
         if not found:
             raise ValueError(
                 "a calibration needs at least one person with two descriptors; everyone has one"
@@ -197,8 +200,6 @@ class Calibrator:
         genuine: NDArray[np.bool_],
         people: tuple[NDArray[np.generic], NDArray[np.generic]],
         targets: Sequence[float],
-        *,
-        warn: bool,
     ) -> Calibrated:
         thresholds = tuple(
             calibrate_threshold(
@@ -207,7 +208,7 @@ class Calibrator:
                 target,
                 first_people=people[0],
                 second_people=people[1],
-                warn=warn,
+                warn=False,
             )
             for target in targets
         )
@@ -281,14 +282,14 @@ class Calibrator:
             # Each row meets the rows after it alone, or every pair would come twice.
             later, starts = np.arange(1, len(ends) + 1), np.zeros_like(ends)
         lengths = ends - later
-        first, second = _row_and_column(np.arange(lengths.sum()), lengths)
+        first, second = row_and_column(np.arange(lengths.sum()), lengths)
         genuine = np.stack([first, later[first] + second])
         skipped = ends - starts
         lengths = len(right.subjects) - skipped
         rng = np.random.default_rng(self._random_state)
         # Pairs are numbered and not listed: there may be far more than memory holds.
-        numbers = _sample(rng, int(lengths.sum()), self._max_pairs)
-        first, second = _row_and_column(numbers, lengths)
+        numbers = sample(rng, int(lengths.sum()), self._max_pairs)
+        first, second = row_and_column(numbers, lengths)
         impostor = np.stack([first, second + skipped[first] * (second >= starts[first])])
         if not same:
             apart = left.images[genuine[0]][:, :, None] != right.images[genuine[1]][:, None, :]
@@ -313,42 +314,27 @@ def _refuse_equal(
         )
 
 
-def _row_and_column(
-    numbers: NDArray[np.int64], lengths: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where numbers lie that count through rows of these lengths."""
-    ends = np.cumsum(lengths)
-    row = np.searchsorted(ends, numbers, side="right")
-    return row, numbers - (ends - lengths)[row]
+def check_parameters(
+    target_fmr: float, template_sizes: ArrayLike | None, max_pairs: int, random_state: int
+) -> tuple[tuple[int, int], ...]:
+    """Numbers of images on both sides that are asked for; the usual ones if None.
 
-
-def _sample(rng: np.random.Generator, count: int, size: int) -> NDArray[np.int64]:
-    """All numbers below ``count``, or so many of them, each set as likely as any other."""
-    # Generator.choice does the same, in memory for up to twenty times ``size``.
-    if size >= count:
-        return np.arange(count)
-    if size > count // 2:
-        kept = np.ones(count, np.bool_)
-        kept[_sample(rng, count, count - size)] = False
-        return np.flatnonzero(kept)
-    drawn = np.empty(0, np.int64)
-    while len(drawn) < size:
-        drawn = np.sort(np.concatenate([drawn, rng.integers(0, count, 2 * size)]))
-        # As np.unique, which takes ten times as long where it hashes.
-        drawn = drawn[np.diff(drawn, prepend=-1) > 0]
-    return np.delete(drawn, rng.choice(len(drawn), len(drawn) - size, replace=False))
-
-
-def check_sizes(given: ArrayLike | None) -> tuple[tuple[int, int], ...]:
-    """Numbers of images on both sides that were asked for; the usual ones if None."""
-    if given is None:
+    Raises
+    ------
+    ValueError
+        If a parameter of ``sfpose.TemplateVerifier`` is refused.
+    """
+    check_rate(target_fmr, "target_fmr")
+    check_whole(max_pairs, "max_pairs", 1)
+    check_whole(random_state, "random_state", 0)
+    if template_sizes is None:
         return TEMPLATE_SIZES
-    pairs = np.array(given, dtype=object)
+    pairs = np.array(template_sizes, dtype=object)
     whole = all(isinstance(images, (int, np.integer)) and images >= 1 for images in pairs.flat)
     if not pairs.size or pairs.shape[1:] != (2,) or not whole:
         raise ValueError(
             "template_sizes must be one or more pairs of whole numbers of images, at least 1; "
-            f"got {given!r}"
+            f"got {template_sizes!r}"
         )
     return tuple((int(more), int(fewer)) for more, fewer in pairs)
 
@@ -368,7 +354,7 @@ def to_conditions(found: Mapping[Condition, Calibrated]) -> list[Json]:
 
 
 def from_conditions(manifest: Manifest, least: float = 0.0) -> dict[Condition, Calibrated]:
-    """What :func:`to_conditions` wrote into a manifest; no threshold may be below ``least``.
+    """What ``to_conditions`` wrote into a manifest; no threshold may be below ``least``.
 
     Raises
     ------

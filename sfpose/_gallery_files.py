@@ -21,13 +21,13 @@ from sfpose.runtime.files import parse_json, read_file
 from sfpose.runtime.tensors import map_tensor, tensor_parts
 
 __all__ = [
+    "FILES",
     "MANIFEST",
     "GalleryContents",
     "check_digest",
     "check_ids",
     "digest_of",
     "gallery_files",
-    "network_of",
     "read_gallery",
 ]
 
@@ -35,35 +35,38 @@ FORMAT = "sfpose-gallery"
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 _TEMPLATES, _IDS, _COUNTS = "templates.safetensors", "ids.json", "counts.json"
+FILES = (MANIFEST, _TEMPLATES, _IDS, _COUNTS)
 
 
 class GalleryContents(NamedTuple):
-    """Templates, whose they are, and of how many images each is the mean."""
+    """Templates, whose they are, of how many images each is the mean, their network's digest."""
 
     ids: list[Hashable]
     counts: NDArray[np.int64]
     templates: NDArray[np.float32]
+    network: str | None = None
 
 
 def gallery_files(
-    contents: GalleryContents, manifest_name: str = MANIFEST, *, network: str | None = None
+    contents: GalleryContents, manifest_name: str = MANIFEST
 ) -> dict[str, Sequence[bytes | memoryview]]:
-    """Name and buffers of each file of a gallery; ``network`` is the digest of its network.
+    """Name and buffers of each file of a gallery; one of nobody has no file of templates.
 
     Raises
     ------
     ValueError
         If an id is neither str nor int.
     """
-    ids, counts, templates = contents
+    ids, counts, templates, network = contents
     odd = [name for name in ids if isinstance(name, bool) or type(name) not in (str, int)]
     if odd:
         raise ValueError(f"ids must be str or int to be saved; got {odd[0]!r}")
     files: dict[str, Sequence[bytes | memoryview]] = {
-        _TEMPLATES: tensor_parts("templates", templates),
         _IDS: [json.dumps(ids).encode()],
         _COUNTS: [json.dumps(counts.tolist()).encode()],
     }
+    if ids:
+        files[_TEMPLATES] = tensor_parts("templates", templates)
     manifest = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -88,7 +91,7 @@ def digest_of(parts: Sequence[bytes | memoryview]) -> str:
 
 
 def read_gallery(folder: Path, verify: bool, manifest_name: str = MANIFEST) -> GalleryContents:
-    """Read what :func:`gallery_files` wrote; the templates stay a memory map.
+    """Read what ``gallery_files`` wrote; the templates stay a memory map.
 
     Format 1 had no counts: each of its templates counts as one image.
 
@@ -106,9 +109,8 @@ def read_gallery(folder: Path, verify: bool, manifest_name: str = MANIFEST) -> G
     version = manifest.get("format_version")
     if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         raise ValueError(f"format_version must be 1 to {FORMAT_VERSION}; got {version!r}")
-    names = [_TEMPLATES, _IDS] + ([_COUNTS] if version > 1 else [])
     if verify:
-        for name in names:
+        for name in (_IDS, _COUNTS)[:version]:
             check_digest(folder / name, manifest.get("files"))
     if manifest.get("distance") != DISTANCE:
         raise ValueError(
@@ -117,7 +119,11 @@ def read_gallery(folder: Path, verify: bool, manifest_name: str = MANIFEST) -> G
         )
     listed = _read_list(folder, _IDS, (str, int))
     ids = check_ids(listed)
-    templates = map_tensor(folder / _TEMPLATES, "templates")
+    templates = np.empty((0, 0), np.float32)
+    if ids or (folder / _TEMPLATES).exists():
+        if verify:
+            check_digest(folder / _TEMPLATES, manifest.get("files"))
+        templates = map_tensor(folder / _TEMPLATES, "templates")
     if templates.ndim != 2 or len(templates) != len(ids):
         raise ValueError(
             f"a gallery must have one id a template; got {len(ids)} ids "
@@ -129,16 +135,10 @@ def read_gallery(folder: Path, verify: bool, manifest_name: str = MANIFEST) -> G
         if len(numbers) != len(ids) or not all(0 < number < 2**62 for number in numbers):
             raise ValueError(f"{_COUNTS} must hold one number above 0 a template; it does not")
         counts = np.array(numbers, np.int64)
-    if verify:
+    if verify and ids:
         check_searchable(templates, name="templates")
-    return GalleryContents(ids, counts, templates)
-
-
-def network_of(folder: Path, manifest_name: str = MANIFEST) -> str | None:
-    """Digest of the network that the templates of a gallery come from, if it says so."""
-    manifest = _read_json(folder, manifest_name, 2**20)
-    stated = manifest.get("network") if isinstance(manifest, dict) else None
-    return stated if isinstance(stated, str) else None
+    network = manifest.get("network")
+    return GalleryContents(ids, counts, templates, network if isinstance(network, str) else None)
 
 
 def check_ids(ids: Sequence[Hashable]) -> list[Hashable]:

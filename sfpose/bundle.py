@@ -7,6 +7,7 @@ import.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import tempfile
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfpose._calibration import Calibrated, from_conditions, to_conditions
+from sfpose._checks import check_groups, check_rate
 from sfpose._cohort import Cohort
 from sfpose._embedding import check_min_face_score, crop_kind
 from sfpose._gallery_files import (
@@ -27,13 +29,13 @@ from sfpose._gallery_files import (
     check_digest,
     digest_of,
     gallery_files,
-    network_of,
     read_gallery,
 )
-from sfpose.decision import DescriptorForm
+from sfpose.decision import DescriptorForm, manifest_of
 from sfpose.embedder import FaceEmbedder
 from sfpose.gallery import TemplateGallery
 from sfpose.runtime.artifact import Artifact, artifact_files, read_artifact, unpack_entry
+from sfpose.runtime.files import parse_json
 from sfpose.runtime.folders import read_whole, write_folder, write_zip
 from sfpose.runtime.tensors import map_tensor, tensor_file
 from sfpose.verifier import TemplateVerifier
@@ -52,6 +54,7 @@ _GALLERY_FILES = {
 }
 _COHORT_FILES = {_COHORT: 2**30}
 """Most bytes of each, since a zip file says what it likes."""
+_KNOWN = ("model.onnx", MANIFEST, *_GALLERY_FILES, *_COHORT_FILES)
 _PARAMETERS = ("target_fmr", "groups", "template_sizes", "max_pairs", "random_state")
 _FITTED = {"threshold_", "calibration_", "calibrations_", "n_features_in_"}
 
@@ -64,7 +67,8 @@ class VerificationBundle:
     ----------
     embedder : FaceEmbedder
     verifier : TemplateVerifier
-        Fitted, or resting on the calibration that ships with the embedder's weights.
+        Fitted, or deciding by the calibration of its own weights, which must be the embedder's
+        network.
     gallery : TemplateGallery, optional
         The people who are enrolled.
 
@@ -96,7 +100,7 @@ class VerificationBundle:
         ----------
         path : path
         overwrite : bool, default=False
-            Replace a bundle that is already there.
+            Replace a bundle that is already there, whose rights stay.
 
         Returns
         -------
@@ -105,22 +109,27 @@ class VerificationBundle:
         Raises
         ------
         FileExistsError
-            If there is something at ``path`` already.
+            If there is something at ``path`` already and ``overwrite`` is false, it is no bundle,
+            or holds what a bundle does not.
         OSError
             If it cannot be written; what was there is there still.
         ValueError
             If verifier or gallery are for descriptors of another width or normalization
             than the embedder's, or of other weights, as far as they know; an id is neither str
-            nor int, or the verifier has learned, or is told, what a bundle cannot keep.
+            nor int, a parameter is refused, there is no threshold for ``target_fmr``, or the
+            verifier has learned, or is told, what a bundle cannot keep.
         """
         files = self._files()
         if Path(path).suffix == ".zip":
-            return write_zip(path, files, overwrite=overwrite)
-        return write_folder(path, files, overwrite=overwrite, marker=MANIFEST)
+            return write_zip(path, files, overwrite=overwrite, marker=MANIFEST, known=_KNOWN)
+        return write_folder(path, files, overwrite=overwrite, marker=MANIFEST, known=_KNOWN)
 
     def _files(self) -> dict[str, bytes]:
         artifact = self.embedder.artifact
         form = DescriptorForm.of_artifact(artifact, "the embedder")
+        crop_kind(self.embedder.align, artifact)
+        check_min_face_score(self.embedder.min_face_score)
+        self.verifier._checked()
         learned = {name for name in vars(self.verifier) if name[-1] == "_" and name[0] != "_"}
         if learned - _FITTED:
             raise ValueError(f"a bundle cannot keep {sorted(learned - _FITTED)} of a verifier")
@@ -135,23 +144,36 @@ class VerificationBundle:
             # A verifier that was told no weights takes them to be "default", which may be wrong.
             if self.verifier.weights != TemplateVerifier().weights:
                 _check_network(self.verifier._form.digest, form, "the verifier")
+            if {*check_groups(self.verifier.groups)} != {*self.verifier._calibrated_groups}:
+                raise ValueError(
+                    f"the verifier must be fitted for its groups, {self.verifier.groups!r}; "
+                    f"it was for {self.verifier._calibrated_groups}"
+                )
             _check_rates(self.verifier._calibrated.values(), self.verifier.target_fmr)
             manifest["calibration"] = {
                 "data": f"TemplateVerifier.fit on {self.verifier.calibration_.people} people",
                 "conditions": to_conditions(self.verifier._calibrated),
             }
+        else:
+            own = manifest_of(self.verifier._source())
+            _check_network(DescriptorForm.of_weights(own).digest, form, "the verifier")
+            if own.get("descriptor") != manifest.get("descriptor"):
+                raise ValueError(
+                    "the verifier must be for descriptors as the embedder makes them, "
+                    f"{manifest.get('descriptor')}; its weights state {own.get('descriptor')}"
+                )
+            # Of the same network, each may have been given another calibration.
+            manifest["calibration"] = own.get("calibration")
         extra: dict[str, bytes] = {}
         if self.gallery is not None and len(self.gallery):
-            contents = GalleryContents(
-                list(self.gallery), self.gallery.counts, self.gallery.templates
-            )
+            contents = self.gallery._contents()
             form.check(contents.templates, "templates of the gallery")
-            _check_network(self.gallery._network, form, "the gallery")
-            files = gallery_files(contents, _GALLERY, network=form.digest)
-            extra = {name: b"".join(parts) for name, parts in files.items()}
+            _check_network(contents.network, form, "the gallery")
+            people = gallery_files(contents._replace(network=form.digest), _GALLERY)
+            extra = {name: b"".join(parts) for name, parts in people.items()}
         stated: dict[str, Any] = {
             "version": 1,
-            "align": self.embedder.align,
+            "align": _plain(self.embedder.align, "align"),
             "min_face_score": _plain(self.embedder.min_face_score, "min_face_score"),
             "verifier": {name: _plain(getattr(self.verifier, name), name) for name in _PARAMETERS},
             "fitted": bool(learned),
@@ -164,7 +186,13 @@ class VerificationBundle:
             # Not where thresholds of distances as they are would be looked for.
             stated["calibration"] = manifest.pop("calibration")
         manifest["bundle"] = stated
-        return artifact_files(artifact.model, manifest, extra)
+        files = artifact_files(artifact.model, manifest, extra)
+        # What could not be loaded, or not decide, must not replace what can.
+        written: Any = parse_json(files[MANIFEST], MANIFEST)
+        strangers = None if cohort is None else cohort.descriptors
+        again = Artifact(artifact.model, written)
+        _estimators(again, strangers, "the bundle", None)[1]._rule(1, 1, None)
+        return files
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, n_jobs: int | None = None) -> VerificationBundle:
@@ -173,7 +201,7 @@ class VerificationBundle:
         Parameters
         ----------
         path : path
-            Folder or zip file that :meth:`save` wrote.
+            Folder or zip file that ``save`` wrote.
         n_jobs : int, default=None
             Threads of embedder, verifier and gallery. None means one unless in a
             ``joblib.parallel_config``, -1 all processors.
@@ -192,43 +220,50 @@ class VerificationBundle:
             another distance than this library computes.
         """
         artifact, contents, cohort = read_whole(path, _read)
-        form = DescriptorForm.of_artifact(artifact, os.fspath(path))
-        stated: Any = artifact.manifest["bundle"]
-        embedder = FaceEmbedder(os.fspath(path), n_jobs=n_jobs)
-        embedder.artifact_ = artifact
-        verifier = TemplateVerifier(weights=os.fspath(path), n_jobs=n_jobs)
-        try:
-            # Both are checked now, and not at the first photo; older bundles have no score.
-            score = stated.get("min_face_score", "auto")
-            crop_kind(stated["align"], artifact)
-            check_min_face_score(score)
-            embedder.set_params(align=stated["align"], min_face_score=score)
-            settings = {name: stated["verifier"][name] for name in _PARAMETERS}
-            if settings["template_sizes"] is not None:
-                settings["template_sizes"] = [tuple(pair) for pair in settings["template_sizes"]]
-            verifier.set_params(**settings)
-            verifier._groups()
-            if not 0 < settings["target_fmr"] < 1:
-                raise ValueError(f"target_fmr must lie in 0 to 1; got {settings['target_fmr']!r}")
-            # Shipped thresholds too hold for the weights that were read, not for later ones.
-            verifier._form = form
-            if stated["fitted"]:
-                if cohort is None:
-                    known, strangers = from_conditions(artifact.manifest), None
-                else:
-                    known = from_conditions(stated, least=-math.inf)
-                    strangers = Cohort(cohort, form)
-                _check_rates(known.values(), settings["target_fmr"])
-                verifier._learned(known, form, strangers)
-        except (KeyError, IndexError, TypeError, StopIteration) as error:
-            raise ValueError(
-                f"the manifest must describe a bundle; it does not: {error}"
-            ) from error
+        # Other weights may have this path later, and a folder may be called "default".
+        weights = os.path.abspath(path)
+        embedder, verifier = _estimators(artifact, cohort, weights, n_jobs)
         gallery = TemplateGallery(n_jobs=n_jobs)
-        gallery._form, gallery._network = form, form.digest
+        gallery._form = form = DescriptorForm.of_artifact(artifact, weights)
+        gallery._network = form.digest
         if contents is not None:
             gallery.add(contents.ids, contents.templates, counts=contents.counts)
         return cls(embedder, verifier, gallery)
+
+
+def _estimators(
+    artifact: Artifact, cohort: NDArray[np.float32] | None, weights: str, n_jobs: int | None
+) -> tuple[FaceEmbedder, TemplateVerifier]:
+    """Embedder and verifier as the manifest of a bundle describes them."""
+    form = DescriptorForm.of_artifact(artifact, weights)
+    stated: Any = artifact.manifest["bundle"]
+    embedder = FaceEmbedder(weights, n_jobs=n_jobs)
+    embedder.artifact_ = artifact
+    verifier = TemplateVerifier(weights=weights, n_jobs=n_jobs)
+    verifier._loaded = weights, artifact.manifest
+    try:
+        # All is checked now, and not at the first photo; older bundles have no score.
+        score = stated.get("min_face_score", "auto")
+        crop_kind(stated["align"], artifact)
+        check_min_face_score(score)
+        embedder.set_params(align=stated["align"], min_face_score=score)
+        settings = {name: stated["verifier"][name] for name in _PARAMETERS}
+        if settings["template_sizes"] is not None:
+            settings["template_sizes"] = [tuple(pair) for pair in settings["template_sizes"]]
+        verifier.set_params(**settings)
+        check_groups(settings["groups"])
+        check_rate(settings["target_fmr"], "target_fmr")
+        if stated["fitted"]:
+            if cohort is None:
+                known, strangers = from_conditions(artifact.manifest), None
+            else:
+                known = from_conditions(stated, least=-math.inf)
+                strangers = Cohort(cohort, form)
+            _check_rates(known.values(), settings["target_fmr"])
+            verifier._learned(known, form, strangers)
+    except (KeyError, IndexError, TypeError, StopIteration) as error:
+        raise ValueError(f"the manifest must describe a bundle; it does not: {error}") from error
+    return embedder, verifier
 
 
 def _plain(value: Any, name: str) -> Any:
@@ -274,10 +309,10 @@ def _read(path: Path) -> tuple[Artifact, GalleryContents | None, NDArray[np.floa
         )
     gallery, cohort = stated.get("gallery"), stated.get("cohort")
     wanted = {**(_GALLERY_FILES if gallery else {}), **(_COHORT_FILES if cohort else {})}
-    with tempfile.TemporaryDirectory() as temporary:
+    with contextlib.ExitStack() as stack:
         folder = path
-        if not path.is_dir():
-            folder = Path(temporary)
+        if wanted and not path.is_dir():
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             for name, most in wanted.items():
                 unpack_entry(path, name, folder / name, most)
         contents = strangers = None
@@ -285,7 +320,7 @@ def _read(path: Path) -> tuple[Artifact, GalleryContents | None, NDArray[np.floa
         if gallery:
             contents = read_gallery(folder, True, _GALLERY)
             form = DescriptorForm.of_artifact(artifact, str(path))
-            _check_network(network_of(folder, _GALLERY), form, "the gallery")
+            _check_network(contents.network, form, "the gallery")
             contents = contents._replace(templates=np.array(contents.templates))
         if cohort:
             check_digest(folder / _COHORT, {_COHORT: cohort})

@@ -1,24 +1,22 @@
 """What a decision says, what it is for, and the shipped threshold.
 
-May import ``_checks`` and ``runtime``.
-
 A threshold holds for one kind of comparison: means of several images lie closer to each
 other than single images do, strangers included, and profiles lie farther from frontal
-images than these from each other.
+images than these from each other. May import ``_checks`` and ``runtime``.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sfpose._checks import check_whole
+from sfpose._checks import check_number, check_whole
 from sfpose.runtime.artifact import DISTANCE, Artifact, Json, Manifest, read_manifest
 
 __all__ = [
@@ -27,11 +25,20 @@ __all__ = [
     "Rule",
     "VerificationResult",
     "choose_condition",
+    "manifest_of",
     "shipped_conditions",
     "shipped_rule",
 ]
 
 _UNIT_SUM = 1e-3
+
+Weights: TypeAlias = str | os.PathLike[str] | Manifest
+"""A shipped name or path of an artifact, or what its manifest said when it was read."""
+
+
+def manifest_of(weights: Weights) -> Manifest:
+    """What an artifact says of itself."""
+    return weights if isinstance(weights, Mapping) else read_manifest(weights)
 
 
 class DescriptorForm(NamedTuple):
@@ -59,7 +66,7 @@ class DescriptorForm(NamedTuple):
     digest: str | None = None
 
     @classmethod
-    def of_weights(cls, weights: str | os.PathLike[str]) -> DescriptorForm:
+    def of_weights(cls, weights: Weights) -> DescriptorForm:
         """Form of the descriptors that an artifact makes.
 
         Raises
@@ -68,8 +75,9 @@ class DescriptorForm(NamedTuple):
             If its manifest does not say it, or is for another distance than this library
             computes, such as chi-square with a factor of 1/2.
         """
-        manifest: Any = read_manifest(weights)
-        return cls._of(manifest, lambda: manifest["files"]["model.onnx"]["sha256"], str(weights))
+        manifest: Any = manifest_of(weights)
+        name = "a manifest" if manifest is weights else str(weights)
+        return cls._of(manifest, lambda: manifest["files"]["model.onnx"]["sha256"], name)
 
     @classmethod
     def of_artifact(cls, artifact: Artifact, name: str) -> DescriptorForm:
@@ -87,15 +95,11 @@ class DescriptorForm(NamedTuple):
             stated = manifest["descriptor"]
             return cls(int(stated["size"]), str(stated["normalization"]), str(digest()))
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"a manifest must state size and normalization of its descriptors; {error!r} in "
-                f"that of {name!r}"
-            ) from error
+            rule = "a manifest must state size and normalization of its descriptors"
+            raise ValueError(f"{rule}; {error!r} in that of {name!r}") from error
 
     @classmethod
-    def of_rows(
-        cls, rows: NDArray[np.floating[Any]], weights: str | os.PathLike[str]
-    ) -> DescriptorForm:
+    def of_rows(cls, rows: NDArray[np.floating[Any]], weights: Weights) -> DescriptorForm:
         """Form of some descriptors; with a digest if they may come from these weights."""
         own = cls(rows.shape[1], "l1" if _sum_to_one(rows).all() else "none")
         made = cls.of_weights(weights)
@@ -169,9 +173,8 @@ class Condition(NamedTuple):
         ValueError
             If a number of images is not a positive whole number, or poses are not two.
         """
-        first = check_whole(template_images, "template_images", 1)
-        second = check_whole(probe_images, "probe_images", 1)
-        first, second = max(first, second), min(first, second)
+        sides = {"template_images": template_images, "probe_images": probe_images}
+        second, first = sorted(check_whole(images, name, 1) for name, images in sides.items())
         if poses is None:
             return cls(first, second)
         if np.shape(poses) != (2,):
@@ -256,10 +259,9 @@ class Rule:
 
     def decide(self, distance: float) -> VerificationResult:
         """Accept or refuse a distance."""
+        match = distance <= self.threshold
         ratio = self.slope * distance + self.intercept
-        return VerificationResult(
-            distance <= self.threshold, distance, self.threshold, self.target_fmr, ratio
-        )
+        return VerificationResult(match, distance, self.threshold, self.target_fmr, ratio)
 
 
 @dataclass(frozen=True)
@@ -349,15 +351,13 @@ def shipped_conditions(manifest: Manifest, least: float = 0.0) -> dict[Condition
     return found
 
 
-def shipped_rule(
-    weights: str | os.PathLike[str], target_fmr: float, wanted: Condition | None = None
-) -> Rule:
+def shipped_rule(weights: Weights, target_fmr: float, wanted: Condition | None = None) -> Rule:
     """What decides by an artifact's own calibration.
 
     Parameters
     ----------
-    weights : str or path
-        Shipped name or path of an artifact.
+    weights : str, path or mapping
+        Shipped name or path of an artifact, or its manifest.
     target_fmr : float
         One of those that the artifact was calibrated for.
     wanted : Condition, optional
@@ -379,12 +379,13 @@ def shipped_rule(
     >>> five.threshold < one.threshold  # means of several images lie closer together
     True
     """
+    check_number(target_fmr, "target_fmr")
     usable: dict[Condition, Rule] = {}
     targets: set[float] = set()
-    for condition, entry in shipped_conditions(read_manifest(weights)).items():
-        line: Any = entry["log_likelihood_ratio"]
-        thresholds: Any = entry["thresholds"]
-        for stated in thresholds:
+    conditions: Any = shipped_conditions(manifest_of(weights))
+    for condition, entry in conditions.items():
+        line = entry["log_likelihood_ratio"]
+        for stated in entry["thresholds"]:
             targets.add(stated["target_fmr"])
             if math.isclose(stated["target_fmr"], target_fmr, rel_tol=1e-9):
                 usable[condition] = Rule(

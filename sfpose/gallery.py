@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Hashable, Iterator, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,18 +12,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sfpose._gallery_files import (
+    FILES,
     MANIFEST,
     GalleryContents,
     check_counts,
     check_ids,
     gallery_files,
-    network_of,
     read_gallery,
 )
 from sfpose._scoring import check_searchable
 from sfpose._search import nearest, within
 from sfpose.decision import DescriptorForm
-from sfpose.runtime.folders import Contents, read_whole, write_folder
+from sfpose.runtime.folders import read_whole, write_folder
 from sfpose.templates import extend_template
 
 __all__ = ["SearchResult", "TemplateGallery"]
@@ -56,7 +57,7 @@ class TemplateGallery:
     weights : str or path, optional
         Artifact that templates and probes come from. Descriptors of another width or
         normalization are then refused, the digest of its network is saved with the
-        gallery, and :meth:`load` refuses a gallery of another network.
+        gallery, and ``load`` refuses a gallery of another network.
     n_jobs : int, default=None
         Threads over blocks of 64 probes, or of 512 templates for fewer than 24 probes. None means
         one unless in a ``joblib.parallel_config``, -1 all; the answer is the same for any number.
@@ -88,6 +89,14 @@ class TemplateGallery:
         self._counts = np.empty(0, np.int64)
         self._ids: list[Hashable] = []
         self._rows: dict[Hashable, int] = {}
+
+    def __copy__(self) -> TemplateGallery:
+        other = type(self).__new__(type(self))
+        vars(other).update(vars(self))
+        other._counts, other._ids, other._rows = self._counts.copy(), [*self._ids], {**self._rows}
+        if self._owned():  # others are copied before they change
+            other._templates = np.array(self.templates) if len(self) else None
+        return other
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -131,11 +140,7 @@ class TemplateGallery:
         return names, rows
 
     def add(
-        self,
-        ids: Sequence[Hashable],
-        templates: ArrayLike,
-        *,
-        counts: ArrayLike | None = None,
+        self, ids: Sequence[Hashable], templates: ArrayLike, *, counts: ArrayLike | None = None
     ) -> None:
         """Add templates under new ids: all of them, or none if one is refused.
 
@@ -182,20 +187,14 @@ class TemplateGallery:
         return [self._rows[name] for name in ids]
 
     def update(
-        self,
-        ids: Sequence[Hashable],
-        templates: ArrayLike,
-        *,
-        counts: ArrayLike | None = None,
+        self, ids: Sequence[Hashable], templates: ArrayLike, *, counts: ArrayLike | None = None
     ) -> None:
         """Replace templates: all of them, or none if one is refused.
 
         Parameters
         ----------
-        ids : sequence of str or int
-        templates : array of shape (n, d), values >= 0
-        counts : int array of shape (n,), optional
-            Of how many images each template is the mean; 1 if not given.
+        ids, templates, counts
+            As for ``add``.
 
         Raises
         ------
@@ -228,10 +227,9 @@ class TemplateGallery:
         """
         names, rows = self._checked(ids, descriptors)
         places = self._places(names)
-        old = self.templates[places]
         extended = [
-            extend_template(template, int(self._counts[place]), row[None])[0]
-            for template, place, row in zip(old, places, rows, strict=True)
+            extend_template(self.templates[place], int(self._counts[place]), row[None])[0]
+            for place, row in zip(places, rows, strict=True)
         ]
         self._own()[places] = np.stack(extended)
         self._counts[places] += 1
@@ -281,8 +279,7 @@ class TemplateGallery:
         Raises
         ------
         ValueError
-            If ``k`` is not in 1 ... len(gallery), the gallery is empty, or probes are
-            refused.
+            If ``k`` is not in 1 ... len(gallery), the gallery is empty, or probes are refused.
         """
         rows = self._probes(probes)
         if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= len(self):
@@ -307,12 +304,12 @@ class TemplateGallery:
         Raises
         ------
         ValueError
-            If ``radius`` is negative or NaN, the gallery is empty, or probes are
+            If ``radius`` is no number of at least 0, the gallery is empty, or probes are
             refused.
         """
         rows = self._probes(probes)
-        if not radius >= 0:
-            raise ValueError(f"radius must not be negative; got {radius}")
+        if not isinstance(radius, Real) or not radius >= 0:
+            raise ValueError(f"radius must be a number, at least 0; got {radius!r}")
         names = self._names()
         found = within(self.templates, rows, float(radius), self.n_jobs)
         return [SearchResult(names[index], distances) for index, distances in found]
@@ -333,7 +330,7 @@ class TemplateGallery:
         path : path
             The folder to make.
         overwrite : bool, default=False
-            Replace a gallery that is already there.
+            Replace a gallery that is already there, whose rights stay.
 
         Returns
         -------
@@ -342,15 +339,16 @@ class TemplateGallery:
         Raises
         ------
         FileExistsError
-            If ``path`` exists and ``overwrite`` is false, or is no gallery.
+            If ``path`` exists and ``overwrite`` is false, or it is no gallery or holds more.
         ValueError
-            If the gallery is empty or an id is neither str nor int.
+            If an id is neither str nor int.
         """
-        return write_folder(path, self._files(), overwrite=overwrite, marker=MANIFEST)
+        files = gallery_files(self._contents())
+        return write_folder(path, files, overwrite=overwrite, marker=MANIFEST, known=FILES)
 
-    def _files(self) -> Contents:
-        contents = GalleryContents(self._ids, self._counts, self.templates)
-        return gallery_files(contents, network=self._network)
+    def _contents(self) -> GalleryContents:
+        rows = self.templates if len(self) else np.empty((0, 0), np.float32)
+        return GalleryContents(self._ids, self._counts, rows, self._network)
 
     @classmethod
     def load(
@@ -366,7 +364,7 @@ class TemplateGallery:
         Parameters
         ----------
         path : path
-            A folder that :meth:`save` wrote.
+            A folder that ``save`` wrote.
         weights : str or path, optional
             Artifact that probes will come from.
         verify : bool, default=True
@@ -385,16 +383,18 @@ class TemplateGallery:
             If it is of another format, was changed, its files contradict each other, or
             its templates come from another network than ``weights``.
         """
-        contents, network = read_whole(path, lambda f: (read_gallery(f, verify), network_of(f)))
+        contents = read_whole(path, lambda folder: read_gallery(folder, verify))
+        network = contents.network
         gallery = cls(weights=weights, n_jobs=n_jobs)
         if weights is not None and network not in (None, gallery._network):
             raise ValueError(
                 f"the templates of a gallery must come from the network of its probes; those in "
                 f"{str(path)!r} come from {network}, {str(weights)!r} is {gallery._network}"
             )
-        if gallery._form is not None and verify:
+        if gallery._form is not None and verify and contents.ids:
             gallery._form.check(contents.templates, "templates")
         gallery._network = gallery._network or network
-        gallery._ids, gallery._counts, gallery._templates = contents
+        gallery._ids, gallery._counts = contents.ids, contents.counts
+        gallery._templates = contents.templates if contents.ids else None
         gallery._rows = {name: row for row, name in enumerate(contents.ids)}
         return gallery

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.metadata_routing import UNUSED
 
-from sfpose._calibration import Calibrated, Calibrator, check_sizes
+from sfpose._calibration import Calibrated, Calibrator, check_parameters
+from sfpose._checks import check_groups
 from sfpose._cohort import Cohort
 from sfpose._scoring import Floats, check_descriptors, chi2_matrix, chi2_of_checked, chi2_pairs
 from sfpose.decision import (
@@ -19,6 +20,7 @@ from sfpose.decision import (
     DescriptorForm,
     Rule,
     VerificationResult,
+    Weights,
     choose_condition,
     shipped_rule,
 )
@@ -29,34 +31,29 @@ __all__ = ["TemplateVerifier", "VerificationResult"]
 class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
     """Decide whether descriptors or templates belong to the same person.
 
-    Before ``fit``, decisions rest on the calibration that ships with the weights.
-    ``fit`` replaces it by one on your own people, cameras and poses, which is what a
-    threshold in use should rest on.
+    Before ``fit``, decisions rest on the calibration that ships with the weights. ``fit`` replaces
+    it by one on your own people, cameras and poses, which a threshold in use should rest on.
 
     Parameters
     ----------
     target_fmr : float, default=1e-3
-        False match rate to calibrate for: how often two different people may be
-        taken for the same.
+        False match rate to calibrate for: how often strangers may be taken for one person.
     weights : str or path, default="default"
-        Artifact that makes the descriptors. Its shipped calibration serves before
-        ``fit``. A decision about descriptors of another width or normalization than
-        what the threshold was calibrated on is refused; so is one after a ``fit`` on
-        descriptors of these weights if other weights have that name or path now.
+        Artifact that makes the descriptors, whose calibration serves before ``fit``.
+        Descriptors of another width or normalization than what the threshold was calibrated on
+        are refused; so is all after a ``fit`` on these weights if others are there now.
     groups : "size", "pose", sequence of both, or None, default="size"
-        What ``fit`` calibrates thresholds apart for. ``"size"``: how many images make
-        the template and the probe, since means of several images lie closer together,
-        strangers included. ``"pose"``: each pair of poses, which ``fit`` and ``verify``
-        are then told. None: one threshold for whatever is compared.
+        What ``fit`` calibrates thresholds apart for. ``"size"``: how many images make template and
+        probe, since means of several lie closer together, strangers included. ``"pose"``: each
+        pair of poses, which ``fit`` and ``verify`` are then told. None: one threshold for all.
     template_sizes : sequence of (int, int) or array of shape (k, 2), optional
-        Images of template and probe that ``"size"`` calibrates for; each must be
-        possible with the data. If not given, those of 1, 2, 3, 5 and 10 against 1 or
-        as many that at least 3 false matches can be expected for.
+        Images of template and probe that ``"size"`` calibrates for, all possible with the data; by
+        default those of 1, 2, 3, 5 and 10 against 1 or as many with 3 false matches expected.
     max_pairs : int, default=5_000_000
         ``fit`` compares all pairs of different people if they are at most so many, else a
         random sample of so many, each once; all pairs of the same person always.
     random_state : int, default=0
-        Seeds that sample.
+        Seeds that sample; at least 0.
     n_jobs : int, default=None
         Threads for scoring. None means one unless in a ``joblib.parallel_config``, -1 means
         all processors; the result has the same bits for any number.
@@ -100,6 +97,7 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
     __metadata_request__decision_function: ClassVar = {"A": UNUSED}
 
     _cohort: Cohort | None = None
+    _loaded: tuple[str | None, Weights] = (None, "")
 
     def __init__(
         self,
@@ -162,9 +160,9 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         SmallSampleWarning
             If there are too few impostor pairs for ``target_fmr``.
         """
-        groups, sizes = self._groups(), check_sizes(self.template_sizes)
+        groups, sizes = self._checked()
         rows = check_descriptors(descriptors)
-        form = DescriptorForm.of_rows(rows, self.weights)
+        form = DescriptorForm.of_rows(rows, self._source())
         strangers = None if cohort is None else Cohort(cohort, form)
         if ("pose" in groups) != (poses is not None):
             raise ValueError(
@@ -189,7 +187,7 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         self, found: dict[Condition, Calibrated], form: DescriptorForm, cohort: Cohort | None
     ) -> TemplateVerifier:
         self._calibrated, self._form, self._cohort = found, form, cohort
-        self._calibrated_groups = self._groups()
+        self._calibrated_groups = check_groups(self.groups)
         self.calibrations_ = {condition: known.thresholds[0] for condition, known in found.items()}
         self.calibration_ = self.calibrations_[choose_condition(found, Condition())]
         self.threshold_: float = self.calibration_.threshold
@@ -200,7 +198,7 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         """Refuse descriptors that the threshold was not calibrated for."""
         form: DescriptorForm | None = getattr(self, "_form", None)
         if form is None or form.digest is not None:
-            now = DescriptorForm.of_weights(self.weights)
+            now = DescriptorForm.of_weights(self._source())
             if form is not None and form.digest != now.digest:
                 raise ValueError(
                     f"a threshold holds for the weights that it was calibrated on, {form.digest}; "
@@ -224,25 +222,30 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         near = self._cohort.nearness_of_both(A, B, n_jobs=self.n_jobs)
         return self._cohort.normalised(distances, *near)
 
-    def _groups(self) -> tuple[str, ...]:
-        given = (self.groups,) if isinstance(self.groups, str) else tuple(self.groups or ())
-        if not set(given) <= {"size", "pose"}:
-            raise ValueError(f'groups must be of "size" and "pose", or None; got {self.groups!r}')
-        return given
+    def _source(self) -> Weights:
+        """The weights; out of a bundle, what they said of themselves when it was loaded."""
+        path, manifest = self._loaded
+        return manifest if self.weights == path else self.weights
+
+    def _checked(self) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...]]:
+        """Groups and template sizes to calibrate for, or an error if a parameter is refused."""
+        asked = self.target_fmr, self.template_sizes, self.max_pairs, self.random_state
+        return check_groups(self.groups), check_parameters(*asked)
 
     def _rule(
         self, template_images: int, probe_images: int, poses: Sequence[str | int] | None
     ) -> Rule:
         """What decides about a comparison, after a fit or by the shipped calibration."""
-        groups: tuple[str, ...] = getattr(self, "_calibrated_groups", None) or self._groups()
+        fitted = hasattr(self, "_calibrated")
+        groups = self._calibrated_groups if fitted else check_groups(self.groups)
         if poses is not None and "pose" not in groups:
             raise ValueError(f'poses decide only where groups hold "pose"; got {groups}')
         wanted = Condition.of(template_images, probe_images, poses)
         if "size" not in groups:
             wanted = Condition(poses=wanted.poses)
-        if hasattr(self, "_calibrated"):
+        if fitted:
             return self._calibrated[choose_condition(self._calibrated, wanted)].rule()
-        return shipped_rule(self.weights, self.target_fmr, wanted)
+        return shipped_rule(self._source(), self.target_fmr, wanted)
 
     def score_pairs(self, A: ArrayLike, B: ArrayLike) -> Floats:
         """Distance of row i of ``A`` with row i of ``B``: chi-square, or normalised.
@@ -266,7 +269,7 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
     def score_matrix(self, A: ArrayLike, B: ArrayLike) -> Floats:
         """Distance of each row of ``A`` with each row of ``B``: chi-square, or normalised.
 
-        Errors are those of :meth:`score_pairs`.
+        Errors and types are those of ``score_pairs``.
 
         Parameters
         ----------
@@ -276,7 +279,6 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         Returns
         -------
         array of shape (n, m)
-            Of the types and kinds that :meth:`score_pairs` gives.
         """
         return self._normalised(chi2_matrix(A, B, n_jobs=self.n_jobs), A, B)
 
@@ -309,8 +311,7 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         ValueError
             If an input is refused or nothing was calibrated for such comparisons.
         """
-        rule = self._rule(template_images, probe_images, poses)
-        return rule.threshold - self._distances(A, B)
+        return self._rule(template_images, probe_images, poses).threshold - self._distances(A, B)
 
     def predict(
         self,
@@ -323,7 +324,7 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
     ) -> NDArray[np.bool_]:
         """Whether row i of ``A`` and row i of ``B`` show the same person.
 
-        Parameters and errors are those of :meth:`decision_function`.
+        Parameters and errors are those of ``decision_function``.
 
         Returns
         -------
@@ -345,7 +346,7 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
     ) -> NDArray[np.float64]:
         """How much more likely each distance is for one person than for two.
 
-        Parameters and errors are those of :meth:`decision_function`.
+        Parameters and errors are those of ``decision_function``.
 
         Returns
         -------
@@ -395,6 +396,3 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         self._check_form(template=first, probe=second)
         means = [rows.mean(axis=0, keepdims=True) for rows in (first, second)]
         return rule.decide(float(self._normalised(chi2_pairs(*means), *means)[0]))
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "threshold_")

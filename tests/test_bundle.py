@@ -13,7 +13,7 @@ import pytest
 from sfpose import FaceEmbedder, TemplateGallery, TemplateVerifier
 from sfpose.bundle import VerificationBundle
 from sfpose.cli import main
-from sfpose.runtime.artifact import read_artifact
+from sfpose.runtime.artifact import read_artifact, write_artifact
 
 STORED = Path(__file__).parent / "data"
 
@@ -135,6 +135,7 @@ def test_parts_that_do_not_fit_together_are_refused_and_nothing_is_left(bundle, 
     other.add(["ann"], rows[:1])
     changed = TemplateVerifier(target_fmr=0.01).fit(rows, people).set_params(target_fmr=0.5)
     drawing = TemplateVerifier(target_fmr=0.01, random_state=np.random.default_rng(0))
+    elsewhere = TemplateVerifier(target_fmr=0.01, weights="small")
     for parts, message in [
         ((bundle.embedder, verifier), "fitted on descriptors of 256 values, .*got 30"),
         ((bundle.embedder, raw), "normalization 'l1', .*got 256, 'none'"),
@@ -145,12 +146,123 @@ def test_parts_that_do_not_fit_together_are_refused_and_nothing_is_left(bundle, 
         ((bundle.embedder, small), "verifier must be of the weights of the embedder"),
         ((bundle.embedder, bundle.verifier, other), "gallery must be of the weights of the"),
         ((bundle.embedder, changed), "for its verifier's target_fmr, 0.5; got some for .0.01."),
-        ((bundle.embedder, drawing), "keeps numbers, texts and lists of them; got random_state="),
+        ((bundle.embedder, drawing), "random_state must be a whole number, at least 0; got Gen"),
+        ((bundle.embedder, elsewhere), "verifier must be of the weights of the embedder"),
+        ((FaceEmbedder("small"), TemplateVerifier(0.01)), "verifier must be of the weights of"),
     ]:
         for name in ("door", "door.zip"):
             with pytest.raises(ValueError, match=message):
                 VerificationBundle(*parts).save(tmp_path / name)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["door", "door.zip"])
+@pytest.mark.parametrize(
+    ("embedding", "verifying", "message"),
+    [
+        ({}, {"groups": "sizes"}, "groups must be of"),
+        ({}, {"groups": 5}, "groups must be of"),
+        ({}, {"groups": [["size"]]}, "groups must be of"),
+        ({}, {"target_fmr": 0}, "target_fmr must be a rate, 0 < target_fmr < 1; got 0"),
+        ({}, {"target_fmr": np.nan}, "target_fmr must be a rate, .*; got nan"),
+        ({}, {"target_fmr": "0.1"}, "target_fmr must be a rate, .*; got '0.1'"),
+        ({}, {"target_fmr": 0.5}, "before fit, target_fmr must be one that the weights were"),
+        ({}, {"template_sizes": 5}, "template_sizes must be one or more pairs"),
+        ({}, {"template_sizes": [1]}, "template_sizes must be one or more pairs"),
+        ({}, {"max_pairs": 0}, "max_pairs must be a whole number, at least 1"),
+        ({}, {"random_state": None}, "random_state must be a whole number, at least 0"),
+        ({"align": "bogus"}, {}, "align must be True, False, 'auto' or 'done'; got 'bogus'"),
+        ({"align": None}, {}, "align must be True, False, 'auto' or 'done'; got None"),
+        ({"min_face_score": 7}, {}, "min_face_score must be 0 to 1 or 'auto'; got 7"),
+        ({"min_face_score": np.nan}, {}, "min_face_score must be 0 to 1 or 'auto'; got nan"),
+    ],
+)
+def test_what_could_not_be_loaded_or_decide_replaces_no_bundle(
+    tmp_path, name, embedding, verifying, message
+):
+    path = VerificationBundle(FaceEmbedder(), TemplateVerifier(0.01)).save(tmp_path / name)
+    embedder = FaceEmbedder(**embedding)
+    bad = VerificationBundle(embedder, TemplateVerifier(0.01).set_params(**verifying))
+    for place, overwrite in ((path, True), (tmp_path / f"new-{name}", False)):
+        with pytest.raises(ValueError, match=message):
+            bad.save(place, overwrite=overwrite)
+    assert VerificationBundle.load(path).verifier.target_fmr == 0.01
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ("sizes", "groups must be of"),
+        ("pose", "must be fitted for its groups, 'pose'; it was for .'size'"),
+        (None, "must be fitted for its groups, None; it was for .'size'"),
+    ],
+)
+def test_a_fitted_verifier_of_other_groups_by_now_is_refused(tmp_path, groups, message):
+    """It decides by those it was fitted for, which a bundle would forget."""
+    verifier = TemplateVerifier(0.01).fit(*_descriptors()).set_params(groups=groups)
+    with pytest.raises(ValueError, match=message):
+        VerificationBundle(FaceEmbedder(), verifier).save(tmp_path / "door")
+    assert list(tmp_path.iterdir()) == []
+
+
+def _weights(folder, add=0.0, **changes):
+    """The shipped weights with other thresholds, as ``sfpose calibrate`` writes them."""
+    shipped = read_artifact("default")
+    manifest = json.loads(json.dumps({**shipped.manifest, **changes}))
+    for entry in manifest["calibration"]["conditions"]:
+        for stated in entry["thresholds"]:
+            stated["threshold"] += add
+    return write_artifact(folder, shipped.model, manifest)
+
+
+@pytest.mark.parametrize("embedding", ["default", "own"])
+@pytest.mark.parametrize("verifying", ["default", "own"])
+@pytest.mark.parametrize("name", ["door", "door.zip"])
+def test_the_calibration_that_a_verifier_decides_by_stays(tmp_path, embedding, verifying, name):
+    own = _weights(tmp_path / "own", add=0.25)
+    embedder, verifier = (
+        kind(weights=own if weights == "own" else weights)
+        for kind, weights in ((FaceEmbedder, embedding), (TemplateVerifier, verifying))
+    )
+    rows, _ = _descriptors(2)
+    sides = [(rows[:count], rows[4]) for count in (1, 3)]
+    before = [verifier.verify(*pair) for pair in sides]
+    path = VerificationBundle(embedder, verifier).save(tmp_path / name)
+    loaded = VerificationBundle.load(path)
+    assert [loaded.verifier.verify(*pair) for pair in sides] == before
+    assert TemplateVerifier(weights=path).verify(*sides[0]) == before[0]
+    again = VerificationBundle.load(loaded.save(tmp_path / f"again-{name}"))
+    assert [again.verifier.verify(*pair) for pair in sides] == before
+
+
+def test_a_verifier_of_the_same_network_used_otherwise_is_refused(tmp_path):
+    descriptor = {**read_artifact("default").manifest["descriptor"], "less_mean": 0.1}
+    other = _weights(tmp_path / "other", descriptor=descriptor)
+    bundle = VerificationBundle(FaceEmbedder(), TemplateVerifier(weights=other))
+    with pytest.raises(ValueError, match="for descriptors as the embedder makes them"):
+        bundle.save(tmp_path / "door")
+
+
+def test_a_bundle_may_go_on_without_anybody_enrolled(bundle, tmp_path):
+    path = bundle.save(tmp_path / "door")
+    loaded = VerificationBundle.load(path)
+    loaded.gallery.remove(list(loaded.gallery))
+    loaded.save(path, overwrite=True)
+    assert sorted(file.name for file in path.iterdir()) == ["manifest.json", "model.onnx"]
+    assert len(VerificationBundle.load(path).gallery) == 0
+
+
+def test_a_folder_is_loaded_where_nothing_may_be_written(bundle, tmp_path, monkeypatch):
+    paths = [bundle.save(tmp_path / name) for name in ("door", "door.zip")]
+
+    def full(*_, **__):
+        raise OSError("no space for temporary files")
+
+    monkeypatch.setattr("tempfile.mkdtemp", full)
+    assert list(VerificationBundle.load(paths[0]).gallery) == ["ann", 7]
+    with pytest.raises(OSError, match="no space for temporary files"):
+        VerificationBundle.load(paths[1])
 
 
 @pytest.mark.parametrize("align", [False, "auto"])

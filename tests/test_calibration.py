@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sfpose import TemplateVerifier, build_templates
-from sfpose._calibration import Calibrator, _sample, from_conditions, to_conditions
+from sfpose._calibration import Calibrator, from_conditions, to_conditions
 from sfpose._kernels import reference
+from sfpose._sampling import sample
 from sfpose.decision import Condition, choose_condition
 from sfpose.metrics import LikelihoodRatioCalibrator, SmallSampleWarning
 
@@ -159,7 +160,7 @@ def test_pairs_are_all_genuine_and_so_many_distinct_impostors(subjects, more, fe
 def test_every_sample_is_as_likely(size):
     rng = np.random.default_rng(0)
     sets = math.comb(6, size)
-    found = Counter(tuple(_sample(rng, 6, size).tolist()) for _ in range(400 * sets))
+    found = Counter(tuple(sample(rng, 6, size).tolist()) for _ in range(400 * sets))
     assert len(found) == sets
     assert {*found} == {*itertools.combinations(range(6), size)}
     # Five standard deviations of a count of 400.
@@ -333,8 +334,9 @@ def test_a_pose_without_genuine_pairs_is_named():
     verifier = TemplateVerifier(0.1, groups="pose")
     with pytest.warns(
         SmallSampleWarning, match=r"(frontal|profile) - \1: genuine or impostor pairs"
-    ):
+    ) as caught:
         verifier.fit(descriptors, subjects, poses=poses)
+    assert {warning.filename for warning in caught} == {__file__}
     with pytest.raises(ValueError, match="got 1 against 1 images, frontal - frontal"):
         verifier.verify(descriptors[0], descriptors[2], poses=("frontal", "frontal"))
 
@@ -381,6 +383,8 @@ def test_changed_groups_do_not_change_what_was_fitted():
     assert before != verifier.threshold_
     verifier.set_params(groups=None)
     assert verifier.verify(*sides).threshold == before
+    one = TemplateVerifier(0.01, groups=None).fit(descriptors, subjects).set_params(groups="size")
+    assert one.verify(*sides).threshold == one.threshold_
 
 
 def test_weights_of_templates_may_be_of_any_size():

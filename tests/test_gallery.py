@@ -1,5 +1,6 @@
 """Exact search against brute force, and galleries that survive what may happen."""
 
+import copy
 import json
 import pickle
 import tracemalloc
@@ -241,8 +242,9 @@ def test_searches_that_have_no_answer_are_refused():
     for k in (0, 3, 1.5, True):
         with pytest.raises(ValueError, match=r"k must be a whole number in 1 \.\.\. 2"):
             gallery.search(_people(1), k=k)
-    with pytest.raises(ValueError, match="radius must not be negative"):
-        gallery.search_within(_people(1), -1)
+    for radius in (-1, np.nan, None, "0.5", [0.5]):
+        with pytest.raises(ValueError, match="radius must be a number, at least 0; got"):
+            gallery.search_within(_people(1), radius)
     with pytest.raises(ValueError, match="probes must have 40 values a row; got 3"):
         gallery.search(np.ones((1, 3)))
     with pytest.raises(ValueError, match="probes must be finite"):
@@ -270,6 +272,76 @@ def test_galleries_go_to_disk_and_come_back(tmp_path):
     assert list(TemplateGallery.load(folder)) == ["ann", 7, "bö", "cy"]
     assert [path.name for path in tmp_path.iterdir()] == ["people"]
     assert len(pickle.loads(pickle.dumps(loaded))) == 4
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+@pytest.mark.parametrize("change", ["add", "update", "extend", "remove", "remove all"])
+@pytest.mark.parametrize("changed", ["copy", "original"])
+def test_a_copy_and_its_original_change_apart(tmp_path, loaded, change, changed):
+    gallery = TemplateGallery(weights="default")
+    rows = _people(7, width=256)
+    gallery.add(["ann", "bo"], rows[:2], counts=[2, 3])
+    gallery.add(["cy"], rows[2:3])
+    if loaded:
+        gallery = TemplateGallery.load(gallery.save(tmp_path / "people"), weights="default")
+    other = copy.copy(gallery)
+    assert (other.weights, type(other)) == ("default", TemplateGallery)
+    one, left = (other, gallery) if changed == "copy" else (gallery, other)
+    {
+        "add": lambda: one.add(["di", "eve"], rows[3:5]),
+        "update": lambda: one.update(["ann"], rows[5:6]),
+        "extend": lambda: one.extend(["bo"], rows[6:]),
+        "remove": lambda: one.remove(["ann"]),
+        "remove all": lambda: one.remove(["ann", "bo", "cy"]),
+    }[change]()
+    assert list(left) == ["ann", "bo", "cy"]
+    assert "di" not in left
+    assert left.counts.tolist() == [2, 3, 1]
+    np.testing.assert_array_equal(left.templates, rows[:3])
+    assert left.search(rows[:3]).ids[:, 0].tolist() == ["ann", "bo", "cy"]
+    left.add(["di"], rows[3:4])
+    np.testing.assert_array_equal(left.templates, rows[:4])
+    assert len(one) == {"add": 5, "remove": 2, "remove all": 0}.get(change, 3)
+
+
+def test_a_copy_of_nobody_is_empty():
+    gallery = TemplateGallery()
+    other = copy.copy(gallery)
+    other.add(["ann"], _people(1))
+    assert (len(gallery), len(other)) == (0, 1)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("weights", [None, "default"])
+def test_the_last_person_is_deleted_from_the_disk(tmp_path, verify, weights):
+    gallery = TemplateGallery(weights=weights)
+    rows = _people(2, width=256)
+    gallery.add(["ann"], rows[:1])
+    folder = gallery.save(tmp_path / "people")
+    gallery.remove(["ann"])
+    gallery.save(folder, overwrite=True)
+    assert not any(rows[0].tobytes() in file.read_bytes() for file in folder.iterdir())
+    assert not any(b"ann" in file.read_bytes() for file in folder.iterdir())
+    empty = TemplateGallery.load(folder, verify=verify, weights=weights)
+    assert len(empty) == len(list(empty)) == len(empty.counts) == 0
+    with pytest.raises(ValueError, match="it is empty"):
+        empty.search(rows)
+    if weights:
+        with pytest.raises(ValueError, match="must come from the network of its probes"):
+            TemplateGallery.load(folder, weights="small")
+    empty.add(["bo"], rows[1:])
+    empty.save(folder, overwrite=True)
+    assert list(TemplateGallery.load(folder)) == ["bo"]
+    assert [path.name for path in tmp_path.iterdir()] == ["people"]
+
+
+def test_a_gallery_of_nobody_holds_no_templates(tmp_path):
+    folder = TemplateGallery().save(tmp_path / "people")
+    (folder / "templates.safetensors").write_bytes(tensor_file("templates", _people(1)))
+    with pytest.raises(ValueError, match=r"templates\.safetensors must have the sha256"):
+        TemplateGallery.load(folder)
+    with pytest.raises(ValueError, match=r"one id a template; got 0 ids"):
+        TemplateGallery.load(folder, verify=False)
 
 
 def test_a_gallery_of_the_first_format_still_loads():
@@ -363,3 +435,11 @@ def test_values_that_a_search_would_be_wrong_for_are_refused(scale):
     gallery.add(["a", "b", "c"], rows)
     with pytest.raises(ValueError, match=r"largest value of each row of probes must be 0 or"):
         gallery.search(rows * scale)
+
+
+def test_a_radius_may_be_of_any_size(recwarn):
+    gallery = TemplateGallery()
+    gallery.add(["a", "b"], [[1.0, 0.0], [0.0, 1.0]])
+    for radius in (1e39, 1e300, float("inf")):
+        assert gallery.search_within([[1.0, 0.0]], radius)[0].ids.tolist() == ["a", "b"]
+    assert not recwarn.list

@@ -69,6 +69,54 @@ def test_a_sample_is_whole_where_most_pairs_are_of_one_person():
     assert (calibration.impostor_pairs, calibration.genuine_pairs) == (5_000, 280 * 279 // 2)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        *(
+            ({"random_state": state}, "random_state must be a whole number, at least 0; got")
+            for state in (-1, 1.5, None, "0", True)
+        ),
+        *(
+            ({"target_fmr": rate}, "target_fmr must be a rate, 0 < target_fmr < 1; got")
+            for rate in (0, 1, -0.1, 2, "0.1", None, np.nan, [0.1], True)
+        ),
+        *(
+            ({"groups": groups}, 'groups must be of "size" and "pose", or None; got')
+            for groups in (5, 0, True, "", "sizes", [["size"]], [None], ["size", 1])
+        ),
+    ],
+)
+def test_parameters_that_mean_nothing_are_refused(settings, message):
+    verifier = TemplateVerifier(0.01).set_params(**settings)
+    with pytest.raises(ValueError, match=message) as error:
+        verifier.fit(*_people(3, 2))
+    assert str(error.value).endswith(f"got {next(iter(settings.values()))!r}")
+    assert not hasattr(verifier, "threshold_")
+
+
+@pytest.mark.parametrize("rate", ["0.1", None, np.nan])
+def test_a_rate_that_is_no_number_is_refused_before_a_fit(rate):
+    with pytest.raises(ValueError, match=f"target_fmr must be a finite number; got {rate!r}"):
+        TemplateVerifier(rate).verify(np.full(256, 1 / 256), np.full(256, 1 / 256))
+
+
+def test_groups_may_be_any_collection_of_names():
+    for groups in (["size"], ("size",), {"size"}, np.array(["size"]), None, []):
+        assert TemplateVerifier(0.01, groups=groups).fit(*_people()).threshold_ > 0
+
+
+@pytest.mark.parametrize("labels", [[1, "a"], [(1,), "a"], [{}, {}], [1.0, "a"]])
+def test_subjects_of_several_kinds_are_refused(labels):
+    rows, _ = _people(2, 30)
+    subjects = np.empty(60, object)
+    subjects[:] = labels * 30
+    message = "name one person for each descriptor, all by text or all by numbers; got"
+    with pytest.raises(ValueError, match=message):
+        TemplateVerifier(0.1).fit(rows, subjects)
+    subjects[:] = [1, 2.5] * 30
+    assert TemplateVerifier(0.1).fit(rows, subjects).calibration_.people == 2
+
+
 @pytest.mark.parametrize("max_pairs", [0, -1, 1.5, True, "10", None])
 def test_a_sample_of_no_whole_number_is_refused(max_pairs):
     verifier = TemplateVerifier(max_pairs=max_pairs)
@@ -142,6 +190,9 @@ def test_before_fit_the_shipped_calibration_decides():
 def test_a_target_that_the_data_cannot_support_warns_with_the_count():
     with pytest.warns(SmallSampleWarning, match="got 19500"):
         TemplateVerifier(target_fmr=1e-5).fit(*_people())
+    with pytest.warns(SmallSampleWarning, match="rule of 30") as caught:
+        TemplateVerifier(target_fmr=1e-3).fit(*_people())
+    assert {warning.filename for warning in caught} == {__file__}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         TemplateVerifier(target_fmr=0.01).fit(*_people())

@@ -74,10 +74,14 @@ def check_new(out: Path, overwrite: bool, *, artifact: bool = False) -> Path:
     if place.exists():
         if not overwrite:
             raise FileExistsError(f"{str(out)!r} must not exist, or --overwrite be given")
-        if not (place / "manifest.json" if artifact else place).is_file():
-            kind = "an artifact" if artifact else "an ordinary file"
+        if artifact:
+            from sfpose.runtime.artifact import FORMAT
+            from sfpose.runtime.overwriting import check_alike
+
+            check_alike(place, FORMAT, {"model.onnx", "manifest.json"})
+        elif not place.is_file():
             raise FileExistsError(
-                f"--out must not exist, or be {kind}, which is replaced; got {str(out)!r}"
+                f"--out must not exist, or be an ordinary file, which is replaced; got {str(out)!r}"
             )
     check_writable(out, "--out")
     return place

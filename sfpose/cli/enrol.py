@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sfpose.cli.arguments import check_writable
+from sfpose.cli.output import print_json
 from sfpose.cli.photos import add_photo_options, embed_photos, find_photos, photos_by_person
 
 if TYPE_CHECKING:
@@ -41,20 +42,29 @@ def run(options: argparse.Namespace) -> int:
     """Write the gallery anew and say who was added."""
     import numpy as np
 
-    from sfpose._gallery_files import MANIFEST
+    from sfpose._gallery_files import FILES, MANIFEST, gallery_files
     from sfpose.runtime.folders import change_folder
     from sfpose.templates import build_templates
 
+    without: list[str] = []
     if options.id is not None:
+        if not options.id.strip():
+            raise ValueError(f"--id must name somebody; got {options.id!r}")
         photos = find_photos(options.photos)
         people = [options.id] * len(photos)
     elif len(options.photos) == 1:
-        photos, people = photos_by_person(options.photos[0])
+        photos, people, without = photos_by_person(options.photos[0])
     else:
         raise ValueError(
             "--id must say whose photos these are, or one folder PERSON/photo be given"
         )
+    if without:
+        raise ValueError(
+            "each person's folder must hold JPEG, PNG or WebP photos; there are none in "
+            f"{', '.join(without)}; nobody was added"
+        )
     names = list(dict.fromkeys(people))
+    check_writable(options.gallery, "the gallery")
     # Before the photos are embedded, and once more when the gallery is written.
     _check_new(_gallery_at(options.gallery, options), names, options)
     faces = embed_photos(photos, options)
@@ -79,11 +89,11 @@ def run(options: argparse.Namespace) -> int:
             if rows.any():
                 put(built.groups[rows], built.templates[rows], counts=built.counts[rows])
         held = len(gallery)
-        return gallery._files()
+        return gallery_files(gallery._contents())
 
-    change_folder(options.gallery, enrolled, marker=MANIFEST)
+    change_folder(options.gallery, enrolled, marker=MANIFEST, known=FILES)
     if options.json:
-        print(json.dumps({"gallery": str(options.gallery), "people": held, "photos": counts}))
+        print_json({"gallery": str(options.gallery), "people": held, "photos": counts})
     else:
         print(
             f"enrolled {len(counts)} from {sum(counts.values())} of {len(photos)} photos; "
@@ -95,8 +105,9 @@ def run(options: argparse.Namespace) -> int:
 def _gallery_at(place: Path, options: argparse.Namespace) -> TemplateGallery:
     """The gallery of a folder, or a new one, for descriptors of the weights that are asked for."""
     from sfpose.gallery import TemplateGallery
+    from sfpose.runtime.folders import settled
 
-    if place.exists():
+    if settled(place).exists():
         return TemplateGallery.load(place, weights=options.weights)
     return TemplateGallery(weights=options.weights)
 

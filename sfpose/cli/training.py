@@ -59,4 +59,8 @@ def checkpoint_of(options: argparse.Namespace) -> Path:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     checkpoint: Path = options.checkpoint or Path("runs") / f"{options.out.absolute().name}.pt"
+    if options.out.absolute() in checkpoint.absolute().parents:
+        raise ValueError(
+            f"--checkpoint must lie outside of --out, which is written at the end; got {checkpoint}"
+        )
     return checkpoint

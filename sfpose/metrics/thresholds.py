@@ -154,16 +154,6 @@ def calibrate_threshold(
     if (first_people is None) != (second_people is None):
         raise ValueError("the people of both sides must be given, or of neither; got one side")
     impostors = int((~genuine).sum())
-    expected = target * impostors
-    if warn and expected < 30:
-        rule = 3 if expected < 3 else 30
-        warnings.warn(
-            f"a target FMR of {target:g} needs at least {int(np.ceil(rule / target))} impostor "
-            f"pairs (rule of {rule}); got {impostors}, "
-            f"in which {expected:.1f} false matches are expected",
-            SmallSampleWarning,
-            stacklevel=3,
-        )
     threshold = threshold_at_fmr(scores, genuine, target)
     rates = error_rates_at_threshold(scores, genuine, threshold)
     accepted = scores <= threshold
@@ -172,7 +162,7 @@ def calibrate_threshold(
         first, second = check_people(first_people, second_people, scores.shape)
         count = people_of(first, second)
         fmr_interval, fnmr_interval = intervals_at(accepted, genuine, first, second)
-    return ThresholdCalibration(
+    found = ThresholdCalibration(
         target_fmr=target,
         threshold=threshold,
         achieved_fmr=rates.fmr,
@@ -186,3 +176,20 @@ def calibrate_threshold(
             int(accepted[~genuine].sum()), impostors
         ),
     )
+    if warn:
+        warn_of_few(found)
+    return found
+
+
+def warn_of_few(found: ThresholdCalibration, stacklevel: int = 2) -> None:
+    """Warn, at a line so far up, if too few false matches are expected to found a threshold."""
+    expected, target = found.expected_false_matches, found.target_fmr
+    if expected < 30:
+        rule = 3 if expected < 3 else 30
+        warnings.warn(
+            f"a target FMR of {target:g} needs at least {int(np.ceil(rule / target))} impostor "
+            f"pairs (rule of {rule}); got {found.impostor_pairs}, "
+            f"in which {expected:.1f} false matches are expected",
+            SmallSampleWarning,
+            stacklevel=stacklevel + 1,
+        )

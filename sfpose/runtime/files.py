@@ -7,12 +7,13 @@ import glob
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-__all__ = ["parse_json", "read_file", "whole_file"]
+__all__ = ["copy_rights", "locked", "parse_json", "read_file", "whole_file"]
 
 
 def read_file(folder: Path, name: str, most: int) -> bytes:
@@ -105,7 +106,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     Parameters
     ----------
     path : Path
-        The file to make or to replace; folders above it are made.
+        The file to make or to replace, whose rights stay; folders above it are made.
 
     Yields
     ------
@@ -130,7 +131,47 @@ def whole_file(path: Path) -> Iterator[Path]:
         yield part
         with open(part, "rb+") as file:
             os.fsync(file.fileno())
+        if path.exists():
+            copy_rights(path.stat(), part)
         os.replace(part, path)
+
+
+def copy_rights(old: os.stat_result, new: Path) -> None:
+    """Give a file or folder the rights of the one that it is to replace, and to nobody else.
+
+    Parameters
+    ----------
+    old : os.stat_result
+        Of what is replaced. Its owner and group are taken over as far as this user may.
+    new : Path
+
+    Raises
+    ------
+    OSError
+        If the rights cannot be set.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from sfpose.runtime.files import copy_rights
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     old, new = Path(folder) / "old", Path(folder) / "new"
+    ...     old.touch(mode=0o600)
+    ...     new.touch(mode=0o644)
+    ...     copy_rights(old.stat(), new)
+    ...     new.stat().st_mode == old.stat().st_mode
+    True
+    """
+    rights = stat.S_IMODE(old.st_mode)
+    for owner in (old.st_uid, -1):
+        with contextlib.suppress(AttributeError, OSError):
+            os.chown(new, owner, old.st_gid)
+            break
+    else:
+        # What one group may read is not for another.
+        rights &= ~stat.S_IRWXG
+    new.chmod(rights)
 
 
 @contextlib.contextmanager
@@ -138,7 +179,7 @@ def _own_folder(path: Path) -> Iterator[Path]:
     """A folder beside ``path`` that is locked for as long as its writer lives."""
     while True:
         folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
-        with _locked(folder, wait=True):
+        with locked(folder, wait=True):
             # Before it was locked, another writer may have taken it for abandoned.
             if not folder.is_dir():
                 continue
@@ -152,14 +193,36 @@ def _own_folder(path: Path) -> Iterator[Path]:
 def _remove_abandoned(path: Path) -> None:
     """Remove what writers of ``path`` that were killed left behind."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-        with _locked(left, wait=False) as locked:
-            if locked:
+        with locked(left, wait=False) as held:
+            if held:
                 shutil.rmtree(left, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def _locked(folder: Path, *, wait: bool) -> Iterator[bool]:
-    """Hold the lock of a folder; False if it is held or gone, or there are no such locks."""
+def locked(folder: Path, *, wait: bool) -> Iterator[bool]:
+    """Hold the lock of a folder.
+
+    Parameters
+    ----------
+    folder : Path
+    wait : bool
+        For whoever holds it.
+
+    Yields
+    ------
+    bool
+        False if it is held or gone, or there are no such locks.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from sfpose.runtime.files import locked
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with locked(Path(folder), wait=True), locked(Path(folder), wait=False) as again:
+    ...         again
+    False
+    """
     try:
         import fcntl
 
@@ -168,11 +231,16 @@ def _locked(folder: Path, *, wait: bool) -> Iterator[bool]:
         yield False
         return
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        locked = True
-    except OSError:
-        locked = False
-    try:
-        yield locked
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            held = True
+        except OSError:
+            held = False
+        try:
+            yield held
+        finally:
+            if held:
+                # Said aloud: a child that was forked meanwhile holds the descriptor too.
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
         os.close(descriptor)

@@ -1,24 +1,31 @@
 """Folders and zip files that are written whole or not at all.
 
-A folder of files is replaced by two renames: the old one steps aside as
-``.NAME.previous``, the new one takes its place. Whoever is killed between the two leaves
-the old folder under that name; :func:`read_whole` finds it there and the next
-:func:`write_folder` puts it back. Other leftovers (``.NAME.*.part``) are never read and are
-removed by the next writer.
+A folder of files is replaced by two renames: the old one steps aside as ``.NAME.previous``, the
+new one takes its place. Whoever is killed between the two leaves the old folder under that name;
+``read_whole`` finds it there and the next ``write_folder`` puts it back. Other leftovers
+(``.NAME.*.part``) are never read and are removed by the next writer that holds a lock.
+
+Only what a new version is of the same kind as, and has a place for, is replaced: nobody's
+other files go with it. The new version has the rights of the old one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import glob
 import os
 import secrets
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
-__all__ = ["change_folder", "read_whole", "write_folder", "write_zip"]
+from sfpose.runtime.files import copy_rights, locked
+from sfpose.runtime.overwriting import check_alike, check_free, check_outside, format_of
+
+__all__ = ["change_folder", "read_whole", "settled", "write_folder", "write_zip"]
 
 Contents: TypeAlias = Mapping[str, bytes | Sequence[bytes | memoryview]]
 Result = TypeVar("Result")
@@ -28,22 +35,42 @@ def _previous(path: Path) -> Path:
     return path.with_name(f".{path.name}.previous")
 
 
-def _settled(path: Path) -> Path:
-    """Where the last whole version is: ``path``, unless a writer was stopped midway."""
+def settled(path: str | os.PathLike[str]) -> Path:
+    """Where the last whole version is: ``path``, unless a writer was stopped midway.
+
+    Parameters
+    ----------
+    path : path
+        Where ``write_folder`` was told to write.
+
+    Returns
+    -------
+    Path
+        Absolute; links are followed. It need not be there.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from sfpose.runtime.folders import settled
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     (Path(folder) / ".door.previous").mkdir()
+    ...     settled(Path(folder) / "door").name
+    '.door.previous'
+    """
     path = Path(os.path.realpath(path))
     previous = _previous(path)
     # A writer at work may be done between two looks: look again at the first place.
     return previous if not path.exists() and previous.exists() and not path.exists() else path
 
 
-def _version(path: Path) -> tuple[Path, tuple[int, int, int] | None]:
-    """Where the last whole version is and what tells it from others."""
-    folder = _settled(path)
+def _version(path: Path) -> tuple[int, int, int] | None:
+    """What tells a version of a folder from others; None if there is none."""
     try:
-        status = folder.stat()
+        status = path.stat()
     except OSError:
-        return folder, None
-    return folder, (status.st_dev, status.st_ino, status.st_mtime_ns)
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns
 
 
 def read_whole(path: str | os.PathLike[str], read: Callable[[Path], Result]) -> Result:
@@ -52,7 +79,7 @@ def read_whole(path: str | os.PathLike[str], read: Callable[[Path], Result]) -> 
     Parameters
     ----------
     path : path
-        Where :func:`write_folder` was told to write.
+        Where ``write_folder`` was told to write.
     read : callable
         Takes the folder; called again if the folder was replaced while it read.
 
@@ -60,21 +87,40 @@ def read_whole(path: str | os.PathLike[str], read: Callable[[Path], Result]) -> 
     -------
     object
         What ``read`` returns of one version of the folder.
+
+    Raises
+    ------
+    OSError, ValueError
+        What ``read`` raises, of a folder that was not replaced meanwhile.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from sfpose.runtime.folders import read_whole
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     read_whole(folder, lambda version: sorted(version.iterdir()))
+    []
     """
     while True:
-        version = _version(Path(path))
+        folder = settled(path)
+        version = _version(folder)
         try:
-            result = read(version[0])
+            result = read(folder)
         except (OSError, ValueError):
-            if _version(Path(path)) == version:
+            if settled(path) == folder and _version(folder) == version:
                 raise
         else:
-            if _version(Path(path)) == version:
+            if settled(path) == folder and _version(folder) == version:
                 return result
 
 
 def write_folder(
-    path: str | os.PathLike[str], contents: Contents, *, overwrite: bool, marker: str
+    path: str | os.PathLike[str],
+    contents: Contents,
+    *,
+    overwrite: bool,
+    marker: str,
+    known: Collection[str] = (),
 ) -> Path:
     """Write files as a folder that is there whole or not at all.
 
@@ -89,9 +135,12 @@ def write_folder(
     contents : mapping of str to bytes or sequence of buffers
         Files by name; the buffers of one are written after each other.
     overwrite : bool
-        Replace a folder that holds ``marker``.
+        Replace a folder of the same format, whose rights stay. It must be no mount point, nor
+        hold the working directory, since it is replaced by renaming another.
     marker : str
-        File by which a folder of the same kind is known.
+        File of JSON whose ``format`` says what the folder is.
+    known : collection of str, optional
+        Names that such a folder may hold besides those of ``contents``.
 
     Returns
     -------
@@ -100,24 +149,39 @@ def write_folder(
     Raises
     ------
     FileExistsError
-        If ``path`` exists and ``overwrite`` is false, or it holds no ``marker``.
+        If ``path`` exists and ``overwrite`` is false, it is of another format, or holds
+        anything that such a folder does not.
     ValueError
         If a name is no plain file name.
     OSError
         If it cannot be written; what was there is there still.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from sfpose.runtime.folders import write_folder
+    >>> files = {"manifest.json": b'{"format": "letters"}', "a": b"A"}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = write_folder(f"{folder}/one", files, overwrite=False, marker="manifest.json")
+    ...     sorted(file.name for file in path.iterdir())
+    ['a', 'manifest.json']
     """
-    return _write(path, lambda _: contents, overwrite, marker)
+    return _write(path, lambda _: contents, overwrite, marker, known)
 
 
 def change_folder(
-    path: str | os.PathLike[str], change: Callable[[Path], Contents], *, marker: str
+    path: str | os.PathLike[str],
+    change: Callable[[Path], Contents],
+    *,
+    marker: str,
+    known: Collection[str] = (),
 ) -> Path:
     """Write a folder anew by what it holds, while no other writer does.
 
     Parameters
     ----------
-    path, marker
-        As for :func:`write_folder`.
+    path, marker, known
+        As for ``write_folder``.
     change : callable
         Takes the folder, which need not be there yet, and gives the files that are to be in it.
 
@@ -128,29 +192,50 @@ def change_folder(
     Raises
     ------
     FileExistsError, ValueError, OSError
-        As :func:`write_folder` does, and what ``change`` raises; what was there is there still.
+        As ``write_folder`` does, and what ``change`` raises; what was there is there still.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from sfpose.runtime.folders import change_folder
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = change_folder(f"{folder}/one", lambda _: {"mark": b"{}"}, marker="mark")
+    ...     path.name
+    'one'
     """
-    return _write(path, change, True, marker)
+    return _write(path, change, True, marker, known)
 
 
 def _write(
-    path: str | os.PathLike[str], change: Callable[[Path], Contents], overwrite: bool, marker: str
+    path: str | os.PathLike[str],
+    change: Callable[[Path], Contents],
+    overwrite: bool,
+    marker: str,
+    known: Collection[str],
 ) -> Path:
     with _replacing(Path(path)) as (place, new):
-        if place.exists() and not (overwrite and (place / marker).is_file()):
-            raise FileExistsError(
-                f"{str(path)!r} must not exist, or hold {marker} and be overwritten by wish"
-            )
+        version = _version(place)
+        if not overwrite:
+            check_free(place)
         contents = change(place)
         for name in contents:
             if name in ("", ".", "..") or any(sign in name for sign in "/\\:\0"):
                 raise ValueError(f"files must have plain names; got {name!r}")
-        _replace(place, new, contents)
+        if version is not None:
+            check_alike(place, format_of(contents[marker]), {*contents, *known}, marker)
+            check_outside(place)
+        _fill(new, contents, place if version else None, marker)
+        _replace(place, new, version)
     return Path(path)
 
 
 def write_zip(
-    path: str | os.PathLike[str], contents: Mapping[str, bytes], *, overwrite: bool
+    path: str | os.PathLike[str],
+    contents: Mapping[str, bytes],
+    *,
+    overwrite: bool,
+    marker: str,
+    known: Collection[str] = (),
 ) -> Path:
     """Write files as a zip file that is there whole or not at all.
 
@@ -161,7 +246,9 @@ def write_zip(
     contents : mapping of str to bytes
         Files by name.
     overwrite : bool
-        Replace a zip file that is there.
+        Replace a zip file of the same format, whose rights stay.
+    marker, known
+        As for ``write_folder``.
 
     Returns
     -------
@@ -170,15 +257,30 @@ def write_zip(
     Raises
     ------
     FileExistsError
-        If ``path`` exists and ``overwrite`` is false, or it is no zip file.
+        If ``path`` exists and ``overwrite`` is false, it is of another format, or holds
+        anything that such a file does not.
     OSError
         If it cannot be written; what was there is there still.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from sfpose.runtime.folders import write_zip
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = write_zip(f"{folder}/a.zip", {"mark": b"{}"}, overwrite=False, marker="mark")
+    ...     path.is_file()
+    True
     """
     with _replacing(Path(path)) as (place, new):
-        if place.exists() and not (overwrite and zipfile.is_zipfile(place)):
-            raise FileExistsError(f"{str(path)!r} must not exist, or be a zip file and overwritten")
+        if not overwrite:
+            check_free(place)
+        if place.exists():
+            wanted = format_of(contents[marker])
+            check_alike(place, wanted, {*contents, *known}, marker, zipped=True)
         packed = new / "zip"
         with open(packed, "wb") as file:
+            if place.exists():
+                copy_rights(place.stat(), packed)
             with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
                 for name, data in contents.items():
                     archive.writestr(name, data)
@@ -197,15 +299,19 @@ def _replacing(asked: Path) -> Iterator[tuple[Path, Path]]:
     place = Path(os.path.realpath(asked))
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with _one_writer(place.parent) as alone:
+        with locked(place.parent, wait=True) as alone:
+            _settle(place)
             if alone:
-                _clean(place)
+                for left in place.parent.glob(f".{glob.escape(place.name)}.*.part"):
+                    _remove(left)
             new = _part(place)
-            new.mkdir()
+            # Nobody else looks on while what is private is written again.
+            new.mkdir(0o700 if place.exists() else 0o777)
             try:
                 yield place, new
+                _sync(place.parent)
             finally:
-                shutil.rmtree(new, ignore_errors=True)
+                _remove(new)
     except FileExistsError:
         raise
     except OSError as error:
@@ -215,68 +321,80 @@ def _replacing(asked: Path) -> Iterator[tuple[Path, Path]]:
         ) from error
 
 
-@contextlib.contextmanager
-def _one_writer(parent: Path) -> Iterator[bool]:
-    """Hold the lock of a folder; False where there are no such locks."""
-    try:
-        import fcntl
-    except ImportError:
-        yield False
-        return
-    descriptor = os.open(parent, os.O_RDONLY)
-    try:
+def _sync(folder: Path) -> None:
+    """Have the names in a folder on the disk, where the file system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            alone = True
-        except OSError:
-            alone = False
-        try:
-            yield alone
-            with contextlib.suppress(OSError):  # not every file system can
-                os.fsync(descriptor)
+            os.fsync(descriptor)
         finally:
-            if alone:
-                # Said aloud: a child that was forked meanwhile holds the descriptor too.
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
-    finally:
-        os.close(descriptor)
+            os.close(descriptor)
 
 
-def _clean(path: Path) -> None:
-    """Put back or remove what writers that were killed left behind."""
-    previous = _previous(path)
-    if previous.exists() and not path.exists():
-        os.replace(previous, path)
-    elif previous.exists():
-        os.replace(previous, _part(path))
-    for left in path.parent.glob(f".{_literal(path.name)}.*.part"):
-        shutil.rmtree(left, ignore_errors=True)
+def _settle(place: Path) -> None:
+    """Put back, or remove, the version that a killed writer moved aside.
 
-
-def _literal(name: str) -> str:
-    return "".join(f"[{sign}]" if sign in "*?[" else sign for sign in name)
+    Without locks the writer may be alive; then one of its renames fails, and what it was to
+    replace is there still.
+    """
+    previous = _previous(place)
+    if not previous.exists():
+        return
+    if place.exists():
+        old = _part(place)
+        os.replace(previous, old)
+        _remove(old)
+    else:
+        os.replace(previous, place)
 
 
 def _part(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
 
 
-def _replace(path: Path, new: Path, contents: Contents) -> None:
+def _remove(folder: Path) -> None:
+    if not folder.is_symlink():
+        with contextlib.suppress(OSError):
+            folder.chmod(0o700)  # or nothing could be taken out of one that was read-only
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _fill(new: Path, contents: Contents, old: Path | None, marker: str) -> None:
+    """Write the files of a folder, with the rights of those of the old one."""
     for name, data in contents.items():
         with open(new / name, "wb") as file:
+            if old is not None:
+                like = old / name if (old / name).exists() else old / marker
+                copy_rights(like.stat(), new / name)
             file.writelines([data] if isinstance(data, bytes) else data)
             file.flush()
             os.fsync(file.fileno())
-    if path.exists():
-        # Folders cannot be exchanged in one step everywhere: the old one steps aside.
-        previous = _previous(path)
-        os.replace(path, previous)
-        try:
-            os.replace(new, path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.replace(previous, path)
-            raise
-        os.replace(previous, new)
-    else:
+    if old is not None:
+        copy_rights(old.stat(), new)
+
+
+def _replace(path: Path, new: Path, version: tuple[int, int, int] | None) -> None:
+    """Put a new folder where that version is, or nothing."""
+    if version is None:
         os.replace(new, path)
+        return
+    # Folders cannot be exchanged in one step everywhere: the old one steps aside.
+    previous = _previous(path)
+    try:
+        os.replace(path, previous)
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            error.strerror = (
+                "a folder that is replaced must be no mount point; write into a folder inside it"
+            )
+        raise
+    try:
+        if _version(previous) != version:
+            raise OSError(errno.EBUSY, "somebody else wrote to it meanwhile")
+        os.replace(new, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.replace(previous, path)
+        raise
+    with contextlib.suppress(FileNotFoundError):  # where another writer has put it away
+        os.replace(previous, new)

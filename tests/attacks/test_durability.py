@@ -3,6 +3,7 @@
 The runs themselves are those of benchmarks/reliability.py, with small numbers.
 """
 
+import errno
 import importlib.util
 import json
 import os
@@ -10,14 +11,20 @@ import signal
 import subprocess
 import sys
 import threading
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from sfpose import TemplateGallery
+from sfpose import FaceEmbedder, TemplateGallery, TemplateVerifier
+from sfpose._gallery_files import gallery_files
+from sfpose.bundle import VerificationBundle
+from sfpose.cli import main
 from sfpose.runtime.files import whole_file
-from sfpose.runtime.folders import read_whole, write_folder
+from sfpose.runtime.folders import change_folder, read_whole, write_folder
+
+MARK = b'{"format": "test"}'
 
 RELIABILITY = Path(__file__).resolve().parents[2] / "benchmarks" / "reliability.py"
 
@@ -93,7 +100,7 @@ def test_where_there_are_no_locks_a_second_writer_fails_cleanly(tmp_path, monkey
 
     def write(value):
         try:
-            contents = {"mark": b"", "value": value}
+            contents = {"mark": MARK, "value": value}
             write_folder(tmp_path / "one", contents, overwrite=True, marker="mark")
         except OSError as error:
             failures.append(str(error))
@@ -110,14 +117,224 @@ def test_where_there_are_no_locks_a_second_writer_fails_cleanly(tmp_path, monkey
 
 
 def test_a_folder_that_a_killed_writer_moved_aside_is_found_and_put_back(tmp_path):
-    path = write_folder(tmp_path / "one", {"mark": b"1"}, overwrite=False, marker="mark")
+    path = write_folder(tmp_path / "one", {"mark": MARK}, overwrite=False, marker="mark")
     path.rename(tmp_path / ".one.previous")
     (tmp_path / ".one.0123.part").mkdir()
-    assert read_whole(path, lambda folder: (folder / "mark").read_bytes()) == b"1"
+    assert read_whole(path, lambda folder: (folder / "mark").read_bytes()) == MARK
     with pytest.raises(FileExistsError, match="must not exist"):
         write_folder(path, {"mark": b"2"}, overwrite=False, marker="mark")
-    assert (path / "mark").read_bytes() == b"1"
+    assert (path / "mark").read_bytes() == MARK
     assert [path.name for path in tmp_path.iterdir()] == ["one"]
+
+
+def _gallery(*names):
+    gallery = TemplateGallery()
+    gallery.add(names, np.ones((len(names), 4)))
+    return gallery
+
+
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("locks", [True, False])
+def test_a_writer_after_a_killed_one_loses_nobody(tmp_path, monkeypatch, locks, both):
+    """Killed between its two renames, or after both."""
+    if not locks:
+        monkeypatch.setitem(sys.modules, "fcntl", None)
+    path = tmp_path / "door"
+    _gallery("ann", "bo", "cy").save(path)
+    path.rename(tmp_path / ".door.previous")
+    if both:
+        _gallery("ann", "bo", "cy", "di").save(tmp_path / "new")
+        (tmp_path / "new").rename(path)
+
+    def enrolled(place):
+        gallery = TemplateGallery.load(place)
+        gallery.add(["eve"], np.ones((1, 4)))
+        return gallery_files(gallery._contents())
+
+    change_folder(path, enrolled, marker="manifest.json")
+    found = list(TemplateGallery.load(path))
+    assert found == ["ann", "bo", "cy", *(["di"] if both else []), "eve"]
+    _gallery("fay").save(path, overwrite=True)
+    assert [file.name for file in tmp_path.iterdir()] == ["door"]
+
+
+def test_enrol_after_a_killed_one_keeps_everybody_without_locks(people, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    gallery, photo = tmp_path / "galleries" / "door", str(people / "hopper")
+    for name in ("ann", "bo", "cy"):
+        assert main(["enrol", str(gallery), photo, "--id", name]) == 0
+    gallery.rename(gallery.with_name(".door.previous"))
+    # Whoever is enrolled is known although the folder lies under the other name.
+    assert main(["enrol", str(gallery), photo, "--id", "cy"]) == 2
+    for name in ("di", "eve"):
+        assert main(["enrol", str(gallery), photo, "--id", name]) == 0
+    assert list(TemplateGallery.load(gallery)) == ["ann", "bo", "cy", "di", "eve"]
+    assert [file.name for file in gallery.parent.iterdir()] == ["door"]
+
+
+def test_without_locks_a_change_of_what_another_wrote_meanwhile_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    path = tmp_path / "one"
+
+    def change(value, meanwhile):
+        def changed(place):
+            meanwhile()
+            return {"mark": MARK, "value": value}
+
+        change_folder(path, changed, marker="mark")
+
+    for before in (None, b"0"):
+        if before:
+            change(before, lambda: None)
+        with pytest.raises(OSError, match="cannot be written and is as it was"):
+            change(b"1", lambda: change(b"2", lambda: None))
+        assert (path / "value").read_bytes() == b"2"
+        assert [file.name for file in tmp_path.iterdir()] == ["one"]
+
+
+def _saves():
+    artifact = FaceEmbedder("plain")
+    bundle = VerificationBundle(artifact, TemplateVerifier(weights="plain"))
+    gallery = _gallery("ann")
+    return {"artifact": artifact, "bundle": bundle, "zip": bundle, "gallery": gallery}
+
+
+def _contents(path):
+    if path.is_file():
+        with zipfile.ZipFile(path) as archive:
+            return {name: archive.read(name) for name in archive.namelist()}
+    return {file: file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+
+
+def _place(tmp_path, kind):
+    return tmp_path / ("saved.zip" if kind == "zip" else "saved")
+
+
+@pytest.mark.parametrize("old", ["artifact", "bundle", "gallery", "zip", "web", "photos", "empty"])
+@pytest.mark.parametrize("new", ["artifact", "bundle", "gallery", "zip"])
+def test_only_the_like_is_overwritten(tmp_path, new, old):
+    saves, path = _saves(), _place(tmp_path, new)
+    if old in saves:
+        made = saves[old].save(tmp_path / _place(tmp_path / "made", old).name)
+        made.rename(path)
+    elif old == "photos":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("1.jpg", b"a photo")
+    else:
+        path.mkdir()
+        if old == "web":
+            (path / "manifest.json").write_text('{"name": "app", "start_url": "/"}')
+            (path / "index.html").write_text("mine")
+    before = _contents(path)
+    if new == old:
+        assert saves[new].save(path, overwrite=True) == path
+    else:
+        with pytest.raises(FileExistsError, match="must be of the same format, sfpose-"):
+            saves[new].save(path, overwrite=True)
+    assert _contents(path) == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_commands_overwrite_no_gallery(people, tmp_path):
+    path = _gallery("ann").save(tmp_path / "door")
+    before = _contents(path)
+    assert main(["calibrate", str(people), "--out", str(path), "--overwrite"]) == 2
+    assert _contents(path) == before
+
+
+@pytest.mark.parametrize("kind", ["artifact", "bundle", "zip", "gallery"])
+@pytest.mark.parametrize("more", ["notes.txt", "photos/1.jpg"])
+def test_nobodys_other_files_are_overwritten(tmp_path, kind, more):
+    saves, path = _saves(), _place(tmp_path, kind)
+    saves[kind].save(path)
+    if kind == "zip":
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr(more, "mine")
+    else:
+        (path / more).parent.mkdir(exist_ok=True)
+        (path / more).write_text("mine")
+    before = _contents(path)
+    with pytest.raises(FileExistsError, match=f"holds '{more[:6]}.*too, which would be lost"):
+        saves[kind].save(path, overwrite=True)
+    assert _contents(path) == before
+
+
+@pytest.mark.parametrize("kind", ["artifact", "bundle", "zip", "gallery"])
+@pytest.mark.parametrize("rights", [0o600, 0o640, 0o664, 0o400])
+def test_rights_stay_when_something_is_overwritten(tmp_path, kind, rights):
+    saves, path = _saves(), _place(tmp_path, kind)
+    saves[kind].save(path)
+    files = [path] if kind == "zip" else [*path.iterdir()]
+    for file in files:
+        file.chmod(rights)
+    if kind != "zip":
+        path.chmod(0o2700)
+    before = {file: file.stat().st_mode for file in [path, *files]}
+    saves[kind].save(path, overwrite=True)
+    assert {file: file.stat().st_mode for file in [path, *files]} == before
+
+
+def test_new_files_of_a_private_folder_are_private(tmp_path):
+    path = write_folder(tmp_path / "one", {"mark": MARK}, overwrite=False, marker="mark")
+    (path / "mark").chmod(0o600)
+    write_folder(path, {"mark": MARK, "more": b""}, overwrite=True, marker="mark")
+    assert (path / "more").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_who_owns_a_folder_owns_its_next_version(tmp_path):
+    path = write_folder(tmp_path / "one", {"mark": MARK}, overwrite=False, marker="mark")
+    for file in (path, path / "mark"):
+        os.chown(file, 65534, 65533)
+    write_folder(path, {"mark": MARK, "more": b""}, overwrite=True, marker="mark")
+    for file in (path, path / "mark", path / "more"):
+        assert (file.stat().st_uid, file.stat().st_gid) == (65534, 65533)
+
+
+def test_rights_of_one_group_are_not_given_to_another(tmp_path, monkeypatch):
+    path = write_folder(tmp_path / "one", {"mark": MARK}, overwrite=False, marker="mark")
+    (path / "mark").chmod(0o664)
+    monkeypatch.setattr(os, "chown", lambda *_: os.stat("nothing of that name"))
+    write_folder(path, {"mark": MARK}, overwrite=True, marker="mark")
+    assert (path / "mark").stat().st_mode & 0o777 == 0o604
+
+
+def test_a_file_is_replaced_with_its_rights(tmp_path):
+    path = tmp_path / "faces.npz"
+    path.write_text("before")
+    path.chmod(0o600)
+    with whole_file(path) as part:
+        part.write_text("after")
+    assert path.read_text() == "after"
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_folder_that_one_works_in_is_not_replaced(tmp_path, monkeypatch):
+    path = _gallery("ann").save(tmp_path / "door")
+    monkeypatch.chdir(path)
+    with pytest.raises(OSError, match=r"'.' cannot be .*must not hold the working directory"):
+        _gallery("bo").save(".", overwrite=True)
+    assert list(TemplateGallery.load(".")) == ["ann"]
+    _gallery("bo").save("../window")
+    monkeypatch.chdir("..")
+    _gallery("bo").save("door", overwrite=True)
+    assert list(TemplateGallery.load("door")) == ["bo"]
+
+
+def test_a_mount_point_is_not_replaced_and_told(tmp_path, monkeypatch):
+    path = _gallery("ann").save(tmp_path / "door")
+    replace = os.replace
+
+    def busy(source, target):
+        if Path(source) == path:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(source))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", busy)
+    with pytest.raises(OSError, match=r"is as it was: .* must be no mount point; write into a"):
+        _gallery("bo").save(path, overwrite=True)
+    assert list(TemplateGallery.load(path)) == ["ann"]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_names_with_wildcards_remove_nobody_elses_leftovers(tmp_path):
@@ -131,13 +348,14 @@ def test_a_reader_never_mixes_two_versions(tmp_path):
     path = tmp_path / "one"
 
     def write(value):
-        write_folder(path, {"mark": value, "more": value}, overwrite=True, marker="mark")
+        contents = {"mark": MARK, "one": value, "more": value}
+        write_folder(path, contents, overwrite=True, marker="mark")
 
     write(b"1")
     calls = []
 
     def read(folder):
-        first = (folder / "mark").read_bytes()
+        first = (folder / "one").read_bytes()
         if not calls:
             write(b"2")
         calls.append(first)

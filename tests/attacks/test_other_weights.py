@@ -1,7 +1,9 @@
 """A threshold refuses what it was not calibrated for, instead of answering wrongly."""
 
 import json
+import os
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -161,15 +163,61 @@ def test_a_verifier_out_of_a_bundle_refuses_what_it_is_not_for(own, tmp_path, fi
                     decide()
 
 
+def _calibrated(folder, add):
+    """The weights of a folder with thresholds that are larger by so much."""
+    artifact = read_artifact(folder)
+    manifest = json.loads(json.dumps(dict(artifact.manifest)))
+    for entry in manifest["calibration"]["conditions"]:
+        for stated in entry["thresholds"]:
+            stated["threshold"] += add
+    write_artifact(folder, artifact.model, manifest, overwrite=True)
+
+
+@pytest.mark.parametrize("change", ["removed", "replaced", "gone elsewhere", "pickled"])
+@pytest.mark.parametrize("name", ["door", "door.zip", "default"])
 @pytest.mark.parametrize("fitted", [False, True])
-def test_a_verifier_out_of_a_bundle_does_not_outlive_its_weights(own, tmp_path, fitted):
-    path = _in_a_bundle(own, tmp_path / "door", fitted)
+def test_a_bundle_that_was_loaded_decides_as_it_was_loaded(
+    own, tmp_path, monkeypatch, fitted, name, change
+):
+    """It is one thing in memory, whatever becomes of its folder."""
+    monkeypatch.chdir(tmp_path)
+    _calibrated(own, 1.0)
+    path = _in_a_bundle(own, name, fitted)
+    verifier = VerificationBundle.load(name).verifier
+    rows, _ = _people()
+    expected = [decide() for decide in _decisions(verifier, rows[:2], rows[2:4])]
+    shipped = TemplateVerifier(0.01).verify(rows[0], rows[2]).threshold
+    if not fitted:
+        assert expected[0].threshold == pytest.approx(shipped + 1)
+    if change == "removed":
+        (shutil.rmtree if path.is_dir() else os.remove)(path)
+    elif change == "replaced":
+        _calibrated(own, 1.0)
+        VerificationBundle(FaceEmbedder(own), TemplateVerifier(0.1, weights=own)).save(
+            path, overwrite=True
+        )
+    elif change == "gone elsewhere":
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir("elsewhere")
+    else:
+        (shutil.rmtree if path.is_dir() else os.remove)(path)
+        verifier = pickle.loads(pickle.dumps(verifier))
+    again = [decide() for decide in _decisions(verifier, rows[:2], rows[2:4])]
+    for one, other in zip(again, expected, strict=True):
+        np.testing.assert_equal(one, other)
+    rows, subjects = _people()
+    assert verifier.fit(rows, subjects).verify(rows[0], rows[1]).distance >= 0
+
+
+def test_other_weights_for_a_verifier_out_of_a_bundle_are_read(own, tmp_path):
+    path = _in_a_bundle(own, tmp_path / "door", False)
     verifier = VerificationBundle.load(path).verifier
     rows, _ = _people()
-    _retrained(path)
-    for decide in _decisions(verifier, rows[:2], rows[2:4]):
-        with pytest.raises(ValueError, match="holds for the weights that it was calibrated on"):
-            decide()
+    before = verifier.verify(rows[0], rows[1]).threshold
+    _calibrated(own, 1.0)
+    assert verifier.verify(rows[0], rows[1]).threshold == before
+    verifier.set_params(weights=own)
+    assert verifier.verify(rows[0], rows[1]).threshold == pytest.approx(before + 1)
 
 
 def test_a_bundle_for_another_distance_is_not_loaded(own, tmp_path):
