@@ -114,3 +114,9 @@ def test_errors_by_group_are_told_of_every_network(shared_data):
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert told.count("within race: worst over geometric mean") == 2
     assert re.findall(r"of ([\d,]+)$", told, re.MULTILINE).count("1,770") == 2, "60 x 59 / 2 pairs"
+
+
+def test_docstrings_have_no_roles_that_the_documentation_would_print_as_they_are():
+    role = re.compile(r":(?:func|class|meth|attr|data|mod|obj|exc):`")
+    found = [path for path in (ROOT / "sfpose").rglob("*.py") if role.search(path.read_text())]
+    assert found == []
