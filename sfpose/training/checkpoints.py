@@ -36,8 +36,11 @@ CHECKPOINT_FORMAT = 1
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint, whole or not at all."""
-    with whole_file(path) as part:
-        torch.save({"format": CHECKPOINT_FORMAT, **state}, part)
+    try:
+        with whole_file(path) as part, open(part, "wb") as file:
+            torch.save({"format": CHECKPOINT_FORMAT, **state}, file)
+    except (OSError, RuntimeError) as error:  # torch raises either where a disk is full
+        raise OSError(f"{str(path)!r} cannot be written and is as it was: {error}") from error
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
