@@ -247,7 +247,7 @@ def test_places_that_cannot_be_written_are_refused_before_any_work(people, tmp_p
     for command, out, message in [
         (embed, taken, "--out must not exist, or be an ordinary file, which is replaced; got"),
         (onnx, taken, "--out must not exist, or be an ordinary file"),
-        (calibrate, taken, "--out must not exist, or be an artifact, which is replaced; got"),
+        (calibrate, taken, "what is overwritten must be of the same format, sfpose-artifact; "),
         (calibrate, file, "--out must not exist, or be an artifact"),
         (int8, file, "--out must not exist, or be an artifact"),
         (embed, file / "x.npz", "--out must lie in a folder that can be written to; got"),

@@ -761,7 +761,7 @@ def test_options_that_cannot_be_met_are_refused_before_anything_is_read(tmp_path
     for what in (["distil", "nowhere"], ["landmarks", "nowhere"], ["paper", "--stage1", "nowhere"]):
         command = ["train", *what, "--out"]
         for out in (taken, file):
-            refused([*command, str(out)], "--out must not exist, or be an artifact, which is")
+            refused([*command, str(out)], "what is overwritten must be of the same format")
         refused([*command, str(file / "new")], "--out must lie in a folder that can be written to")
         new = [*command, str(tmp_path / "new" / "one")]
         refused([*new, "--threads", "0"], "--threads must be at least 1; got 0")
