@@ -757,7 +757,7 @@ def test_options_that_cannot_be_met_are_refused_before_anything_is_read(tmp_path
     (taken / "thesis").mkdir(parents=True)
     file.write_text("mine")
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "manifest.json").write_text("{}")
+    (tmp_path / "mine" / "manifest.json").write_text('{"format": "sfpose-artifact"}')
     for what in (["distil", "nowhere"], ["landmarks", "nowhere"], ["paper", "--stage1", "nowhere"]):
         command = ["train", *what, "--out"]
         for out in (taken, file):
