@@ -82,36 +82,16 @@ def _isotonic_ratios(
 
 
 def _logistic_line(scores: NDArray[np.float64], genuine: NDArray[np.bool_]) -> tuple[float, float]:
-    """Slope and intercept of a logistic regression of standardised scores.
+    """Slope and intercept of a logistic regression of standardised scores."""
+    from sklearn.linear_model import LogisticRegression
 
-    As scikit-learn's with balanced weights, whose solvers give up, or warn, where the kinds
-    lie far apart or one score lies far out.
-    """
-    from scipy.optimize import minimize
-    from scipy.special import expit
-
-    signs = np.where(genuine, 1.0, -1.0)
-    # Both kinds weigh the same, so that log-odds are log-likelihood ratios: prior odds of 1.
-    weights = np.where(genuine, 0.5 / genuine.sum(), 0.5 / (~genuine).sum())
-    # Without it the line of kinds that do not overlap would have no end to its slope.
-    penalty = 1e-6 / len(scores)
-
-    def cost(line: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        margins = signs * (line[0] * scores + line[1])
-        pull = -weights * signs * expit(-margins)
-        value = weights @ np.logaddexp(0.0, -margins) + penalty * line[0] ** 2 / 2
-        return float(value), np.array([pull @ scores + penalty * line[0], pull.sum()])
-
-    def curvature(line: NDArray[np.float64]) -> NDArray[np.float64]:
-        odds = line[0] * scores + line[1]
-        bend = weights * expit(odds) * expit(-odds)
-        mixed = bend @ scores
-        return np.array([[bend @ scores**2 + penalty, mixed], [mixed, bend.sum()]])
-
-    found = minimize(
-        cost, np.zeros(2), jac=True, hess=curvature, method="trust-exact", options={"gtol": 1e-12}
-    )
-    return float(found.x[0]), float(found.x[1])
+    # Both kinds weigh the same, so that log-odds are log-likelihood ratios: prior odds of 1. And
+    # no more than the rarer one has comparisons, which is what the line must be as sure as:
+    # where kinds do not overlap, only the penalty (of 1, the default) ends its slope.
+    counts = np.where(genuine, genuine.sum(), (~genuine).sum())
+    model = LogisticRegression(solver="newton-cholesky", tol=1e-9, max_iter=1000)
+    model.fit(scores[:, None], genuine, counts.min() / counts)
+    return float(model.coef_[0, 0]), float(model.intercept_[0])
 
 
 def minimum_log_likelihood_ratio_cost(distances: ArrayLike, is_genuine: ArrayLike) -> float:
@@ -153,7 +133,8 @@ class LikelihoodRatioCalibrator(TransformerMixin, BaseEstimator):  # type: ignor
     Parameters
     ----------
     method : {"logistic", "isotonic"}, default="logistic"
-        ``"logistic"`` fits a straight line (two numbers, safe on little data);
+        ``"logistic"`` fits a straight line (two numbers, safe on little data, and no surer than
+        the rarer kind of comparison has comparisons, by a penalty on its slope);
         ``"isotonic"`` any falling function by pool adjacent violators, whose ends may
         be infinite.
 
