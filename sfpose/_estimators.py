@@ -20,11 +20,12 @@ class KeepsWhatItMade:
     def _made_for(self, key: tuple[object, ...], make: Callable[[], Made]) -> Made:
         """What ``make`` gave for a key, of which the last is kept."""
         try:
-            kept = self._kept()
-            # Of threads that come at once each makes one, and all take the first.
-            made: Made = kept[key] if key in kept else kept.setdefault(key, make())
+            hash(key)
         except TypeError:  # such parameters are no keys: what takes them says what is wrong
             return make()
+        kept = self._kept()
+        # Of threads that come at once each makes one, and all take the first.
+        made: Made = kept[key] if key in kept else kept.setdefault(key, make())
         for other in [known for known in list(kept) if known != key]:
             kept.pop(other, None)
         return made

@@ -18,11 +18,11 @@ from sfpose.metrics import (
     people_interval,
     verification_summary,
 )
+from sfpose.metrics.intervals import people_of
+from sfpose.metrics.thresholds import RULE_OF_30, rests_on_few
 from sfpose.protocols import Trials
 
 __all__ = ["Row", "format_table", "row_from_distances"]
-
-_RULE_OF_30 = 30
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def row_from_distances(
     )
     rates = verification_summary(distances, trials.is_genuine)
     people = min(
-        len(np.unique([trials.first_people[kind], trials.second_people[kind]]))
+        people_of(trials.first_people[kind], trials.second_people[kind])
         for kind in (trials.is_genuine, ~trials.is_genuine)
     )
     return Row(name, rates, interval, accuracy, error, people)
@@ -151,7 +151,7 @@ def row_from_distances(
 
 def _marked(values: Sequence[float], rate: float, rows: Sequence[Row]) -> list[str]:
     """Cells in percent, with a sign where too few false matches decide."""
-    few = [rate * row.rates.impostor < _RULE_OF_30 for row in rows]
+    few = [rests_on_few(rate, row.rates.impostor) for row in rows]
     plain = " " if any(few) else ""
     return [
         f"{100 * value:.2f}{'*' if mark else plain}"
@@ -219,7 +219,7 @@ def format_table(rows: Sequence[Row]) -> str:
         for line in lines
     )
     if any("*" in cell for cell in (*fmr100, *fmr1000)):
-        table += f"\n*: fewer than {_RULE_OF_30} false matches decide"
+        table += f"\n*: fewer than {RULE_OF_30} false matches decide"
     if failed:
         table += f"\n{failed:,} comparisons with an image that could not be acquired were refused"
     return table

@@ -30,7 +30,7 @@ ALLOWED = {
     "preprocessing": {"_checks", "_colour"},
     "runtime": set(),
     "weights": set(),
-    "metrics": set(),
+    "metrics": {"_checks"},
     "networks": set(),
     "_search": {"_kernels", "_scoring"},
     "_gallery_files": {"_scoring", "runtime"},

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
+
+Number = TypeVar("Number", int, float)
 
 __all__ = ["at_least_one", "check_new", "check_writable", "people_range", "rate"]
 
@@ -16,13 +20,7 @@ def at_least_one(text: str) -> int:
     ------
     argparse.ArgumentTypeError
     """
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number, at least 1; got {text!r}")
-    return number
+    return _number(text, int, lambda number: number >= 1, "a whole number, at least 1")
 
 
 def rate(text: str) -> float:
@@ -32,12 +30,16 @@ def rate(text: str) -> float:
     ------
     argparse.ArgumentTypeError
     """
+    return _number(text, float, lambda number: 0 < number < 1, "above 0 and below 1")
+
+
+def _number(text: str, kind: type[Number], fits: Callable[[Number], bool], rule: str) -> Number:
     try:
-        number = float(text)
+        number = kind(text)
     except ValueError:
-        number = 0.0
-    if not 0 < number < 1:
-        raise argparse.ArgumentTypeError(f"must be above 0 and below 1; got {text!r}")
+        number = None
+    if number is None or not fits(number):
+        raise argparse.ArgumentTypeError(f"must be {rule}; got {text!r}")
     return number
 
 

@@ -34,6 +34,7 @@ def _version(package: str) -> str:
 def run(options: argparse.Namespace) -> int:
     """Print the information."""
     from sfpose.decision import shipped_conditions
+    from sfpose.metrics.thresholds import RULE_OF_30, rests_on_few
     from sfpose.runtime.artifact import read_artifact
 
     artifact = read_artifact(options.weights)
@@ -61,7 +62,10 @@ def run(options: argparse.Namespace) -> int:
         few = False
         for condition, entry in shipped_conditions(manifest).items():
             thresholds: Any = entry["thresholds"]
-            marks = ["*" if _rests_on_few(stated) else "" for stated in thresholds]
+            marks = [
+                "*" if rests_on_few(stated["target_fmr"], stated.get("impostor_pairs", 0)) else ""
+                for stated in thresholds
+            ]
             listed = ", ".join(
                 f"{stated['target_fmr']:g}: {stated['threshold']:.4f}{mark} ({stated['fnmr']:.3f})"
                 for stated, mark in zip(thresholds, marks, strict=True)
@@ -69,10 +73,6 @@ def run(options: argparse.Namespace) -> int:
             print(f"  {condition}: {listed}")
             few = few or any(marks)
         if few:
-            print("  * fewer than 30 false matches are expected: the true rate may be far off")
+            expected = f"fewer than {RULE_OF_30} false matches are expected"
+            print(f"  * {expected}: the true rate may be far off")
     return 0
-
-
-def _rests_on_few(stated: dict[str, Any]) -> bool:
-    """Whether too few impostor pairs were compared for the rate (rule of 30)."""
-    return bool(stated["target_fmr"] * stated.get("impostor_pairs", 0) < 30)

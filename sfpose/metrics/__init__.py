@@ -1,6 +1,6 @@
 """How well a comparison works: error rates, intervals and thresholds from distances.
 
-May import numpy, scipy and scikit-learn, and nothing of the library.
+May import numpy, scipy and scikit-learn, and of the library ``_checks`` alone.
 """
 
 from sfpose.metrics.displays import (

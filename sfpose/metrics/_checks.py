@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import operator
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
     "check_confidence",
-    "check_draws",
     "check_fmr",
     "check_people",
     "check_ratios",
     "check_scores",
     "check_threshold",
+    "people_given",
 ]
 
 Labelled = tuple[NDArray[np.float64], NDArray[np.bool_]]
@@ -100,17 +98,6 @@ def check_confidence(value: float) -> float:
     return confidence
 
 
-def check_draws(value: int) -> int:
-    """``value`` as an int, if so many drawings can be made."""
-    try:
-        draws = operator.index(value)
-    except TypeError:
-        draws = 0
-    if draws < 1:
-        raise ValueError(f"draws must be a whole number, at least 1; got {value!r}")
-    return draws
-
-
 def check_people(
     first_people: ArrayLike, second_people: ArrayLike, shape: tuple[int, ...]
 ) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
@@ -121,3 +108,14 @@ def check_people(
             f"people of both sides must have shape {shape}; got {first.shape} and {second.shape}"
         )
     return first, second
+
+
+def people_given(
+    first_people: ArrayLike | None, second_people: ArrayLike | None, shape: tuple[int, ...]
+) -> tuple[NDArray[np.generic], NDArray[np.generic]] | None:
+    """The same where they may be left out, of both sides alike."""
+    if (first_people is None) != (second_people is None):
+        raise ValueError("the people of both sides must be given, or of neither; got one side")
+    if first_people is None or second_people is None:
+        return None
+    return check_people(first_people, second_people, shape)

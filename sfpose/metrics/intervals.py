@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sfpose.metrics._checks import check_confidence, check_draws, check_people, check_scores
+from sfpose._checks import check_whole
+from sfpose.metrics._checks import check_confidence, check_people, check_scores
 from sfpose.metrics.error_rates import crossing
 
 __all__ = [
@@ -223,7 +224,7 @@ def people_interval(
     True
     """
     tail = 100 * (1 - check_confidence(confidence)) / 2
-    draws = check_draws(draws)
+    draws = check_whole(draws, "draws", 1)
     resampler = PeopleResampler(distances, is_genuine, first_people, second_people)
     if resampler._people < 2:
         raise ValueError("an interval over people needs at least two of them; got one")
@@ -300,7 +301,7 @@ def people_rate_interval(
     from scipy.sparse import coo_array
 
     tail = 100 * (1 - check_confidence(confidence)) / 2
-    draws = check_draws(draws)
+    draws = check_whole(draws, "draws", 1)
     errors = np.asarray(is_error, dtype=np.float64)
     first, second = np.asarray(first_people), np.asarray(second_people)
     if errors.ndim != 1 or not errors.shape == first.shape == second.shape or not len(errors):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sfpose.metrics._checks import check_fmr, check_people, check_scores
+from sfpose.metrics._checks import check_fmr, check_scores, people_given
 from sfpose.metrics.error_rates import error_rates_at_threshold, threshold_at_fmr
 from sfpose.metrics.intervals import (
     Interval,
@@ -19,6 +19,10 @@ from sfpose.metrics.intervals import (
 )
 
 __all__ = ["SmallSampleWarning", "ThresholdCalibration", "calibrate_threshold"]
+
+
+RULE_OF_30 = 30
+"""With fewer false matches the true rate may be off by more than 30 %, with 90 % confidence."""
 
 
 class SmallSampleWarning(UserWarning):
@@ -151,17 +155,15 @@ def calibrate_threshold(
     """
     scores, genuine = check_scores(distances, is_genuine)
     target = check_fmr(target_fmr, "target_fmr")
-    if (first_people is None) != (second_people is None):
-        raise ValueError("the people of both sides must be given, or of neither; got one side")
+    people = people_given(first_people, second_people, scores.shape)
     impostors = int((~genuine).sum())
     threshold = threshold_at_fmr(scores, genuine, target)
     rates = error_rates_at_threshold(scores, genuine, threshold)
     accepted = scores <= threshold
     count, fmr_interval, fnmr_interval = 0, None, None
-    if first_people is not None and second_people is not None:
-        first, second = check_people(first_people, second_people, scores.shape)
-        count = people_of(first, second)
-        fmr_interval, fnmr_interval = intervals_at(accepted, genuine, first, second)
+    if people is not None:
+        count = people_of(*people)
+        fmr_interval, fnmr_interval = intervals_at(accepted, genuine, *people)
     found = ThresholdCalibration(
         target_fmr=target,
         threshold=threshold,
@@ -181,11 +183,16 @@ def calibrate_threshold(
     return found
 
 
+def rests_on_few(rate: float, impostors: int) -> bool:
+    """Whether so many impostor pairs are too few for a rate: the rule of 30."""
+    return rate * impostors < RULE_OF_30
+
+
 def warn_of_few(found: ThresholdCalibration, stacklevel: int = 2) -> None:
     """Warn, at a line so far up, if too few false matches are expected to found a threshold."""
     expected, target = found.expected_false_matches, found.target_fmr
-    if expected < 30:
-        rule = 3 if expected < 3 else 30
+    if rests_on_few(target, found.impostor_pairs):
+        rule = 3 if expected < 3 else RULE_OF_30
         warnings.warn(
             f"a target FMR of {target:g} needs at least {int(np.ceil(rule / target))} impostor "
             f"pairs (rule of {rule}); got {found.impostor_pairs}, "

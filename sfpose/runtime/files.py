@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-__all__ = ["copy_rights", "locked", "parse_json", "read_file", "whole_file"]
+__all__ = ["copy_rights", "locked", "parse_json", "parts_of", "read_file", "whole_file"]
 
 
 def read_file(folder: Path, name: str, most: int) -> bytes:
@@ -190,9 +190,14 @@ def _own_folder(path: Path) -> Iterator[Path]:
             return
 
 
+def parts_of(path: Path) -> Iterator[Path]:
+    """What writers of a file or folder prepare beside it, or left there when they were killed."""
+    return path.parent.glob(f".{glob.escape(path.name)}.*.part")
+
+
 def _remove_abandoned(path: Path) -> None:
     """Remove what writers of ``path`` that were killed left behind."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+    for left in parts_of(path):
         with locked(left, wait=False) as held:
             if held:
                 shutil.rmtree(left, ignore_errors=True)

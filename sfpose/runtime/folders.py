@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import glob
 import os
 import secrets
 import shutil
@@ -22,7 +21,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
-from sfpose.runtime.files import copy_rights, locked
+from sfpose.runtime.files import copy_rights, locked, parts_of
 from sfpose.runtime.overwriting import check_alike, check_free, check_outside, format_of
 
 __all__ = ["change_folder", "read_whole", "settled", "write_folder", "write_zip"]
@@ -302,7 +301,7 @@ def _replacing(asked: Path) -> Iterator[tuple[Path, Path]]:
         with locked(place.parent, wait=True) as alone:
             _settle(place)
             if alone:
-                for left in place.parent.glob(f".{glob.escape(place.name)}.*.part"):
+                for left in parts_of(place):
                     _remove(left)
             new = _part(place)
             # Nobody else looks on while what is private is written again.

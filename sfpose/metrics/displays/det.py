@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sfpose.metrics._checks import check_people, check_scores
+from sfpose.metrics._checks import check_scores, people_given
 from sfpose.metrics.displays._common import Scorer, all_comparisons, axes_or_new, figure_of
 from sfpose.metrics.error_rates import det_curve, equal_error_rate, error_rates_at_threshold
 from sfpose.metrics.intervals import Interval, intervals_at
@@ -117,15 +117,13 @@ class DetCurveDisplay:
         0.2
         """
         scores, genuine = check_scores(distances, is_genuine)
-        if (first_people is None) != (second_people is None):
-            raise ValueError("the people of both sides must be given, or of neither; got one side")
+        people = people_given(first_people, second_people, scores.shape)
         fmr, fnmr, _ = det_curve(scores, genuine)
         point: tuple[float, float] | None = None
         intervals: tuple[Interval | None, Interval | None] = (None, None)
         if threshold is not None:
             point = error_rates_at_threshold(scores, genuine, threshold)
-            if first_people is not None and second_people is not None:
-                people = check_people(first_people, second_people, scores.shape)
+            if people is not None:
                 intervals = intervals_at(scores <= threshold, genuine, *people)
         display = cls(
             fmr,
