@@ -217,6 +217,8 @@ def test_numbers_that_cannot_be_meant_are_refused(arguments, message, capsys):
         (["reproduce", "table1", "--people", "1-2"], "--people must go with table3 or table4"),
         (["reproduce", "table3", "--data", ".", "--weights", "small"], "--weights must go with"),
         (["reproduce", "table4", "--data", ".", "--rounds", "9"], "--rounds must go with table1"),
+        (["reproduce", "table3", "--data", ".", "--n-jobs", "1"], "--n-jobs must go with table4"),
+        (["reproduce", "table4", "--data", ".", "--out", "x.png"], "--out must go with figures"),
         (["evaluate", "lfw", ".", "--no-align", "--min-face-score", "0"], "needs landmarks"),
     ],
 )

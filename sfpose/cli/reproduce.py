@@ -26,7 +26,14 @@ _Printed: TypeAlias = "tuple[str, dict[str, object]]"
 
 _OF_DATA = ("table3", "table4", "table5", "figures", "studies")
 _PARTS = ("networks", "table1", *_OF_DATA)
-_TAKEN_BY = {"data": _OF_DATA, "people": _OF_DATA, "weights": _OF_DATA[1:], "rounds": ("table1",)}
+_TAKEN_BY = {
+    "data": _OF_DATA,
+    "people": _OF_DATA,
+    "weights": _OF_DATA[1:],
+    "n_jobs": _OF_DATA[1:],
+    "out": ("figures",),
+    "rounds": ("table1",),
+}
 
 
 def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -44,12 +51,8 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--data", help="folder or zip file; not for networks and table1")
     parser.add_argument("--people", type=people_range, metavar="FIRST-LAST", help="people to take")
     parser.add_argument("--weights", help="shipped name or path of an artifact (default: default)")
-    parser.add_argument(
-        "--n-jobs", type=int, default=-1, metavar="N", help="threads (default: all)"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("det.png"), help="image of figures (default: det.png)"
-    )
+    parser.add_argument("--n-jobs", type=int, metavar="N", help="threads (default: all)")
+    parser.add_argument("--out", type=Path, help="image of figures (default: det.png)")
     parser.add_argument(
         "--rounds", type=int, metavar="N", help="images a network for table1 (default: 40)"
     )
@@ -63,11 +66,14 @@ def run(options: argparse.Namespace) -> int:
     """Print the table or say where the figure is."""
     for option, parts in _TAKEN_BY.items():
         if getattr(options, option) is not None and options.part not in parts:
-            raise ValueError(f"--{option} must go with {' or '.join(parts)}; got {options.part}")
+            flag = option.replace("_", "-")
+            raise ValueError(f"--{flag} must go with {' or '.join(parts)}; got {options.part}")
     if options.part not in _OF_DATA:
         _networks(options)
         return 0
     options.weights = options.weights or "default"
+    options.n_jobs = -1 if options.n_jobs is None else options.n_jobs
+    options.out = options.out or Path("det.png")
     if options.data is None:
         raise ValueError(f"{options.part} needs --data, a folder or zip of subject/pose/image")
     from sfpose.protocols import CFP, PoseFolder
