@@ -104,6 +104,37 @@ def taught_faces():
     return make
 
 
+@pytest.fixture
+def gaussian_scores():
+    """Makes distances two standard deviations apart, and which of them are genuine."""
+
+    def make(count=4000, seed=0, genuine_share=0.3):
+        rng = np.random.default_rng(seed)
+        genuine = rng.random(count) < genuine_share
+        return rng.normal(np.where(genuine, 1.0, 3.0)), genuine
+
+    return make
+
+
+@pytest.fixture
+def noise_faces():
+    """Photos of noise with eight values of a teacher: two without a face, four held out."""
+    from sfpose.training.faces import TaughtFaces
+
+    count = 24
+    rng = np.random.default_rng(0)
+    base = np.array([[16, 18], [32, 18], [24, 26], [18, 33], [30, 33]], np.float32)
+    embeddings = rng.normal(size=(count, 8)).astype(np.float32)
+    return TaughtFaces(
+        photos=rng.integers(0, 256, (count, 48, 48, 3), dtype=np.uint8),
+        landmarks=base + rng.normal(0, 1, (count, 5, 2)).astype(np.float32),
+        scores=np.r_[np.zeros(2), np.full(count - 2, 0.9)].astype(np.float32),
+        embeddings=embeddings,
+        mirror_embeddings=embeddings + 0.1,
+        held_out=np.arange(count) >= count - 4,
+    )
+
+
 @pytest.fixture(scope="session")
 def random_mapped():
     """Artifacts of networks that end in a map and places, as the random numbers make them."""
