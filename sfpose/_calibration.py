@@ -61,9 +61,9 @@ class Calibrated:
     slope: float
     intercept: float
 
-    def rule(self, target: int = 0) -> Rule:
-        """What decides at one of the targets."""
-        found = self.thresholds[target]
+    def rule(self) -> Rule:
+        """What decides at the first of the targets."""
+        found = self.thresholds[0]
         return Rule(found.threshold, found.target_fmr, self.slope, self.intercept)
 
 
@@ -102,28 +102,28 @@ class Calibrator:
         self,
         rows: NDArray[np.floating[Any]],
         subjects: ArrayLike,
-        poses: ArrayLike | None,
+        poses: ArrayLike | None = None,
         *,
         cohort: Cohort | None = None,
-        max_pairs: int,
-        random_state: int,
-        n_jobs: int | None,
+        max_pairs: int = 5_000_000,
+        random_state: int = 0,
+        n_jobs: int | None = None,
     ) -> None:
         self._max_pairs = max_pairs
         self._rows = rows
         rule = "subjects must name one person for each descriptor"
-        people = check_labels(subjects, len(rows), rule)
-        self.subjects, self._subject = np.unique(people, return_inverse=True)
+        self.subjects, self._subject = check_labels(subjects, len(rows), rule)
         if len(self.subjects) < 2:
             raise ValueError(
                 "a calibration needs at least two people, or there is no impostor pair; "
                 f"got {len(self.subjects)}"
             )
-        labels = np.zeros(len(rows), np.int64)
+        self._pose_names: list[str] = []
+        self._pose = np.zeros(len(rows), np.int64)
         if poses is not None:
-            labels = check_labels(poses, len(rows), "poses must name one for each descriptor")
-        names, self._pose = np.unique(labels, return_inverse=True)
-        self._pose_names = None if poses is None else [str(name) for name in names]
+            rule = "poses must name one for each descriptor"
+            names, self._pose = check_labels(poses, len(rows), rule)
+            self._pose_names = [str(name) for name in names]
         self._cohort = cohort
         self._random_state = random_state
         self._n_jobs = n_jobs
@@ -134,7 +134,6 @@ class Calibrator:
         targets: Sequence[float],
         *,
         optional: bool,
-        warn: bool = True,
     ) -> dict[Condition, Calibrated]:
         """Thresholds for each condition that the data allow.
 
@@ -147,13 +146,12 @@ class Calibrator:
         optional : bool
             Leave out, after the first size, what rests on fewer than 3 expected false
             matches, and keep without a warning what rests on fewer than 30.
-        warn : bool, default=True
-            False keeps silent about the first size too.
 
         Raises
         ------
         ValueError
-            If the data allow none, or not a size that is no option, or people share descriptors.
+            If no condition can be calibrated, one of the sizes cannot although ``optional`` is
+            false, or different people share a descriptor.
         """
         found: dict[Condition, Calibrated] = {}
         for place, (more, fewer) in enumerate(sizes):
@@ -161,8 +159,9 @@ class Calibrator:
             if paired is None:
                 if not optional:
                     raise ValueError(
-                        f"templates of {more} against {fewer} images need at least two people "
-                        "with so many, and one with both of them apart; the data have none"
+                        f"templates of {more} against {fewer} images need two people with that "
+                        "many images, and one person with enough for both sides without sharing "
+                        "any; the data have none"
                     )
                 continue
             first, second, distances, left, right = paired
@@ -171,7 +170,7 @@ class Calibrator:
                 genuine = people[0][chosen] == people[1][chosen]
                 condition = Condition.of(more, fewer, poses)
                 if not genuine.any() or genuine.all():
-                    if warn and place == 0 and poses is not None:
+                    if place == 0 and poses is not None:
                         warnings.warn(
                             f"no threshold for {condition}: genuine or impostor pairs are missing",
                             SmallSampleWarning,
@@ -186,7 +185,7 @@ class Calibrator:
                     compared = distances[chosen], genuine, sides
                     _refuse_equal(*compared, min(kept))
                     found[condition] = self._calibrated(*compared, kept)
-                    for threshold in found[condition].thresholds if warn and needed else ():
+                    for threshold in found[condition].thresholds if needed else ():
                         warn_of_few(threshold, stacklevel=3)
         if not found:
             raise ValueError(
@@ -224,7 +223,7 @@ class Calibrator:
         self, first: NDArray[np.int64], second: NDArray[np.int64]
     ) -> Iterator[tuple[tuple[str, str] | None, NDArray[np.bool_] | slice]]:
         yield None, slice(None)
-        names = self._pose_names or []
+        names = self._pose_names
         low, high = np.minimum(first, second), np.maximum(first, second)
         for one in range(len(names)):
             for other in range(one, len(names)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,18 +16,25 @@ __all__ = [
     "check_number",
     "check_rate",
     "check_whole",
+    "is_number",
 ]
 
 
-def check_whole(value: object, name: str, least: int) -> int:
-    """A whole number, NumPy's too, of at least ``least``; a bool is none.
+def check_whole(value: object, name: str, least: int, most: int | None = None) -> int:
+    """A whole number, NumPy's too, from ``least``, perhaps to ``most``; a bool is none.
 
     Raises
     ------
     ValueError
     """
-    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
-        raise ValueError(f"{name} must be a whole number, at least {least}; got {value!r}")
+    limit = math.inf if most is None else most
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, Integral)
+        or not least <= int(value) <= limit
+    ):
+        rule = f", at least {least}" if most is None else f" in {least} ... {most}"
+        raise ValueError(f"{name} must be a whole number{rule}; got {value!r}")
     return int(value)
 
 
@@ -45,6 +52,11 @@ def check_jobs(value: object) -> int | None:
     return int(value)
 
 
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether it is a real number, NumPy's too; a bool is none."""
+    return isinstance(value, Real) and not isinstance(value, (bool, np.bool_))
+
+
 def check_number(value: object, name: str, *, above: float = -math.inf) -> float:
     """A finite number, NumPy's too, above another; a bool is none.
 
@@ -52,24 +64,23 @@ def check_number(value: object, name: str, *, above: float = -math.inf) -> float
     ------
     ValueError
     """
-    number = isinstance(value, Real) and not isinstance(value, (bool, np.bool_))
-    if not number or not above < float(value) < math.inf:  # type: ignore[arg-type]
+    if not is_number(value) or not above < value < math.inf:
         limit = "" if above == -math.inf else f" above {above:g}"
         raise ValueError(f"{name} must be a finite number{limit}; got {value!r}")
-    return float(value)  # type: ignore[arg-type]
+    return float(value)
 
 
-def check_rate(value: object, name: str) -> float:
-    """A number between 0 and 1, NumPy's too, neither of them; a bool is none.
+def check_rate(value: object, name: str, *, zero: bool = False) -> float:
+    """A number above 0, or 0 where allowed, and below 1, NumPy's too; a bool is none.
 
     Raises
     ------
     ValueError
     """
-    number = isinstance(value, Real) and not isinstance(value, (bool, np.bool_))
-    if not number or not 0 < float(value) < 1:  # type: ignore[arg-type]
-        raise ValueError(f"{name} must be a rate, 0 < {name} < 1; got {value!r}")
-    return float(value)  # type: ignore[arg-type]
+    if not is_number(value) or not (0 < value < 1 or (zero and value == 0)):
+        least = "<=" if zero else "<"
+        raise ValueError(f"{name} must be a rate, 0 {least} {name} < 1; got {value!r}")
+    return float(value)
 
 
 def check_groups(given: object) -> tuple[str, ...]:
@@ -90,8 +101,10 @@ def check_groups(given: object) -> tuple[str, ...]:
     return groups
 
 
-def check_labels(values: ArrayLike, count: int, rule: str) -> NDArray[Any]:
-    """One label for each of ``count`` rows, as an array.
+def check_labels(
+    values: ArrayLike, count: int, rule: str
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """The distinct labels of ``count`` rows, sorted, and the number of each row's label.
 
     Raises
     ------
@@ -106,15 +119,12 @@ def check_labels(values: ArrayLike, count: int, rule: str) -> NDArray[Any]:
         for row, label in enumerate(labels.tolist()):
             if _is_missing(label):
                 raise ValueError(f"{rule}; that of row {row} is missing")
-    if labels.dtype.kind == "O":
-        try:
-            np.unique(labels)
-        except TypeError:
-            kinds = sorted({type(label).__name__ for label in labels.tolist()})
-            raise ValueError(
-                f"{rule}, all by text or all by numbers; got {', '.join(kinds)}"
-            ) from None
-    return labels
+    try:
+        names, codes = np.unique(labels, return_inverse=True)
+    except TypeError:
+        kinds = sorted({type(label).__name__ for label in labels.tolist()})
+        raise ValueError(f"{rule}, all by text or all by numbers; got {', '.join(kinds)}") from None
+    return names, codes
 
 
 def _is_missing(label: Any) -> bool:

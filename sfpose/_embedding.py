@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from numbers import Real
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sfpose._checks import is_number
 from sfpose.geometry import (
     BOX_SCALE,
     LANDMARK_CROP_SCALE,
@@ -192,14 +192,10 @@ def _moves(looks: NDArray[np.float64]) -> NDArray[np.float64]:
     return moves
 
 
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 def _stated_face_score(artifact: Artifact) -> float:
     """Face score below which an image shows no face, as a landmark artifact states it."""
     stated = artifact.manifest.get("min_face_score", 0.0)
-    if not _is_number(stated) or not 0 <= stated <= 1:
+    if not is_number(stated) or not 0 <= stated <= 1:
         raise ValueError(f"min_face_score in a manifest must be 0 to 1; got {stated!r}")
     return float(stated)
 
@@ -249,12 +245,11 @@ class Aligner:
         return np.concatenate(landmarks), np.concatenate(scores)
 
     def crops(
-        self, images: Images, size: int, margin: float = 1.0
+        self, images: Images, size: int
     ) -> Iterator[tuple[list[NDArray[np.uint8]], NDArray[np.bool_]]]:
         """Batches of aligned crops (size, size, 3), and which of them show a face."""
-        widen = widen_matrix(margin)
         for batch, points, scores in self.landmarks(images):
-            matrices = similarity_to_canonical(points) @ widen
+            matrices = similarity_to_canonical(points)
             crops = [
                 aligned_crop(image, matrix, size)
                 for image, matrix in zip(batch, matrices, strict=True)
@@ -264,8 +259,8 @@ class Aligner:
 
 def check_min_face_score(score: MinFaceScore) -> None:
     """Raise ValueError unless ``score`` is 0 to 1 or ``"auto"``."""
-    number = isinstance(score, Real) and not isinstance(score, (bool, np.bool_))
-    if not (isinstance(score, str) and score == "auto") and not (number and 0 <= score <= 1):
+    automatic = isinstance(score, str) and score == "auto"
+    if not automatic and not (is_number(score) and 0 <= score <= 1):
         raise ValueError(f"min_face_score must be 0 to 1 or 'auto'; got {score!r}")
 
 
@@ -299,7 +294,7 @@ def share_of(kind: CropKind) -> float:
 def _less_mean(artifact: Artifact) -> float:
     """Share of their mean that an artifact's values are lessened by, none below zero."""
     share = artifact.section("descriptor").get("less_mean", 0.0)
-    if not _is_number(share) or not 0 <= share < 1:
+    if not is_number(share) or not 0 <= share < 1:
         raise ValueError(f"less_mean must be a number from 0 to below 1; got {share!r}")
     return float(share)
 

@@ -15,10 +15,10 @@ Made = TypeVar("Made")
 
 
 class KeepsWhatItMade:
-    """Base of estimators that run a network: one for all threads, and none in a pickle."""
+    """Base of estimators that run a network: all threads share it, and a pickle leaves it out."""
 
     def _made_for(self, key: tuple[object, ...], make: Callable[[], Made]) -> Made:
-        """What ``make`` gave for a key, of which the last is kept."""
+        """The object for a key, made if it is not there; only the last one is kept."""
         try:
             hash(key)
         except TypeError:  # such parameters are no keys: what takes them says what is wrong

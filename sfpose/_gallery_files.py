@@ -103,14 +103,16 @@ def read_gallery(folder: Path, verify: bool, manifest_name: str = MANIFEST) -> G
         If the folder is of another format, was changed, or its files contradict each
         other.
     """
-    manifest = _read_json(folder, manifest_name, 2**20)
+    if not (folder / manifest_name).exists():
+        raise FileNotFoundError(f"there must be a gallery at {str(folder)!r}; there is none")
+    manifest = parse_json(read_file(folder, manifest_name, 2**20), manifest_name)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ValueError(f"{str(folder)!r} must be a gallery of format {FORMAT!r}; it is not")
     version = manifest.get("format_version")
     if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         raise ValueError(f"format_version must be 1 to {FORMAT_VERSION}; got {version!r}")
     if verify:
-        for name in (_IDS, _COUNTS)[:version]:
+        for name in (_IDS, _COUNTS)[:version]:  # format 1 has no counts
             check_digest(folder / name, manifest.get("files"))
     if manifest.get("distance") != DISTANCE:
         raise ValueError(
@@ -167,7 +169,7 @@ def check_counts(counts: ArrayLike | None, length: int) -> NDArray[np.int64]:
 
 
 def _read_list(folder: Path, name: str, kinds: tuple[type, ...]) -> list:  # type: ignore[type-arg]
-    listed = _read_json(folder, name, 2**31)
+    listed = parse_json(read_file(folder, name, 2**31), name)
     if not isinstance(listed, list):
         raise ValueError(f"{name} must be a list; got {type(listed).__name__}")
     odd = [value for value in listed if type(value) not in kinds]
@@ -175,13 +177,6 @@ def _read_list(folder: Path, name: str, kinds: tuple[type, ...]) -> list:  # typ
         allowed = " or ".join(kind.__name__ for kind in kinds)
         raise ValueError(f"{name} must hold {allowed} alone; got {odd[0]!r}")
     return listed
-
-
-def _read_json(folder: Path, name: str, most: int) -> object:
-    try:
-        return parse_json(read_file(folder, name, most), name)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"a gallery must hold {name}; {error}") from None
 
 
 def check_digest(path: Path, files: object) -> None:

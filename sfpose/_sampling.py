@@ -22,7 +22,7 @@ def row_and_column(
 
 def sample(rng: np.random.Generator, count: int, size: int) -> NDArray[np.int64]:
     """All numbers below ``count``, or so many of them, each set as likely as any other."""
-    # Generator.choice does the same, in memory for up to twenty times ``size``.
+    # Generator.choice does the same, but may take twenty times the memory.
     if size >= count:
         return np.arange(count)
     if size > count // 2:

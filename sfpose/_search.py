@@ -74,9 +74,9 @@ class _Searcher:
         from sfpose._kernels.chi2 import chi2_block, chi2_pairs
 
         tiny = np.finfo(np.float32).tiny
-        tried = self.wants_the_bound and products is not None
+        wants_the_bound = self.wants_the_bound
         self._wait -= 1
-        if tried and products is not None and sums is not None:
+        if wants_the_bound and products is not None and sums is not None:
             lower = self._lower(products, sums, rows.shape[1])
             limit = self.limit
             if seeds and np.isinf(limit).any() and seeds < len(rows):

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfpose._calibration import Calibrated, from_conditions, to_conditions
-from sfpose._checks import check_groups, check_rate
+from sfpose._checks import check_groups
 from sfpose._cohort import Cohort
 from sfpose._embedding import check_min_face_score, crop_kind
 from sfpose._gallery_files import (
@@ -100,7 +100,7 @@ class VerificationBundle:
         ----------
         path : path
         overwrite : bool, default=False
-            Replace a bundle that is already there, whose rights stay.
+            Replace a bundle that is already there, which keeps its permissions.
 
         Returns
         -------
@@ -127,9 +127,7 @@ class VerificationBundle:
     def _files(self) -> dict[str, bytes]:
         artifact = self.embedder.artifact
         form = DescriptorForm.of_artifact(artifact, "the embedder")
-        crop_kind(self.embedder.align, artifact)
-        check_min_face_score(self.embedder.min_face_score)
-        self.verifier._checked()
+        _check_parameters(self.embedder, self.verifier, artifact)
         learned = {name for name in vars(self.verifier) if name[-1] == "_" and name[0] != "_"}
         if learned - _FITTED:
             raise ValueError(f"a bundle cannot keep {sorted(learned - _FITTED)} of a verifier")
@@ -244,26 +242,31 @@ def _estimators(
     try:
         # All is checked now, and not at the first photo; older bundles have no score.
         score = stated.get("min_face_score", "auto")
-        crop_kind(stated["align"], artifact)
-        check_min_face_score(score)
         embedder.set_params(align=stated["align"], min_face_score=score)
         settings = {name: stated["verifier"][name] for name in _PARAMETERS}
         if settings["template_sizes"] is not None:
             settings["template_sizes"] = [tuple(pair) for pair in settings["template_sizes"]]
         verifier.set_params(**settings)
-        check_groups(settings["groups"])
-        check_rate(settings["target_fmr"], "target_fmr")
+        _check_parameters(embedder, verifier, artifact)
         if stated["fitted"]:
             if cohort is None:
                 known, strangers = from_conditions(artifact.manifest), None
             else:
                 known = from_conditions(stated, least=-math.inf)
                 strangers = Cohort(cohort, form)
-            _check_rates(known.values(), settings["target_fmr"])
+            _check_rates(known.values(), verifier.target_fmr)
             verifier._learned(known, form, strangers)
-    except (KeyError, IndexError, TypeError, StopIteration) as error:
+    except (KeyError, TypeError) as error:
         raise ValueError(f"the manifest must describe a bundle; it does not: {error}") from error
     return embedder, verifier
+
+
+def _check_parameters(
+    embedder: FaceEmbedder, verifier: TemplateVerifier, artifact: Artifact
+) -> None:
+    crop_kind(embedder.align, artifact)
+    check_min_face_score(embedder.min_face_score)
+    verifier._checked()
 
 
 def _plain(value: Any, name: str) -> Any:

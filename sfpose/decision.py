@@ -121,18 +121,18 @@ class DescriptorForm(NamedTuple):
         """
         if rows.shape[1] != self.size:
             raise ValueError(
-                f"{name} must have {self.size} values a row, as what the threshold was calibrated "
-                f"on; got {rows.shape[1]}"
+                f"{name} must have {self.size} values a row, as descriptors of these weights "
+                f"have; got {rows.shape[1]}"
             )
         unit = _sum_to_one(rows)
         if self.normalization == "l1" and not unit.all():
             raise ValueError(
-                f"{name} must sum to 1 in each row, as what the threshold was calibrated on; "
+                f"{name} must sum to 1 in each row, as descriptors of these weights do; "
                 f"row {int(np.argmin(unit))} does not"
             )
         if self.normalization == "none" and unit.all():
             raise ValueError(
-                f"{name} must not be normalised, as what the threshold was calibrated on was not; "
+                f"{name} must not be normalised, since descriptors of these weights are not; "
                 "each row sums to 1"
             )
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sfpose._checks import check_whole
 from sfpose._scoring import check_searchable, chi2_matrix
 from sfpose._search import nearest
 
@@ -114,16 +115,15 @@ def search(
     >>> rows.tolist(), (3 * distances).round().tolist()
     ([[1, 2]], [[1.0, 4.0]])
     """
+    blocks = _rows(templates, "templates")
     from dask.base import compute
     from dask.delayed import delayed
 
-    blocks = _rows(templates, "templates")
     asked = check_searchable(probes, name="probes", width=blocks.shape[1])
-    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= len(blocks):
-        raise ValueError(f"k must be a whole number in 1 ... {len(blocks)}; got {k!r}")
+    count = check_whole(k, "k", 1, len(blocks))
     sent = delayed(asked)
     parts = compute(
-        *[delayed(_search_block)(block, sent, int(k)) for block in blocks.to_delayed().ravel()]
+        *[delayed(_search_block)(block, sent, count) for block in blocks.to_delayed().ravel()]
     )
     starts = np.cumsum((0, *blocks.chunks[0][:-1]))
     rows = np.concatenate(
@@ -131,7 +131,7 @@ def search(
     )
     distances = np.concatenate([found for _, found in parts], axis=1)
     # Blocks stand in the order of their rows, so a stable sort keeps the earlier of equals.
-    order = np.argsort(distances, axis=1, kind="stable")[:, :k]
+    order = np.argsort(distances, axis=1, kind="stable")[:, :count]
     return np.take_along_axis(rows, order, 1), np.take_along_axis(distances, order, 1)
 
 

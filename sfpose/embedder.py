@@ -185,8 +185,8 @@ class FaceEmbedder(KeepsWhatItMade, TransformerMixin, BaseEstimator):  # type: i
             ) from error
         from sfpose.training.identification import IdentificationSettings, train_identification
 
-        people = check_labels(y, count_images(X), "y must name one person for each image")
-        classes, labels = np.unique(people, return_inverse=True)
+        rule = "y must name one person for each image"
+        classes, labels = check_labels(y, count_images(X), rule)
         if len(classes) < 2:
             raise ValueError(f"fit needs images of at least two people; got {len(classes)}")
         start = None if self.weights is None else read_artifact(self.weights)

@@ -17,11 +17,11 @@ from sfpose._calibration import TEMPLATE_SIZES, Calibrator, to_conditions
 from sfpose._scoring import chi2_pairs_at
 from sfpose.embedder import FaceEmbedder
 from sfpose.error_table import Row, format_table, row_from_distances
+from sfpose.pose import POSES
 from sfpose.protocols import CFP, LFW, LazyImages, PoseFolder, Trials, VGGFace2Pose, all_pairs
 from sfpose.runtime.artifact import Artifact, Json
 
 __all__ = [
-    "POSES",
     "Comparison",
     "Embed",
     "PoseColumn",
@@ -171,10 +171,6 @@ def evaluate_cfp(
     return table
 
 
-POSES = ("frontal", "three_quarter", "profile")
-"""Folders of the three poses, in the order of the paper's tables."""
-
-
 def evaluate_poses(
     folder: PoseFolder,
     embed: Embed,
@@ -298,9 +294,7 @@ TARGET_FMRS = (0.1, 0.01, 0.001, 0.0001)
 """False match rates that shipped weights have a threshold for."""
 
 
-def calibrated(
-    artifact: Artifact, cfp: CFP, *, n_jobs: int | None = None, warn: bool = True
-) -> Artifact:
+def calibrated(artifact: Artifact, cfp: CFP) -> Artifact:
     """The artifact with thresholds calibrated on comparisons of some people.
 
     For each pair of poses and for all together, and for templates of several images of
@@ -312,29 +306,24 @@ def calibrated(
         Descriptor network.
     cfp : CFP
         People who take no part in any test.
-    n_jobs : int, optional
-    warn : bool, default=True
-        Say where a threshold of single images rests on too few comparisons.
 
     Returns
     -------
     Artifact
         The same network; its manifest has a ``calibration``.
+
+    Warns
+    -----
+    SmallSampleWarning
+        If a threshold of single images rests on too few comparisons.
     """
-    embedder = FaceEmbedder(n_jobs=n_jobs)
+    embedder = FaceEmbedder()
     embedder.artifact_ = artifact
     descriptors = embedder.transform(cfp.images)
     acquired = ~np.isnan(descriptors).any(axis=1)
     descriptors, subjects = descriptors[acquired], cfp.subjects[acquired]
-    calibrator = Calibrator(
-        descriptors,
-        subjects,
-        cfp.poses[acquired],
-        max_pairs=5_000_000,
-        random_state=0,
-        n_jobs=n_jobs,
-    )
-    found = calibrator.run(TEMPLATE_SIZES, TARGET_FMRS, optional=True, warn=warn)
+    calibrator = Calibrator(descriptors, subjects, cfp.poses[acquired])
+    found = calibrator.run(TEMPLATE_SIZES, TARGET_FMRS, optional=True)
     people = np.unique(subjects)
     data = (
         f"CFP, people {people[0]} to {people[-1]}, all pairs of templates of their "

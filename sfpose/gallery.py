@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Hashable, Iterator, Sequence
-from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sfpose._checks import check_whole, is_number
 from sfpose._gallery_files import (
     FILES,
     MANIFEST,
@@ -282,9 +282,8 @@ class TemplateGallery:
             If ``k`` is not in 1 ... len(gallery), the gallery is empty, or probes are refused.
         """
         rows = self._probes(probes)
-        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= len(self):
-            raise ValueError(f"k must be a whole number in 1 ... {len(self)}; got {k!r}")
-        index, distances = nearest(self.templates, rows, int(k), self.n_jobs)
+        count = check_whole(k, "k", 1, len(self))
+        index, distances = nearest(self.templates, rows, count, self.n_jobs)
         return SearchResult(self._names()[index], distances)
 
     def search_within(self, probes: ArrayLike, radius: float) -> list[SearchResult]:
@@ -308,7 +307,7 @@ class TemplateGallery:
             refused.
         """
         rows = self._probes(probes)
-        if not isinstance(radius, Real) or not radius >= 0:
+        if not is_number(radius) or not radius >= 0:
             raise ValueError(f"radius must be a number, at least 0; got {radius!r}")
         names = self._names()
         found = within(self.templates, rows, float(radius), self.n_jobs)
@@ -330,7 +329,7 @@ class TemplateGallery:
         path : path
             The folder to make.
         overwrite : bool, default=False
-            Replace a gallery that is already there, whose rights stay.
+            Replace a gallery that is already there, which keeps its permissions.
 
         Returns
         -------

@@ -15,7 +15,6 @@ import numpy as np
 
 from sfpose._scoring import chi2_pairs_at
 from sfpose.evaluation import (
-    POSES,
     Comparison,
     Embed,
     PoseColumn,
@@ -25,6 +24,8 @@ from sfpose.evaluation import (
     row_from_distances,
 )
 from sfpose.metrics import DetCurveDisplay
+from sfpose.metrics.displays._common import pyplot
+from sfpose.pose import POSES
 from sfpose.protocols import CFP, PoseFolder, VGGFace2Pose
 
 __all__ = [
@@ -362,8 +363,7 @@ def det_figure(systems: Mapping[str, Sequence[PoseColumn]], path: str | Path, ti
     -------
     Path
     """
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
     figure, axes = plt.subplots(2, 2, figsize=(12, 12))
     styles: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
     for (row, size), (column, kind) in (

@@ -83,13 +83,13 @@ def build_templates(
     if method not in ("mean", "medoid"):
         raise ValueError(f'method must be "mean" or "medoid"; got {method!r}')
     rows = check_descriptors(descriptors)
-    labels = check_labels(groups, len(rows), "groups must name one for each descriptor")
+    names, codes = check_labels(groups, len(rows), "groups must name one for each descriptor")
     shares = np.ones(len(rows)) if weights is None else np.asarray(weights, dtype=np.float64)
     if shares.shape != (len(rows),):
         raise ValueError(f"weights must have shape ({len(rows)},); got {shares.shape}")
     if not (np.isfinite(shares).all() and (shares >= 0).all()):
         raise ValueError("weights must be finite and not negative; got another value")
-    names, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    counts = np.bincount(codes)
     # Only their ratios count: sums of large ones would leave the range of float64.
     shares = shares / max(shares.max(), np.finfo(np.float64).tiny)
     totals = np.bincount(codes, shares)

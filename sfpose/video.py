@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sfpose._checks import check_whole
 from sfpose.geometry import similarity_to_canonical
 from sfpose.pose import head_pose
 
@@ -129,8 +130,7 @@ def read_frames(path: str | os.PathLike[str], *, every: int = 1) -> Iterator[Fra
     ValueError
         If ``every`` is below 1 or the file is no video.
     """
-    if every < 1:
-        raise ValueError(f"every must be at least 1; got {every}")
+    check_whole(every, "every", 1)
     if not Path(path).is_file():
         raise FileNotFoundError(f"a video must be a file; there is none at {str(path)!r}")
     try:
@@ -261,11 +261,10 @@ def track_faces(
             'tracking needs FaceAligner(detector=..., policy="all"); '
             f"got detector {aligner.detector!r} and policy {aligner.policy!r}"
         )
-    if keep < 1 or gap < 1 or patience < 0 or not 0 < min_overlap <= 1:
-        raise ValueError(
-            "keep and gap must be at least 1, patience at least 0, min_overlap in (0, 1]; "
-            f"got {keep}, {gap}, {patience}, {min_overlap}"
-        )
+    for name, value, least in (("keep", keep, 1), ("gap", gap, 1), ("patience", patience, 0)):
+        check_whole(value, name, least)
+    if not 0 < min_overlap <= 1:
+        raise ValueError(f"min_overlap must be above 0 and at most 1; got {min_overlap}")
     tracks: list[Track] = []
     for given, frame in enumerate(frames):
         found = aligner.align([frame.image])

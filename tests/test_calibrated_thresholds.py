@@ -169,7 +169,7 @@ def test_few_people_with_genuine_pairs_give_no_interval_of_their_rate():
 
 @pytest.mark.parametrize("confidence", [95, 1, 0, -0.5, np.nan])
 def test_a_confidence_is_no_percentage(confidence):
-    match = f"confidence must lie between 0 and 1; got {confidence}"
+    match = f"confidence must be a rate, 0 < confidence < 1; got {confidence}"
     with pytest.raises(ValueError, match=match):
         clopper_pearson_interval(5, 100, confidence=confidence)
     with pytest.raises(ValueError, match=match):

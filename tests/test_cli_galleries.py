@@ -271,3 +271,17 @@ def test_a_person_of_too_many_images_does_not_hide_the_others(people, tmp_path, 
     assert "nobody is taken for hopper, whose template is of 12 images" in output.err
     assert main(["identify", path, str(files[1]), "--target-fmr", "0.3"]) == 2
     assert "got 0.3" in capsys.readouterr().err
+
+
+def test_a_photo_that_may_not_be_read_is_named(people, tmp_path, capsys, monkeypatch):
+    opened = open
+
+    def refusing(source, *rest, **options):
+        if str(source).endswith("hopper/1.png"):
+            raise PermissionError(13, "Permission denied", str(source))
+        return opened(source, *rest, **options)
+
+    monkeypatch.setattr("builtins.open", refusing)
+    assert main(["embed", str(people), "--out", str(tmp_path / "out.npz")]) == 2
+    error = capsys.readouterr().err
+    assert "hopper/1.png: [Errno 13]" in error

@@ -178,6 +178,16 @@ def test_an_estimators_curve_has_its_threshold_and_intervals_over_people(verifie
         DetCurveDisplay.from_estimator(verifier, descriptors, subjects[:3])
 
 
+@pytest.mark.parametrize("missing", [None, np.nan])
+@pytest.mark.parametrize("display", [DetCurveDisplay, ScoreHistogramDisplay, TippettDisplay])
+def test_whoever_has_no_name_is_not_taken_for_one_person(verifier_and_people, display, missing):
+    verifier, descriptors, subjects = verifier_and_people
+    named = subjects.astype(object)
+    named[7] = missing
+    with pytest.raises(ValueError, match=r"subjects must name one person.*row 7 is missing"):
+        display.from_estimator(verifier, descriptors, named)
+
+
 def test_a_tippett_plot_counts_ratios_that_are_at_least_so_large(verifier_and_people):
     verifier, descriptors, subjects = verifier_and_people
     display = TippettDisplay.from_estimator(verifier, descriptors, subjects)

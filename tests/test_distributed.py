@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 
@@ -17,6 +18,14 @@ from sfpose.distributed import score_matrix, search  # noqa: E402
 def _rows(count, seed=0, width=40):
     rows = np.maximum(np.random.default_rng(seed).normal(size=(count, width)), 0) + 1e-6
     return (rows / rows.sum(1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize("call", [score_matrix, search])
+def test_without_dask_it_is_said_how_to_get_it(call, monkeypatch):
+    for name in ("dask", "dask.array", "dask.base", "dask.delayed"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match=r'pip install "sfpose\[distributed\]"'):
+        call(_rows(2), _rows(3))
 
 
 @pytest.mark.parametrize("chunks", [(100, 40), (37, 11)])

@@ -157,7 +157,7 @@ def test_table_shows_every_row_in_percent(cfp_zip):
 @pytest.mark.usefixtures("any_crop_is_a_face")
 @pytest.mark.filterwarnings("ignore::sfpose.metrics.SmallSampleWarning")
 def test_calibration_goes_into_the_manifest(cfp_zip):
-    artifact = calibrated(read_artifact("default"), CFP(cfp_zip), warn=False)
+    artifact = calibrated(read_artifact("default"), CFP(cfp_zip))
     conditions = artifact.manifest["calibration"]["conditions"]
     assert [entry["target_fmr"] for entry in conditions[0]["thresholds"]] == list(TARGET_FMRS)
     for entry in conditions:
@@ -373,7 +373,7 @@ def test_a_calibration_leaves_out_whom_it_could_not_acquire(cfp_zip, monkeypatch
     lost = np.isin(np.arange(len(rows)), [3, 17, 40, 41, 77])
     given = np.where(lost[:, None], np.float32(np.nan), rows)
     monkeypatch.setattr(FaceEmbedder, "transform", lambda self, images: given)
-    made = calibrated(read_artifact("default"), cfp, warn=False).manifest["calibration"]
+    made = calibrated(read_artifact("default"), cfp).manifest["calibration"]
 
     first, second = np.triu_indices((~lost).sum(), 1)
     distances = _all_distances(*[rows[~lost].astype(np.float64)] * 2)[first, second]

@@ -22,7 +22,6 @@ from sfpose.protocols import (
     PoseFolder,
     VGGFace2Pose,
     all_pairs,
-    first_of_each,
 )
 
 
@@ -355,11 +354,14 @@ def test_photos_of_a_folder_are_those_of_the_protocols(tmp_path):
     assert len(find_photos([str(root / "__MACOSX")])) == 1
 
 
+def test_whoever_has_no_name_is_not_paired():
+    with pytest.raises(ValueError, match=r"subjects must name one person.*row 1 is missing"):
+        all_pairs(["a", None, None], [0, 1, 2])
+
+
 def test_pairs_need_two_sides():
     with pytest.raises(ValueError, match="both sides"):
         all_pairs(["a"], [0], [])
-    assert first_of_each(list("abab"), [3, 2, 1, 0], 1).tolist() == [2, 3]
-    assert first_of_each(list("abab"), [], 1).tolist() == []
 
 
 def test_the_real_lfw_has_its_published_counts(shared_data):

@@ -213,10 +213,11 @@ def test_a_video_gives_a_template_of_its_sharp_frames(tmp_path, portrait):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"keep": 0}, "keep and gap must be at least 1"),
-        ({"gap": 0}, "keep and gap must be at least 1"),
-        ({"min_overlap": 0.0}, "min_overlap in"),
-        ({"patience": -1}, "patience at least 0"),
+        ({"keep": 0}, "keep must be a whole number, at least 1"),
+        ({"gap": 0}, "gap must be a whole number, at least 1"),
+        ({"min_overlap": 0.0}, "min_overlap must be"),
+        ({"patience": -1}, "patience must be a whole number, at least 0"),
+        ({"keep": 2.5}, "keep must be a whole number, at least 1; got 2.5"),
     ],
 )
 def test_numbers_out_of_range_are_refused(settings, message):
@@ -226,11 +227,16 @@ def test_numbers_out_of_range_are_refused(settings, message):
         track_faces([], FaceAligner())
 
 
+def test_every_second_and_a_half_frame_cannot_be_read(tmp_path):
+    with pytest.raises(ValueError, match=r"every must be a whole number, at least 1; got 1.5"):
+        next(read_frames(tmp_path / "any.mp4", every=1.5))
+
+
 def test_what_is_no_video_is_refused(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="there is none at"):
         next(read_frames(tmp_path / "none.mp4"))
     (tmp_path / "text.mp4").write_text("no video")
-    with pytest.raises(ValueError, match="every must be at least 1"):
+    with pytest.raises(ValueError, match="every must be a whole number, at least 1"):
         next(read_frames(tmp_path / "text.mp4", every=0))
     pytest.importorskip("av", reason="videos need the [video] extra")
     with pytest.raises(ValueError, match="must be a whole video"):

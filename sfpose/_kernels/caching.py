@@ -31,12 +31,9 @@ def cache_kernels() -> Path:
     >>> from sfpose import cache_kernels
     >>> folder = cache_kernels()  # doctest: +SKIP
     """
-    from sfpose._kernels.chi2 import chi2_block
-    from sfpose._kernels.chi2 import chi2_pairs as pairs
+    from sfpose._kernels.chi2 import chi2_block, chi2_pairs
     from sfpose._kernels.topk import keep_nearest
 
-    folder = Path()
-    for kernel in (chi2_block, pairs, keep_nearest):
+    for kernel in (chi2_block, chi2_pairs, keep_nearest):
         kernel.enable_caching()
-        folder = Path(str(kernel.stats.cache_path))
-    return folder
+    return Path(str(keep_nearest.stats.cache_path))

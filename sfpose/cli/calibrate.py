@@ -56,9 +56,7 @@ def run(options: argparse.Namespace) -> int:
     faces = embed_photos(photos, options)
     usable = ~np.isnan(faces.descriptors).any(axis=1)
     rows, names = faces.descriptors[usable], np.array(people)[faces.index[usable]]
-    calibrator = Calibrator(
-        rows, names, None, max_pairs=5_000_000, random_state=0, n_jobs=options.n_jobs
-    )
+    calibrator = Calibrator(rows, names, n_jobs=options.n_jobs)
     targets = sorted(set(options.target_fmr), reverse=True)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

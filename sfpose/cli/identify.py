@@ -53,9 +53,10 @@ def run(options: argparse.Namespace) -> int:
     """Print who is near; 0 if somebody is in every photo, else 1."""
     import numpy as np
 
-    from sfpose.gallery import SearchResult
+    from sfpose.gallery import SearchResult, TemplateGallery
 
-    gallery = _gallery(options)
+    path, weights = options.gallery, options.weights
+    gallery = TemplateGallery.load(path, weights=weights, n_jobs=options.n_jobs)
     thresholds = _thresholds(options, gallery)
     photos = find_photos(options.photos)
     faces = embed_photos(photos, options)
@@ -77,21 +78,6 @@ def run(options: argparse.Namespace) -> int:
             _say(options, str(name), found, listed)
     recognised = [any(found is not None for found, _ in told) for told in answers]
     return 0 if all(recognised) else 1
-
-
-def _gallery(options: argparse.Namespace) -> TemplateGallery:
-    from sfpose._gallery_files import MANIFEST
-    from sfpose.gallery import TemplateGallery
-
-    place: Path = options.gallery
-    try:
-        return TemplateGallery.load(place, weights=options.weights, n_jobs=options.n_jobs)
-    except FileNotFoundError as error:
-        if (place / MANIFEST).exists():
-            raise
-        raise FileNotFoundError(
-            f"there must be a gallery at {str(place)!r}; there is none"
-        ) from error
 
 
 class _Near(NamedTuple):

@@ -186,7 +186,7 @@ def in_steps(
 
     Raises
     ------
-    ValueError, FileNotFoundError
+    ValueError, OSError
         As ``work`` raises them, with the image's name where they tell its number in the part.
     """
     from tqdm import tqdm
@@ -197,8 +197,8 @@ def in_steps(
     ):
         try:
             done.append(work(start, images[start : start + step]))
-        except (ValueError, FileNotFoundError) as error:
-            kind = ValueError if isinstance(error, ValueError) else FileNotFoundError
+        except (ValueError, OSError) as error:
+            kind = ValueError if isinstance(error, ValueError) else type(error)
             raise kind(_named(str(error), names[start:])) from error
     return done
 

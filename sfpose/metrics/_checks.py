@@ -6,8 +6,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
-    "check_confidence",
-    "check_fmr",
     "check_people",
     "check_ratios",
     "check_scores",
@@ -73,29 +71,12 @@ def _labelled(
     return scores, labels
 
 
-def check_fmr(value: float, name: str = "fmr", *, zero: bool = False) -> float:
-    """``value`` as a float, if it is a rate below 1 and above 0, or 0 where allowed."""
-    rate = float(value)
-    if not (0 < rate < 1 or (zero and rate == 0)):
-        allowed = f"0 <= {name} < 1" if zero else f"0 < {name} < 1"
-        raise ValueError(f"{name} must be a rate, {allowed}; got {value}")
-    return rate
-
-
 def check_threshold(value: float) -> float:
     """``value`` as a float, if it is a number."""
     threshold = float(value)
     if np.isnan(threshold):
         raise ValueError(f"threshold must be a number; got {value}")
     return threshold
-
-
-def check_confidence(value: float) -> float:
-    """``value`` as a float, if it lies between 0 and 1."""
-    confidence = float(value)
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1; got {value}")
-    return confidence
 
 
 def check_people(

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sfpose.metrics._checks import check_fmr, check_scores, check_threshold
+from sfpose._checks import check_rate
+from sfpose.metrics._checks import check_scores, check_threshold
 
 __all__ = [
     "DetCurve",
@@ -320,7 +321,7 @@ def threshold_at_fmr(distances: ArrayLike, is_genuine: ArrayLike, fmr: float) ->
     """
     scores, genuine = check_scores(distances, is_genuine)
     impostors = np.sort(scores[~genuine])
-    allowed = errors_within(check_fmr(fmr, zero=True), len(impostors))
+    allowed = errors_within(check_rate(fmr, "fmr", zero=True), len(impostors))
     refused = impostors[allowed]
     with np.errstate(over="ignore"):
         single = bool((scores.astype(np.float32) == scores).all())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sfpose.metrics._checks import check_fmr
+from sfpose._checks import check_rate
 from sfpose.metrics.error_rates import errors_within
 
 __all__ = ["cumulative_match_curve", "identification_rate_at_fpir"]
@@ -113,7 +113,7 @@ def identification_rate_at_fpir(
             f"got {enrolled.sum()} and {(~enrolled).sum()}"
         )
     strangers = np.sort(matrix[~enrolled].min(axis=1))
-    allowed = errors_within(check_fmr(fpir, "fpir"), len(strangers))
+    allowed = errors_within(check_rate(fpir, "fpir"), len(strangers))
     own = np.where(same, matrix, np.inf)[enrolled].min(axis=1)
     others = np.where(same, np.inf, matrix)[enrolled].min(axis=1)
     return float(((own < others) & (own < strangers[allowed])).mean())

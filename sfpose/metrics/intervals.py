@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sfpose._checks import check_whole
-from sfpose.metrics._checks import check_confidence, check_people, check_scores
+from sfpose._checks import check_rate, check_whole
+from sfpose.metrics._checks import check_people, check_scores
 from sfpose.metrics.error_rates import crossing
 
 __all__ = [
@@ -77,7 +77,7 @@ def clopper_pearson_interval(errors: int, trials: int, *, confidence: float = 0.
 
     if trials < 1 or not 0 <= errors <= trials:
         raise ValueError(f"errors must lie in 0 ... trials, trials >= 1; got {errors} of {trials}")
-    tail = (1 - check_confidence(confidence)) / 2
+    tail = (1 - check_rate(confidence, "confidence")) / 2
     low = 0.0 if errors == 0 else float(beta.ppf(tail, errors, trials - errors + 1))
     high = 1.0 if errors == trials else float(beta.ppf(1 - tail, errors + 1, trials - errors))
     return Interval(low, high)
@@ -223,7 +223,7 @@ def people_interval(
     >>> low < 0.16 < high
     True
     """
-    tail = 100 * (1 - check_confidence(confidence)) / 2
+    check_rate(confidence, "confidence")
     draws = check_whole(draws, "draws", 1)
     resampler = PeopleResampler(distances, is_genuine, first_people, second_people)
     if resampler._people < 2:
@@ -243,6 +243,12 @@ def people_interval(
         raise ValueError(
             "no drawing of people had genuine and impostor comparisons; too few people"
         )
+    return _middle(np.array(values), confidence)
+
+
+def _middle(values: NDArray[np.float64], confidence: float) -> Interval:
+    """Between which limits so large a share of the values lies, as much left out on either side."""
+    tail = 100 * (1 - confidence) / 2
     low, high = np.percentile(values, [tail, 100 - tail])
     return Interval(float(low), float(high))
 
@@ -300,7 +306,7 @@ def people_rate_interval(
     """
     from scipy.sparse import coo_array
 
-    tail = 100 * (1 - check_confidence(confidence)) / 2
+    check_rate(confidence, "confidence")
     draws = check_whole(draws, "draws", 1)
     errors = np.asarray(is_error, dtype=np.float64)
     first, second = np.asarray(first_people), np.asarray(second_people)
@@ -332,8 +338,7 @@ def people_rate_interval(
     rates = weighted(errors)[totals > 0] / totals[totals > 0]
     if not len(rates):
         raise ValueError("no drawing of people had a comparison; too few people")
-    low, high = np.percentile(rates, [tail, 100 - tail])
-    return Interval(float(low), float(high))
+    return _middle(rates, confidence)
 
 
 def people_of(first: NDArray[np.generic], second: NDArray[np.generic]) -> int:

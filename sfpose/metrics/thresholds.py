@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sfpose.metrics._checks import check_fmr, check_scores, people_given
-from sfpose.metrics.error_rates import error_rates_at_threshold, threshold_at_fmr
+from sfpose._checks import check_rate
+from sfpose.metrics._checks import check_scores, people_given
+from sfpose.metrics.error_rates import threshold_at_fmr
 from sfpose.metrics.intervals import (
     Interval,
     clopper_pearson_interval,
@@ -154,11 +155,10 @@ def calibrate_threshold(
     0.01
     """
     scores, genuine = check_scores(distances, is_genuine)
-    target = check_fmr(target_fmr, "target_fmr")
+    target = check_rate(target_fmr, "target_fmr")
     people = people_given(first_people, second_people, scores.shape)
     impostors = int((~genuine).sum())
     threshold = threshold_at_fmr(scores, genuine, target)
-    rates = error_rates_at_threshold(scores, genuine, threshold)
     accepted = scores <= threshold
     count, fmr_interval, fnmr_interval = 0, None, None
     if people is not None:
@@ -167,8 +167,8 @@ def calibrate_threshold(
     found = ThresholdCalibration(
         target_fmr=target,
         threshold=threshold,
-        achieved_fmr=rates.fmr,
-        fnmr=rates.fnmr,
+        achieved_fmr=float(accepted[~genuine].mean()),
+        fnmr=float((~accepted[genuine]).mean()),
         genuine_pairs=int(genuine.sum()),
         impostor_pairs=impostors,
         people=count,

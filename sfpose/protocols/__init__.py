@@ -7,7 +7,7 @@ from sfpose.protocols.cfp import CFP
 from sfpose.protocols.files import ImageFiles, LazyImages
 from sfpose.protocols.lfw import LFW
 from sfpose.protocols.pose_folder import PoseFolder
-from sfpose.protocols.trials import Trials, all_pairs, first_of_each
+from sfpose.protocols.trials import Trials, all_pairs
 from sfpose.protocols.vggface2_pose import PoseTemplates, VGGFace2Pose
 
 __all__ = [
@@ -20,5 +20,4 @@ __all__ = [
     "Trials",
     "VGGFace2Pose",
     "all_pairs",
-    "first_of_each",
 ]

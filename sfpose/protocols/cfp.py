@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfpose.protocols.pose_folder import PoseFolder
-from sfpose.protocols.trials import Trials, all_pairs, first_of_each
+from sfpose.protocols.trials import Trials, all_pairs
 
 __all__ = ["CFP"]
 
@@ -78,11 +78,13 @@ class CFP(PoseFolder):
             If no image shows the pose, or somebody has fewer images of it.
         """
         rows = self.rows(pose)
+        chosen = []
         for person in np.unique(self.subjects):
-            images = int((self.subjects[rows] == person).sum())
-            if images < count:
+            own = rows[self.subjects[rows] == person]
+            if len(own) < count:
                 raise ValueError(
                     f"a template of {count} needs as many {pose} images of each person; "
-                    f"{person} has {images}"
+                    f"{person} has {len(own)}"
                 )
-        return first_of_each(self.subjects, rows, count)
+            chosen.append(own[:count])
+        return np.sort(np.concatenate(chosen))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn, overload
@@ -14,25 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfpose.preprocessing import decode_image
-
-try:
-    from lzma import LZMAError
-except ImportError:  # a Python without it reads no entry that could raise it
-    LZMAError = zlib.error  # type: ignore[misc, assignment]
+from sfpose.runtime.files import ZIP_ERRORS
 
 __all__ = ["ImageFiles", "LazyImages"]
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-_UNREADABLE = (
-    zipfile.BadZipFile,
-    LZMAError,
-    zlib.error,
-    EOFError,
-    OSError,
-    OverflowError,
-    RuntimeError,
-    UnicodeDecodeError,
-)
 
 
 def is_image(name: str) -> bool:
@@ -95,7 +80,7 @@ class ImageFiles:
         else:
             try:
                 entries = self._archive().infolist()
-            except _UNREADABLE as error:
+            except ZIP_ERRORS as error:
                 raise ValueError(
                     f"a data set must be a folder or a whole zip file; {str(root)!r}: {error}"
                 ) from error
@@ -141,7 +126,7 @@ class ImageFiles:
     def _unpacked(self, name: str) -> bytes:
         try:
             return self._archive().read(name)
-        except _UNREADABLE as error:
+        except ZIP_ERRORS as error:
             raise ValueError(
                 f"every file of {str(self.root)!r} must be readable; {name!r} is not: {error}"
             ) from error

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sfpose._checks import check_whole
+from sfpose._checks import check_labels
 
-__all__ = ["Trials", "all_pairs", "first_of_each"]
+__all__ = ["Trials", "all_pairs"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def all_pairs(subjects: ArrayLike, first: ArrayLike, second: ArrayLike | None = 
     Raises
     ------
     ValueError
-        If no row is selected on a side.
+        If no row is selected on a side, or a row's subject is missing.
 
     Examples
     --------
@@ -75,6 +75,7 @@ def all_pairs(subjects: ArrayLike, first: ArrayLike, second: ArrayLike | None = 
     ([0, 0, 1], [1, 2, 2], [True, False, False])
     """
     people = np.asarray(subjects)
+    check_labels(people, len(people), "subjects must name one person for each row")
     left = np.asarray(first, dtype=np.int64)
     right = left if second is None else np.asarray(second, dtype=np.int64)
     if not len(left) or not len(right):
@@ -85,38 +86,3 @@ def all_pairs(subjects: ArrayLike, first: ArrayLike, second: ArrayLike | None = 
     else:
         left, right = np.repeat(left, len(right)), np.tile(right, len(left))
     return Trials(left, right, people[left] == people[right], people[left], people[right])
-
-
-def first_of_each(subjects: ArrayLike, rows: ArrayLike, count: int) -> NDArray[np.int64]:
-    """Up to ``count`` of the selected rows of each person, in order.
-
-    Parameters
-    ----------
-    subjects : array of shape (n,)
-        Whose each row is.
-    rows : int array
-        The rows to choose from.
-    count : int
-
-    Returns
-    -------
-    int64 array
-        Sorted.
-
-    Raises
-    ------
-    ValueError
-        If ``count`` is no whole number of at least 0.
-
-    Examples
-    --------
-    >>> from sfpose.protocols import first_of_each
-    >>> first_of_each(["a", "b", "a", "a"], [0, 1, 2, 3], 2).tolist()
-    [0, 1, 2]
-    """
-    check_whole(count, "count", 0)
-    people = np.asarray(subjects)
-    selected = np.asarray(rows, dtype=np.int64)
-    kept = [selected[:0]]
-    kept += [selected[people[selected] == person][:count] for person in np.unique(people[selected])]
-    return np.sort(np.concatenate(kept))

@@ -12,7 +12,6 @@ import json
 import math
 import os
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +20,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeAlias, TypeGuard, TypeVar
 
-from sfpose.runtime.files import parse_json, read_file
+from sfpose.runtime.files import ZIP_ERRORS, parse_json, read_file
 from sfpose.runtime.folders import read_whole, write_folder
 from sfpose.runtime.inspection import LARGEST_NETWORK
 
@@ -57,7 +56,6 @@ DISTANCE: Manifest = MappingProxyType(
 _MODEL, _MANIFEST = "model.onnx", "manifest.json"
 _LARGEST = {_MODEL: LARGEST_NETWORK, _MANIFEST: 2**20}
 _MOST_ENTRIES = 1000
-_UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, OverflowError, RuntimeError)
 _LARGEST_INPUT = 1024
 
 
@@ -202,7 +200,7 @@ class _Files:
             ):
                 while piece := entry.read(2**20):
                     yield piece
-        except (*_UNREADABLE, UnicodeDecodeError) as error:
+        except ZIP_ERRORS as error:
             raise self._damaged(error) from error
 
     def _entry(self, archive: zipfile.ZipFile, name: str, most: int) -> zipfile.ZipInfo:

@@ -9,11 +9,32 @@ import os
 import shutil
 import stat
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-__all__ = ["copy_rights", "locked", "parse_json", "parts_of", "read_file", "whole_file"]
+try:
+    from lzma import LZMAError
+except ImportError:  # a Python without it reads no entry that could raise it
+    LZMAError = zlib.error  # type: ignore[misc, assignment]
+
+__all__ = [
+    "ZIP_ERRORS",
+    "copy_permissions",
+    "locked",
+    "parse_json",
+    "parts_of",
+    "read_file",
+    "whole_file",
+]
+
+ZIP_ERRORS = (
+    *(zipfile.BadZipFile, LZMAError, zlib.error, EOFError, OSError, OverflowError, RuntimeError),
+    UnicodeDecodeError,
+)
+"""What zipfile raises where a file is damaged, encrypted, or packed as it cannot undo."""
 
 
 def read_file(folder: Path, name: str, most: int) -> bytes:
@@ -106,7 +127,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     Parameters
     ----------
     path : Path
-        The file to make or to replace, whose rights stay; folders above it are made.
+        The file to make or to replace, which keeps its permissions; folders above it are made.
 
     Yields
     ------
@@ -132,12 +153,12 @@ def whole_file(path: Path) -> Iterator[Path]:
         with open(part, "rb+") as file:
             os.fsync(file.fileno())
         if path.exists():
-            copy_rights(path.stat(), part)
+            copy_permissions(path.stat(), part)
         os.replace(part, path)
 
 
-def copy_rights(old: os.stat_result, new: Path) -> None:
-    """Give a file or folder the rights of the one that it is to replace, and to nobody else.
+def copy_permissions(old: os.stat_result, new: Path) -> None:
+    """Give a file or folder the permissions of the one that it is to replace, and to nobody else.
 
     Parameters
     ----------
@@ -148,30 +169,30 @@ def copy_rights(old: os.stat_result, new: Path) -> None:
     Raises
     ------
     OSError
-        If the rights cannot be set.
+        If the permissions cannot be set.
 
     Examples
     --------
     >>> import tempfile
     >>> from pathlib import Path
-    >>> from sfpose.runtime.files import copy_rights
+    >>> from sfpose.runtime.files import copy_permissions
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     old, new = Path(folder) / "old", Path(folder) / "new"
     ...     old.touch(mode=0o600)
     ...     new.touch(mode=0o644)
-    ...     copy_rights(old.stat(), new)
+    ...     copy_permissions(old.stat(), new)
     ...     new.stat().st_mode == old.stat().st_mode
     True
     """
-    rights = stat.S_IMODE(old.st_mode)
+    permissions = stat.S_IMODE(old.st_mode)
     for owner in (old.st_uid, -1):
         with contextlib.suppress(AttributeError, OSError):
             os.chown(new, owner, old.st_gid)
             break
     else:
         # What one group may read is not for another.
-        rights &= ~stat.S_IRWXG
-    new.chmod(rights)
+        permissions &= ~stat.S_IRWXG
+    new.chmod(permissions)
 
 
 @contextlib.contextmanager

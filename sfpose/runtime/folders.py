@@ -5,8 +5,8 @@ new one takes its place. Whoever is killed between the two leaves the old folder
 ``read_whole`` finds it there and the next ``write_folder`` puts it back. Other leftovers
 (``.NAME.*.part``) are never read and are removed by the next writer that holds a lock.
 
-Only what a new version is of the same kind as, and has a place for, is replaced: nobody's
-other files go with it. The new version has the rights of the old one.
+A folder is overwritten only if it is of the same format and holds no file that the new version
+does not know. The new version has the permissions of the old one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
-from sfpose.runtime.files import copy_rights, locked, parts_of
+from sfpose.runtime.files import copy_permissions, locked, parts_of
 from sfpose.runtime.overwriting import check_alike, check_free, check_outside, format_of
 
 __all__ = ["change_folder", "read_whole", "settled", "write_folder", "write_zip"]
@@ -134,8 +134,8 @@ def write_folder(
     contents : mapping of str to bytes or sequence of buffers
         Files by name; the buffers of one are written after each other.
     overwrite : bool
-        Replace a folder of the same format, whose rights stay. It must be no mount point, nor
-        hold the working directory, since it is replaced by renaming another.
+        Replace a folder of the same format, which keeps its permissions. It must be no mount
+        point, nor hold the working directory, since it is replaced by renaming another.
     marker : str
         File of JSON whose ``format`` says what the folder is.
     known : collection of str, optional
@@ -165,13 +165,14 @@ def write_folder(
     ...     sorted(file.name for file in path.iterdir())
     ['a', 'manifest.json']
     """
-    return _write(path, lambda _: contents, overwrite, marker, known)
+    return change_folder(path, lambda _: contents, overwrite=overwrite, marker=marker, known=known)
 
 
 def change_folder(
     path: str | os.PathLike[str],
     change: Callable[[Path], Contents],
     *,
+    overwrite: bool = True,
     marker: str,
     known: Collection[str] = (),
 ) -> Path:
@@ -179,7 +180,7 @@ def change_folder(
 
     Parameters
     ----------
-    path, marker, known
+    path, overwrite, marker, known
         As for ``write_folder``.
     change : callable
         Takes the folder, which need not be there yet, and gives the files that are to be in it.
@@ -202,16 +203,6 @@ def change_folder(
     ...     path.name
     'one'
     """
-    return _write(path, change, True, marker, known)
-
-
-def _write(
-    path: str | os.PathLike[str],
-    change: Callable[[Path], Contents],
-    overwrite: bool,
-    marker: str,
-    known: Collection[str],
-) -> Path:
     with _replacing(Path(path)) as (place, new):
         version = _version(place)
         if not overwrite:
@@ -245,7 +236,7 @@ def write_zip(
     contents : mapping of str to bytes
         Files by name.
     overwrite : bool
-        Replace a zip file of the same format, whose rights stay.
+        Replace a zip file of the same format, which keeps its permissions.
     marker, known
         As for ``write_folder``.
 
@@ -279,7 +270,7 @@ def write_zip(
         packed = new / "zip"
         with open(packed, "wb") as file:
             if place.exists():
-                copy_rights(place.stat(), packed)
+                copy_permissions(place.stat(), packed)
             with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
                 for name, data in contents.items():
                     archive.writestr(name, data)
@@ -359,17 +350,17 @@ def _remove(folder: Path) -> None:
 
 
 def _fill(new: Path, contents: Contents, old: Path | None, marker: str) -> None:
-    """Write the files of a folder, with the rights of those of the old one."""
+    """Write the files of a folder, with the permissions of those of the old one."""
     for name, data in contents.items():
         with open(new / name, "wb") as file:
             if old is not None:
                 like = old / name if (old / name).exists() else old / marker
-                copy_rights(like.stat(), new / name)
+                copy_permissions(like.stat(), new / name)
             file.writelines([data] if isinstance(data, bytes) else data)
             file.flush()
             os.fsync(file.fileno())
     if old is not None:
-        copy_rights(old.stat(), new)
+        copy_permissions(old.stat(), new)
 
 
 def _replace(path: Path, new: Path, version: tuple[int, int, int] | None) -> None:

@@ -6,23 +6,17 @@ import contextlib
 import errno
 import os
 import zipfile
-import zlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from sfpose.runtime.files import parse_json, read_file
+from sfpose.runtime.files import ZIP_ERRORS, parse_json, read_file
 
 __all__ = ["check_alike", "check_free", "check_outside", "format_of"]
 
 _LARGEST_MARKER = 2**20
 _OF_DESKTOPS = (".DS_Store", "Thumbs.db", "desktop.ini")
 """What file managers leave in folders that somebody looked at: no loss."""
-
-_UNREADABLE = (
-    *(KeyError, ValueError, OSError, EOFError, OverflowError, RuntimeError),
-    *(zipfile.BadZipFile, zlib.error),
-)
 
 
 def check_free(place: Path) -> None:
@@ -43,7 +37,7 @@ def check_free(place: Path) -> None:
     >>> check_free(Path("nothing of that name"))
     """
     if place.exists():
-        raise FileExistsError(f"{str(place)!r} must not exist, or be overwritten by wish; it does")
+        raise FileExistsError(f"{str(place)!r} must not exist, or overwrite=True be given; it does")
 
 
 def check_alike(
@@ -84,7 +78,7 @@ def check_alike(
     """
     try:
         found, held = _in_zip(place, marker) if zipped else _in_folder(place, marker)
-    except _UNREADABLE:
+    except (*ZIP_ERRORS, KeyError, ValueError):
         found, held = None, []
     if found is None or found != wanted:
         raise FileExistsError(

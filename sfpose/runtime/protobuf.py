@@ -101,12 +101,12 @@ class Message:
             raise ValueError(f"field {field} must stand once; it comes {len(values)} times")
         return values[0] if values else None
 
-    def number(self, field: int, default: int = 0) -> int:
-        """A whole number, or ``default``."""
+    def number(self, field: int) -> int:
+        """A whole number; 0 if it is not there."""
         value = self._one(field)
         if isinstance(value, memoryview):
             raise ValueError(f"field {field} must be a number; got bytes")
-        return default if value is None else value
+        return 0 if value is None else value
 
     def data(self, field: int) -> memoryview:
         """The bytes of a field; empty if it is not there."""

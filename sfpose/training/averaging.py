@@ -12,7 +12,7 @@ from sfpose.training.export import changed_manifest, network_from_artifact, to_o
 __all__ = ["mean_of_weights"]
 
 
-def mean_of_weights(artifacts: Sequence[Artifact], *, name: str | None = None) -> Artifact:
+def mean_of_weights(artifacts: Sequence[Artifact]) -> Artifact:
     """Average the weights of networks of one form.
 
     Runs that go on from the same weights end near to each other, and the mean of their ends
@@ -25,8 +25,6 @@ def mean_of_weights(artifacts: Sequence[Artifact], *, name: str | None = None) -
     artifacts : sequence of Artifact
         Two or more. Of eight bits the values are taken that they stand for, so that a run may be
         averaged with the shipped weights that it went on from.
-    name : str, optional
-        Of the result; that of the first one with ``-mean`` if not given.
 
     Returns
     -------
@@ -66,4 +64,4 @@ def mean_of_weights(artifacts: Sequence[Artifact], *, name: str | None = None) -
     )
     model = to_onnx(network, first.network_input.size)
     left = ("quantization", "mirrored")
-    return Artifact(model, changed_manifest(first, "mean", name, without=left))
+    return Artifact(model, changed_manifest(first, "mean", None, without=left))

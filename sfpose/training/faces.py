@@ -214,7 +214,7 @@ def load_taught_faces(folder: Path, cache: Path) -> TaughtFaces:
         Holds ``fairface_128_*.zip`` and ``fairface_teacher.npz``.
     cache : Path
         Folder for the decoded array (2.2 GB for 45,000 photos of 128x128). Another data set
-        has another file there; ``fairface_128.npy``, as it was called before, is read no more.
+        has another file there.
 
     Returns
     -------

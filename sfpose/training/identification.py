@@ -73,15 +73,11 @@ class CropSource:
     ----------
     crops : uint8 array of shape (n, side, side, 3)
     labels : int array of shape (n,)
-    mirror : bool, default=True
     """
 
-    def __init__(
-        self, crops: NDArray[np.uint8], labels: NDArray[np.int64], *, mirror: bool = True
-    ) -> None:
+    def __init__(self, crops: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:
         self._crops = crops
         self._labels = labels
-        self._mirror = mirror
         self._jitter = GeometryJitter(turn=5, shift=0.025, log_scale=0.06, log_stretch=0.03)
 
     def __len__(self) -> int:
@@ -93,7 +89,7 @@ class CropSource:
         chosen = pass_order(len(self), seed, first, count)
         crops = torch.from_numpy(self._crops[chosen])
         side = self._crops.shape[1]
-        flags = torch.rand(count) < (0.5 if self._mirror else 0.0)
+        flags = torch.rand(count) < 0.5
         inner = compose(
             jitter_matrices(count, self._jitter, device=crops.device), mirror_matrices(flags)
         )

@@ -313,9 +313,7 @@ def train_landmarks(
     return Artifact(to_onnx(trained, size), manifest)
 
 
-def find_own_landmarks(
-    faces: TaughtFaces, weights: str, cache: Path, *, n_jobs: int | None = None
-) -> NDArray[np.float32]:
+def find_own_landmarks(faces: TaughtFaces, weights: str, cache: Path) -> NDArray[np.float32]:
     """Landmarks (n, 5, 2) of every photo as a landmark network finds them.
 
     The student is trained on these, so that it knows the errors it will meet.
@@ -328,13 +326,12 @@ def find_own_landmarks(
     cache : Path
         Folder for the result. The file's name tells the network, the photos and the way of
         finding, so that another of these has another file.
-    n_jobs : int, optional
     """
     # Of photos that nobody named, those in memory, all are read.
     photos = faces.photos_key or digest(faces.photos)
     file = cache / f"landmarks_{read_artifact(weights).digest[:16]}_{photos}_{_FINDING}.npy"
     if not file.exists():
-        aligner = FaceAligner(weights=weights, n_jobs=n_jobs)
+        aligner = FaceAligner(weights=weights)
         landmarks, _ = aligner.find_landmarks(faces.photos)
         with whole_file(file) as part:
             np.save(part, landmarks.astype(np.float32))

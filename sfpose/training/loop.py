@@ -217,8 +217,6 @@ class _Run:
     def load(self, path: Path) -> None:
         state = load_checkpoint(path)
         check_same_run(path, state, self.facts)
-        if "run" not in state:
-            _LOG.warning("checkpoint %s says little of its run; it is taken for this one", path)
         try:
             self.network.load_state_dict(state["network"])
             self.averaged.load_state_dict(state["averaged"])
@@ -230,14 +228,11 @@ class _Run:
                 f"checkpoint {path} must be of the same network, objective and optimiser; {error}"
             ) from error
         self.seen = state["seen"]
-        # Absent in checkpoints from before there were schedules and validation.
-        if state.get("schedule"):
-            self.schedule.load_state_dict(state["schedule"])
-        if "this_pass" in state:
-            self.this_pass.sums, self.this_pass.count = state["this_pass"]
+        self.schedule.load_state_dict(state["schedule"])
+        self.this_pass.sums, self.this_pass.count = state["this_pass"]
         for names in self.unreadable:
-            names.update(state.get("unreadable", ()))
-        self.history = state.get("history", [])
+            names.update(state["unreadable"])
+        self.history = state["history"]
 
     def step(self) -> dict[str, float]:
         """Learn from the next batch; gives its measurements."""

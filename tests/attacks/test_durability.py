@@ -1,4 +1,4 @@
-"""Writers that are killed, run out of disk, lack rights or meet each other.
+"""Writers that are killed, run out of disk, lack permissions or meet each other.
 
 The runs themselves are those of benchmarks/reliability.py, with small numbers.
 """
@@ -45,7 +45,7 @@ def _run(*words):
 
 @pytest.mark.parametrize("kind", ["gallery", "artifact", "checkpoint", "bundle"])
 def test_a_save_that_is_stopped_keeps_the_old_or_the_new_and_no_more(kind):
-    """Killed at random moments and at every step, a full disk, a folder without rights."""
+    """Killed at random moments and at every step, a full disk, a folder without permissions."""
     if kind == "checkpoint" and importlib.util.find_spec("torch") is None:
         pytest.skip("checkpoints need torch")
     result = _run("saving", kind)
@@ -259,13 +259,13 @@ def test_nobodys_other_files_are_overwritten(tmp_path, kind, more):
 
 
 @pytest.mark.parametrize("kind", ["artifact", "bundle", "zip", "gallery"])
-@pytest.mark.parametrize("rights", [0o600, 0o640, 0o664, 0o400])
-def test_rights_stay_when_something_is_overwritten(tmp_path, kind, rights):
+@pytest.mark.parametrize("permissions", [0o600, 0o640, 0o664, 0o400])
+def test_permissions_stay_when_something_is_overwritten(tmp_path, kind, permissions):
     saves, path = _saves(), _place(tmp_path, kind)
     saves[kind].save(path)
     files = [path] if kind == "zip" else [*path.iterdir()]
     for file in files:
-        file.chmod(rights)
+        file.chmod(permissions)
     if kind != "zip":
         path.chmod(0o2700)
     before = {file: file.stat().st_mode for file in [path, *files]}
@@ -290,7 +290,7 @@ def test_who_owns_a_folder_owns_its_next_version(tmp_path):
         assert (file.stat().st_uid, file.stat().st_gid) == (65534, 65533)
 
 
-def test_rights_of_one_group_are_not_given_to_another(tmp_path, monkeypatch):
+def test_permissions_of_one_group_are_not_given_to_another(tmp_path, monkeypatch):
     path = write_folder(tmp_path / "one", {"mark": MARK}, overwrite=False, marker="mark")
     (path / "mark").chmod(0o664)
     monkeypatch.setattr(os, "chown", lambda *_: os.stat("nothing of that name"))
@@ -298,7 +298,7 @@ def test_rights_of_one_group_are_not_given_to_another(tmp_path, monkeypatch):
     assert (path / "mark").stat().st_mode & 0o777 == 0o604
 
 
-def test_a_file_is_replaced_with_its_rights(tmp_path):
+def test_a_file_is_replaced_with_its_permissions(tmp_path):
     path = tmp_path / "faces.npz"
     path.write_text("before")
     path.chmod(0o600)
@@ -387,7 +387,7 @@ def test_a_gallery_that_was_loaded_stays_whole_while_another_is_saved_over_it(tm
 
 
 def test_what_is_written_is_as_private_as_the_user_asks(tmp_path):
-    """The folder holds what identifies people: its rights follow the umask."""
+    """The folder holds what identifies people: its permissions follow the umask."""
     program = (
         "import os, sys; os.umask(0o077);"
         "from sfpose.runtime.folders import write_folder;"

@@ -124,3 +124,36 @@ def test_manifests_that_make_no_sense_are_refused(tmp_path, place, value):
     path.write_bytes(_changed(**{"manifest.json": json.dumps(manifest)}))
     with pytest.raises(ValueError, match=r"must|of another form"):
         VerificationBundle.load(path)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value", "message"),
+    [
+        ("max_pairs", "many", "max_pairs must be a whole number"),
+        ("random_state", -1, "random_state must be"),
+        ("template_sizes", [[0, 0]], "template_sizes must be"),
+        ("template_sizes", [[1]], "template_sizes must be"),
+        ("template_sizes", "ab", "template_sizes must be"),
+    ],
+)
+def test_parameters_that_fit_would_refuse_are_refused_at_once(tmp_path, parameter, value, message):
+    with zipfile.ZipFile(STORED) as archive:
+        manifest = json.loads(archive.read("manifest.json"))
+    manifest["bundle"]["verifier"][parameter] = value
+    path = tmp_path / "bundle.zip"
+    path.write_bytes(_changed(**{"manifest.json": json.dumps(manifest)}))
+    with pytest.raises(ValueError, match=message):
+        VerificationBundle.load(path)
+
+
+def test_a_damaged_zip_of_any_compression_is_not_overwritten(tmp_path):
+    path = tmp_path / "bundle.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("manifest.json", json.dumps({"format": "sfpose-artifact"}) * 50)
+    damaged = bytearray(path.read_bytes())
+    for place in range(60, 90):
+        damaged[place] ^= 0xFF
+    path.write_bytes(damaged)
+    with pytest.raises(FileExistsError, match="what is overwritten must be"):
+        VerificationBundle.load(STORED).save(path, overwrite=True)
+    assert path.read_bytes() == damaged

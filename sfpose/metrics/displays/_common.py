@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from sfpose._checks import check_labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,13 +28,18 @@ class Scorer(Protocol):
     def log_likelihood_ratio(self, A: ArrayLike, B: ArrayLike, /) -> NDArray[np.float64]: ...
 
 
-def axes_or_new(ax: Axes | None) -> Axes:
-    """``ax``, or the axes of a new figure."""
+def pyplot() -> ModuleType:
+    """matplotlib.pyplot, or an error that says how to get it."""
     try:
         import matplotlib.pyplot as plt
     except ImportError as error:
         raise ImportError("displays need matplotlib: pip install matplotlib") from error
-    return plt.subplots()[1] if ax is None else ax
+    return plt
+
+
+def axes_or_new(ax: Axes | None) -> Axes:
+    """``ax``, or the axes of a new figure."""
+    return cast("Axes", pyplot().subplots()[1]) if ax is None else ax
 
 
 def figure_of(axes: Axes) -> Figure:
@@ -41,7 +49,7 @@ def figure_of(axes: Axes) -> Figure:
 
 def all_comparisons(
     descriptors: ArrayLike, subjects: ArrayLike
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.generic]]:
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Index pairs of all rows with each other, and whose rows they are.
 
     Raises
@@ -49,12 +57,7 @@ def all_comparisons(
     ValueError
         If there is not one subject for each descriptor.
     """
-    people = np.asarray(subjects)
     count = len(np.asarray(descriptors))
-    if people.shape != (count,):
-        raise ValueError(
-            f"subjects must name one person for each descriptor, shape ({count},); "
-            f"got {people.shape}"
-        )
+    _, people = check_labels(subjects, count, "subjects must name one person for each descriptor")
     first, second = np.triu_indices(count, 1)
     return first, second, people

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sfpose.metrics._checks import check_scores, people_given
 from sfpose.metrics.displays._common import Scorer, all_comparisons, axes_or_new, figure_of
-from sfpose.metrics.error_rates import det_curve, equal_error_rate, error_rates_at_threshold
+from sfpose.metrics.error_rates import crossing, det_curve, error_rates_at_threshold
 from sfpose.metrics.intervals import Interval, intervals_at
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class DetCurveDisplay:
         display = cls(
             fmr,
             fnmr,
-            equal_error_rate(scores, genuine),
+            crossing(fmr, fnmr),
             name=name,
             operating_point=point,
             operating_intervals=intervals,
