@@ -255,7 +255,7 @@ def _damaged(data, kind):
     elif kind == "other compression":
         changed[directory + 10] = 97
     elif kind == "longer than the file":
-        changed[directory + 20 : directory + 28] = (2**30).to_bytes(4, "little") * 2
+        changed[directory + 20 : directory + 28] = (2**27).to_bytes(4, "little") * 2
     return bytes(changed)
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import zipfile
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn, overload
@@ -12,10 +15,13 @@ from typing import NoReturn, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from sfpose.preprocessing import decode_image
+from sfpose.preprocessing import MAX_PIXELS, decode_image
 from sfpose.runtime.files import ZIP_ERRORS
 
-__all__ = ["ImageFiles", "LazyImages"]
+__all__ = ["ImageFiles", "LazyImages", "whole_number"]
+
+_LARGEST = 4 * MAX_PIXELS
+"""Bytes of a file at most: no image that is decoded needs more."""
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -31,8 +37,23 @@ def _is_of_a_mac(name: str) -> bool:
     return parts[-1].startswith("._") or "__MACOSX" in parts
 
 
+def whole_number(text: str) -> int | None:
+    """A number of up to nine decimal digits, or None.
+
+    Examples
+    --------
+    >>> from sfpose.protocols.files import whole_number
+    >>> whole_number("007"), whole_number("-7"), whole_number("7" * 10)
+    (7, None, None)
+    """
+    return int(text) if re.fullmatch(r"\d{1,9}", text) else None
+
+
 class ImageFiles:
     """Files below a folder or in a zip file, by name with forward slashes.
+
+    A link to a file is read as the file that it leads to, wherever that lies. A link to a folder
+    counts as a folder without files.
 
     Parameters
     ----------
@@ -53,7 +74,7 @@ class ImageFiles:
     OSError
         If a folder cannot be read.
     ValueError
-        If the file is no zip file, or a damaged one.
+        If the file is no zip file or a damaged one, or two files in it have one name, or none.
 
     Examples
     --------
@@ -75,7 +96,7 @@ class ImageFiles:
             raise FileNotFoundError(
                 f"a data set must be a folder or a zip file; there is none at {str(root)!r}"
             )
-        elif not zipfile.is_zipfile(self.root):
+        elif not self.root.is_file() or not zipfile.is_zipfile(self.root):
             raise ValueError(f"a data set must be a folder or a zip file; got {str(root)!r}")
         else:
             try:
@@ -84,8 +105,15 @@ class ImageFiles:
                 raise ValueError(
                     f"a data set must be a folder or a whole zip file; {str(root)!r}: {error}"
                 ) from error
-            names = [entry.filename for entry in entries if not entry.is_dir()]
-            folders = [entry.filename.rstrip("/") for entry in entries if entry.is_dir()]
+            every = [entry.filename for entry in entries]
+            names = [name for name in every if not name.endswith("/")]
+            folders = [name.rstrip("/") for name in every if name.endswith("/")]
+            [(name, times)] = Counter(names).most_common(1) or [("", 0)]
+            if times > 1 or "" in names:
+                raise ValueError(
+                    f"files in a zip must have names, which differ; {str(root)!r} has "
+                    + (f"{name!r} {times} times" if times > 1 else "one without a name")
+                )
         self.names = sorted(name for name in names if not _is_of_a_mac(name))
         self.folders = sorted(name for name in folders if not _is_of_a_mac(name))
 
@@ -106,30 +134,54 @@ class ImageFiles:
         return [name for name in self.names if is_image(name)]
 
     def read(self, name: str) -> bytes:
-        """Contents of one file.
+        """Contents of one of ``names``.
 
         Raises
         ------
         FileNotFoundError
-            If there is no file of that name.
+            If it is none of them, or has gone since.
         ValueError
-            If it cannot be read from the zip file: damaged, encrypted, or compressed otherwise
-            than Python can undo.
+            If it is no ordinary file, has more than 256 MB, or cannot be read from the zip file:
+            damaged, encrypted, or neither stored nor deflated.
         """
-        try:
-            if self.root.is_dir():
-                return (self.root / name).read_bytes()
+        place = bisect_left(self.names, name)
+        listed = place < len(self.names) and self.names[place] == name
+        if listed and self.root.is_file():
             return self._unpacked(name)
-        except (KeyError, FileNotFoundError):
-            raise FileNotFoundError(f"{str(self.root)!r} must hold {name!r}; it does not") from None
+        path = self.root / name
+        if not listed or not path.exists():
+            raise FileNotFoundError(f"{str(self.root)!r} must hold {name!r}; it does not")
+        if not path.is_file():
+            raise ValueError(f"files of a data set must be ordinary ones; {str(path)!r} is not")
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            self._check_size(name, size)
+            return file.read(size)
+
+    def _check_size(self, name: str, size: int) -> None:
+        if size > _LARGEST:
+            raise ValueError(
+                f"every file of {str(self.root)!r} must have at most {_LARGEST} bytes; "
+                f"{name!r} has {size}"
+            )
 
     def _unpacked(self, name: str) -> bytes:
+        archive = self._archive()
+        entry = archive.getinfo(name)
+        self._check_size(name, entry.file_size)
         try:
-            return self._archive().read(name)
+            # Of other kinds Python unpacks all at once, however little is asked for.
+            if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise zipfile.BadZipFile("it is neither stored nor deflated")
+            with archive.open(entry) as file:
+                data = file.read(entry.file_size)
+            if len(data) < entry.file_size:
+                raise EOFError("it is cut off")
         except ZIP_ERRORS as error:
             raise ValueError(
                 f"every file of {str(self.root)!r} must be readable; {name!r} is not: {error}"
             ) from error
+        return data
 
 
 def _refuse(error: OSError) -> NoReturn:

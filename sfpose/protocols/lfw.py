@@ -12,6 +12,9 @@ from sfpose.protocols.trials import Trials
 
 __all__ = ["LFW"]
 
+_PAIR = re.compile(r"(\S+)\s+(\d{1,9})\s+(?:(\S+)\s+)?(\d{1,9})")
+"""A person and two numbers of images, or two people and the number of an image of each."""
+
 
 class LFW:
     """The images and the 6,000 pairs of LFW's View 2.
@@ -32,8 +35,8 @@ class LFW:
     FileNotFoundError
         If there is no ``pairs.txt`` or it names an image that is missing.
     ValueError
-        If a line of it cannot be read, or there are several of it or of an image that it names,
-        as where the aligned and the original images lie side by side.
+        If a line of it cannot be read or pairs an image with itself, or there are several of it or
+        of an image that it names, as where the aligned and the original images lie side by side.
 
     References
     ----------
@@ -66,7 +69,7 @@ class LFW:
             by_file.setdefault(path.rsplit("/", 1)[-1], []).append(path)
         rows: dict[str, int] = {}
         pairs = []
-        for fold, line, people, numbers in _read_pairs(files.read(listed[0]).decode("utf-8")):
+        for fold, line, people, numbers in _read_pairs(files.read(listed[0])):
             both = []
             for person, number in zip(people, numbers, strict=True):
                 name = f"{person}_{number:04d}.jpg"
@@ -94,28 +97,28 @@ class LFW:
         )
 
 
-def _read_pairs(text: str) -> list[tuple[int, int, tuple[str, str], tuple[int, int]]]:
+def _read_pairs(data: bytes) -> list[tuple[int, int, tuple[str, str], tuple[int, int]]]:
     """Fold, line number, both people and both image numbers of each pair."""
-    lines = text.splitlines()
-    head = re.fullmatch(r"\s*(\d+)\s+(\d+)\s*", lines[0]) if lines else None
+    try:
+        lines = data.decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"pairs.txt must be text in UTF-8; {error}") from error
+    head = re.fullmatch(r"\s*(\d{1,9})\s+(\d{1,9})\s*", lines[0]) if lines else None
     if head is None:
         raise ValueError("line 1 of pairs.txt must be the number of folds and of pairs")
     folds, size = int(head[1]), int(head[2])
-    body = [(n, line.split()) for n, line in enumerate(lines[1:], 2) if line.strip()]
+    body = [(n, line.strip()) for n, line in enumerate(lines[1:], 2) if line.strip()]
     if not body or len(body) != folds * size * 2:
         raise ValueError(
             f"pairs.txt must list {folds} folds of {size} genuine and {size} impostor pairs; "
             f"got {len(body)} lines"
         )
     pairs = []
-    for place, (line, parts) in enumerate(body):
-        if len(parts) == 3 and parts[1].isdigit() and parts[2].isdigit():
-            people, numbers = (parts[0], parts[0]), (int(parts[1]), int(parts[2]))
-        elif len(parts) == 4 and parts[1].isdigit() and parts[3].isdigit():
-            people, numbers = (parts[0], parts[2]), (int(parts[1]), int(parts[3]))
-        else:
-            raise ValueError(
-                f"line {line} of pairs.txt must name two images; got {' '.join(parts)!r}"
-            )
-        pairs.append((place // (2 * size), line, people, numbers))
+    for place, (number, line) in enumerate(body):
+        found = _PAIR.fullmatch(line)
+        people = (found[1], found[3] or found[1]) if found else ("", "")
+        numbers = (int(found[2]), int(found[4])) if found else (0, 0)
+        if (people[0], numbers[0]) == (people[1], numbers[1]):
+            raise ValueError(f"line {number} of pairs.txt must name two images; got {line!r}")
+        pairs.append((place // (2 * size), number, people, numbers))
     return pairs

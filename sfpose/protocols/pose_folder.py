@@ -8,7 +8,7 @@ from collections.abc import Container
 import numpy as np
 from numpy.typing import NDArray
 
-from sfpose.protocols.files import ImageFiles, LazyImages
+from sfpose.protocols.files import ImageFiles, LazyImages, whole_number
 
 __all__ = ["PoseFolder"]
 
@@ -72,12 +72,13 @@ class PoseFolder:
             subject, pose = parts[-3], parts[-2]
             homes.add("/".join(parts[:-3]))
             if people is not None:
-                if not subject.isdigit():
+                number = whole_number(subject)
+                if number is None:
                     raise ValueError(
                         "people can be chosen by number only where folders are numbers; "
                         f"got {subject!r}"
                     )
-                if int(subject) not in people:
+                if number not in people:
                     continue
             if (other := known.setdefault((subject, pose, parts[-1]), name)) != name:
                 raise ValueError(
@@ -97,9 +98,7 @@ class PoseFolder:
             name.split("/")[-3] for name in files.images()
         }
         self.without_image = sorted(
-            person
-            for person in empty
-            if people is None or (person.isdigit() and int(person) in people)
+            person for person in empty if people is None or whole_number(person) in people
         )
 
     def rows(self, pose: str) -> NDArray[np.int64]:
