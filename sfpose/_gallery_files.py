@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,8 +25,10 @@ __all__ = [
     "FILES",
     "MANIFEST",
     "GalleryContents",
+    "check_counts",
     "check_digest",
     "check_ids",
+    "check_network",
     "digest_of",
     "gallery_files",
     "read_gallery",
@@ -41,7 +44,7 @@ FILES = (MANIFEST, _TEMPLATES, _IDS, _COUNTS)
 class GalleryContents(NamedTuple):
     """Templates, whose they are, of how many images each is the mean, their network's digest."""
 
-    ids: list[Hashable]
+    ids: list[str | int]
     counts: NDArray[np.int64]
     templates: NDArray[np.float32]
     network: str | None = None
@@ -50,17 +53,8 @@ class GalleryContents(NamedTuple):
 def gallery_files(
     contents: GalleryContents, manifest_name: str = MANIFEST
 ) -> dict[str, Sequence[bytes | memoryview]]:
-    """Name and buffers of each file of a gallery; one of nobody has no file of templates.
-
-    Raises
-    ------
-    ValueError
-        If an id is neither str nor int.
-    """
+    """Name and buffers of each file of a gallery; one of nobody has no file of templates."""
     ids, counts, templates, network = contents
-    odd = [name for name in ids if isinstance(name, bool) or type(name) not in (str, int)]
-    if odd:
-        raise ValueError(f"ids must be str or int to be saved; got {odd[0]!r}")
     files: dict[str, Sequence[bytes | memoryview]] = {
         _IDS: [json.dumps(ids).encode()],
         _COUNTS: [json.dumps(counts.tolist()).encode()],
@@ -143,16 +137,44 @@ def read_gallery(folder: Path, verify: bool, manifest_name: str = MANIFEST) -> G
     return GalleryContents(ids, counts, templates, network if isinstance(network, str) else None)
 
 
-def check_ids(ids: Sequence[Hashable]) -> list[Hashable]:
-    """Ids as a list, or an error if they are not a sequence or not distinct."""
+def check_ids(ids: Sequence[str | int]) -> list[str | int]:
+    """Ids as a list, or an error if they are not a sequence of distinct names or numbers.
+
+    Raises
+    ------
+    ValueError
+    """
     if isinstance(ids, (str, bytes)) or not hasattr(ids, "__len__"):
         raise ValueError(f"ids must be a sequence of ids; got one {type(ids).__name__}")
-    # NumPy's numbers and texts, as an array's elements are, could not be saved later.
+    # NumPy's numbers and texts are what an array's elements are.
     names = [name.item() if isinstance(name, np.generic) else name for name in ids]
+    for name in names:
+        # A bool is an int that JSON would not give back as one.
+        if type(name) not in (str, int) or (isinstance(name, str) and not name.strip()):
+            raise ValueError(f"ids must be str or int, and not blank; got {name!r}")
     if len(set(names)) != len(names):
         twice = Counter(names).most_common(1)[0][0]
         raise ValueError(f"ids must differ from each other; {twice!r} is given twice")
     return names
+
+
+def check_network(
+    contents: GalleryContents,
+    path: str | os.PathLike[str],
+    weights: str | os.PathLike[str],
+    digest: str | None,
+) -> None:
+    """Refuse templates that are known to come from another network than weights of this digest.
+
+    Raises
+    ------
+    ValueError
+    """
+    if contents.network not in (None, digest):
+        raise ValueError(
+            f"the templates of a gallery must come from the network of its probes; those in "
+            f"{str(path)!r} come from {contents.network}, {str(weights)!r} is {digest}"
+        )
 
 
 def check_counts(counts: ArrayLike | None, length: int) -> NDArray[np.int64]:

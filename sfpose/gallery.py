@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import os
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,13 +19,15 @@ from sfpose._gallery_files import (
     GalleryContents,
     check_counts,
     check_ids,
+    check_network,
     gallery_files,
     read_gallery,
 )
+from sfpose._gallery_rows import TemplateRows
 from sfpose._scoring import check_searchable
 from sfpose._search import nearest, within
 from sfpose.decision import DescriptorForm
-from sfpose.runtime.folders import read_whole, write_folder
+from sfpose.runtime.folders import changing_folder, read_whole, settled, write_folder
 from sfpose.templates import extend_template
 
 __all__ = ["SearchResult", "TemplateGallery"]
@@ -85,27 +89,22 @@ class TemplateGallery:
         self.n_jobs = n_jobs
         self._form = None if weights is None else DescriptorForm.of_weights(weights)
         self._network = None if self._form is None else self._form.digest
-        self._templates: NDArray[np.float32] | None = None
-        self._counts = np.empty(0, np.int64)
-        self._ids: list[Hashable] = []
-        self._rows: dict[Hashable, int] = {}
+        self._rows = TemplateRows()
 
     def __copy__(self) -> TemplateGallery:
         other = type(self).__new__(type(self))
         vars(other).update(vars(self))
-        other._counts, other._ids, other._rows = self._counts.copy(), [*self._ids], {**self._rows}
-        if self._owned():  # others are copied before they change
-            other._templates = np.array(self.templates) if len(self) else None
+        other._rows = copy.copy(self._rows)
         return other
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._rows.ids)
 
-    def __contains__(self, identity: Hashable) -> bool:
-        return identity in self._rows
+    def __contains__(self, identity: object) -> bool:
+        return identity in self._rows.places
 
-    def __iter__(self) -> Iterator[Hashable]:
-        return iter(self._ids)
+    def __iter__(self) -> Iterator[str | int]:
+        return iter(self._rows.ids)
 
     @property
     def templates(self) -> NDArray[np.float32]:
@@ -116,23 +115,20 @@ class TemplateGallery:
         ValueError
             If the gallery is empty.
         """
-        if self._templates is None or not len(self):
+        if not len(self):
             raise ValueError("the gallery must hold at least one template; it is empty")
-        view = self._templates[: len(self)]
-        view.flags.writeable = False
-        return view
+        return self._rows.templates
 
     @property
     def counts(self) -> NDArray[np.int64]:
         """Of how many images each template is the mean, in the order of the ids."""
-        return self._counts.copy()
+        return self._rows.counts.copy()
 
     def _checked(
-        self, ids: Sequence[Hashable], templates: ArrayLike
-    ) -> tuple[list[Hashable], NDArray[np.float32]]:
+        self, ids: Sequence[str | int], templates: ArrayLike
+    ) -> tuple[list[str | int], NDArray[np.float32]]:
         names = check_ids(ids)
-        width = None if self._templates is None else self._templates.shape[1]
-        rows = check_searchable(templates, name="templates", width=width)
+        rows = check_searchable(templates, name="templates", width=self._rows.width)
         if self._form is not None:
             self._form.check(rows, "templates")
         if len(names) != len(rows):
@@ -140,7 +136,7 @@ class TemplateGallery:
         return names, rows
 
     def add(
-        self, ids: Sequence[Hashable], templates: ArrayLike, *, counts: ArrayLike | None = None
+        self, ids: Sequence[str | int], templates: ArrayLike, *, counts: ArrayLike | None = None
     ) -> None:
         """Add templates under new ids: all of them, or none if one is refused.
 
@@ -158,36 +154,12 @@ class TemplateGallery:
         """
         names, rows = self._checked(ids, templates)
         images = check_counts(counts, len(rows))
-        if known := [name for name in names if name in self._rows]:
+        if known := [name for name in names if name in self]:
             raise ValueError(f"ids must be new; {known[0]!r} is in the gallery: use update")
-        size = len(self) + len(rows)
-        if self._templates is None or size > len(self._templates) or not self._owned():
-            grown = np.empty((max(size, 2 * len(self)), rows.shape[1]), np.float32)
-            if len(self):
-                grown[: len(self)] = self.templates
-            self._templates = grown
-        self._templates[len(self) : size] = rows
-        self._counts = np.r_[self._counts, images]
-        self._rows.update(zip(names, range(len(self), size), strict=True))
-        self._ids += names
-
-    def _owned(self) -> bool:
-        return self._templates is not None and self._templates.flags.writeable
-
-    def _own(self) -> NDArray[np.float32]:
-        """The templates as an array that may be changed; a memory map is copied."""
-        if not self._owned():
-            self._templates = np.array(self.templates)
-        assert self._templates is not None
-        return self._templates
-
-    def _places(self, ids: Sequence[Hashable]) -> list[int]:
-        if missing := [name for name in ids if name not in self._rows]:
-            raise KeyError(f"{missing[0]!r} is not in the gallery")
-        return [self._rows[name] for name in ids]
+        self._rows.append(names, rows, images)
 
     def update(
-        self, ids: Sequence[Hashable], templates: ArrayLike, *, counts: ArrayLike | None = None
+        self, ids: Sequence[str | int], templates: ArrayLike, *, counts: ArrayLike | None = None
     ) -> None:
         """Replace templates: all of them, or none if one is refused.
 
@@ -205,11 +177,9 @@ class TemplateGallery:
         """
         names, rows = self._checked(ids, templates)
         images = check_counts(counts, len(rows))
-        places = self._places(names)
-        self._own()[places] = rows
-        self._counts[places] = images
+        self._rows.replace(self._rows.rows_of(names), rows, images)
 
-    def extend(self, ids: Sequence[Hashable], descriptors: ArrayLike) -> None:
+    def extend(self, ids: Sequence[str | int], descriptors: ArrayLike) -> None:
         """Average one more image into templates, without the images they were made of.
 
         Parameters
@@ -226,15 +196,15 @@ class TemplateGallery:
             If an id is given twice or descriptors are refused.
         """
         names, rows = self._checked(ids, descriptors)
-        places = self._places(names)
+        places = self._rows.rows_of(names)
+        counts = self._rows.counts[places]
         extended = [
-            extend_template(self.templates[place], int(self._counts[place]), row[None])[0]
-            for place, row in zip(places, rows, strict=True)
+            extend_template(self.templates[place], count, row[None])[0]
+            for place, count, row in zip(places, counts.tolist(), rows, strict=True)
         ]
-        self._own()[places] = np.stack(extended)
-        self._counts[places] += 1
+        self._rows.replace(places, np.stack(extended).astype(np.float32), counts + 1)
 
-    def remove(self, ids: Sequence[Hashable]) -> None:
+    def remove(self, ids: Sequence[str | int]) -> None:
         """Remove templates; the others keep their order.
 
         Parameters
@@ -248,12 +218,7 @@ class TemplateGallery:
         ValueError
             If an id is given twice.
         """
-        gone = set(self._places(check_ids(ids)))
-        kept = [row for row in range(len(self)) if row not in gone]
-        self._templates = self.templates[kept] if kept else None
-        self._counts = self._counts[kept]
-        self._ids = [self._ids[row] for row in kept]
-        self._rows = {name: row for row, name in enumerate(self._ids)}
+        self._rows.remove(self._rows.rows_of(check_ids(ids)))
 
     def _probes(self, probes: ArrayLike) -> NDArray[np.float32]:
         width = self.templates.shape[1]
@@ -284,7 +249,7 @@ class TemplateGallery:
         rows = self._probes(probes)
         count = check_whole(k, "k", 1, len(self))
         index, distances = nearest(self.templates, rows, count, self.n_jobs)
-        return SearchResult(self._names()[index], distances)
+        return SearchResult(self._rows.names[index], distances)
 
     def search_within(self, probes: ArrayLike, radius: float) -> list[SearchResult]:
         """Find all templates at most ``radius`` away from each probe.
@@ -303,20 +268,14 @@ class TemplateGallery:
         Raises
         ------
         ValueError
-            If ``radius`` is no number of at least 0, the gallery is empty, or probes are
-            refused.
+            If ``radius`` is no number of at least 0, the gallery is empty, or probes are refused.
         """
         rows = self._probes(probes)
         if not is_number(radius) or not radius >= 0:
             raise ValueError(f"radius must be a number, at least 0; got {radius!r}")
-        names = self._names()
+        names = self._rows.names
         found = within(self.templates, rows, float(radius), self.n_jobs)
         return [SearchResult(names[index], distances) for index, distances in found]
-
-    def _names(self) -> NDArray[np.object_]:
-        names = np.empty(len(self), object)
-        names[:] = self._ids
-        return names
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Write the gallery as a folder: whole, or not at all.
@@ -329,7 +288,8 @@ class TemplateGallery:
         path : path
             The folder to make.
         overwrite : bool, default=False
-            Replace a gallery that is already there, which keeps its permissions.
+            Replace a gallery that is already there, which keeps its permissions. What others
+            wrote since it was loaded is lost: where several write, use ``changing``.
 
         Returns
         -------
@@ -339,15 +299,62 @@ class TemplateGallery:
         ------
         FileExistsError
             If ``path`` exists and ``overwrite`` is false, or it is no gallery or holds more.
-        ValueError
-            If an id is neither str nor int.
         """
         files = gallery_files(self._contents())
         return write_folder(path, files, overwrite=overwrite, marker=MANIFEST, known=FILES)
 
     def _contents(self) -> GalleryContents:
-        rows = self.templates if len(self) else np.empty((0, 0), np.float32)
-        return GalleryContents(self._ids, self._counts, rows, self._network)
+        return self._rows.contents(self._network)
+
+    @classmethod
+    @contextlib.contextmanager
+    def changing(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        weights: str | os.PathLike[str] | None = None,
+        n_jobs: int | None = None,
+    ) -> Iterator[TemplateGallery]:
+        """Change a gallery on disk in a block, while no other process or thread does.
+
+        It is saved at the end of the block, and stays as it was if the block raises. Other
+        writers of galleries in the same folder wait meanwhile, so embed before the block.
+
+        Parameters
+        ----------
+        path, weights, n_jobs
+            As for ``load``, but that there need be no gallery yet.
+
+        Yields
+        ------
+        TemplateGallery
+            As it is on disk, or empty. Do not save it in the block.
+
+        Raises
+        ------
+        FileExistsError, FileNotFoundError, ValueError, OSError
+            As ``load`` and ``save`` raise them; without locks for folders (Windows, some network
+            file systems) also if somebody else wrote meanwhile.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from sfpose import TemplateGallery
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("ann", "bo"):
+        ...         with TemplateGallery.changing(f"{folder}/door") as gallery:
+        ...             gallery.add([name], np.ones((1, 256)))
+        ...     list(TemplateGallery.load(f"{folder}/door"))
+        ['ann', 'bo']
+        """
+        with changing_folder(path, marker=MANIFEST, known=FILES) as (_, files):
+            if settled(path).exists():
+                gallery = cls.load(path, weights=weights, n_jobs=n_jobs)
+            else:
+                gallery = cls(weights=weights, n_jobs=n_jobs)
+            yield gallery
+            files.update(gallery_files(gallery._contents()))
 
     @classmethod
     def load(
@@ -383,17 +390,11 @@ class TemplateGallery:
             its templates come from another network than ``weights``.
         """
         contents = read_whole(path, lambda folder: read_gallery(folder, verify))
-        network = contents.network
         gallery = cls(weights=weights, n_jobs=n_jobs)
-        if weights is not None and network not in (None, gallery._network):
-            raise ValueError(
-                f"the templates of a gallery must come from the network of its probes; those in "
-                f"{str(path)!r} come from {network}, {str(weights)!r} is {gallery._network}"
-            )
+        if weights is not None:
+            check_network(contents, path, weights, gallery._network)
         if gallery._form is not None and verify and contents.ids:
             gallery._form.check(contents.templates, "templates")
-        gallery._network = gallery._network or network
-        gallery._ids, gallery._counts = contents.ids, contents.counts
-        gallery._templates = contents.templates if contents.ids else None
-        gallery._rows = {name: row for row, name in enumerate(contents.ids)}
+        gallery._network = gallery._network or contents.network
+        gallery._rows = TemplateRows(contents)
         return gallery

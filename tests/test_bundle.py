@@ -124,8 +124,6 @@ def test_parts_that_do_not_fit_together_are_refused_and_nothing_is_left(bundle, 
     gallery.add(["ann"], narrow[:1])
     unsure = TemplateVerifier(target_fmr=0.01)
     unsure.margin_ = "learned"
-    pair = TemplateGallery()
-    pair.add([("a", 1)], np.full((1, 256), 1 / 256))
     rows, people = _descriptors()
     raw = TemplateVerifier(target_fmr=0.01).fit(rows * 2, people)
     doubled = TemplateGallery()
@@ -142,7 +140,6 @@ def test_parts_that_do_not_fit_together_are_refused_and_nothing_is_left(bundle, 
         ((bundle.embedder, bundle.verifier, gallery), "gallery must have 256 values .*got 30"),
         ((bundle.embedder, bundle.verifier, doubled), "gallery must sum to 1 in each row"),
         ((bundle.embedder, unsure), r"cannot keep \['margin_'\]"),
-        ((bundle.embedder, bundle.verifier, pair), "ids must be str or int"),
         ((bundle.embedder, small), "verifier must be of the weights of the embedder"),
         ((bundle.embedder, bundle.verifier, other), "gallery must be of the weights of the"),
         ((bundle.embedder, changed), "for its verifier's target_fmr, 0.5; got some for .0.01."),

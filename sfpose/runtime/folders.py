@@ -12,26 +12,28 @@ does not know. The new version has the permissions of the old one.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import secrets
-import shutil
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
-from sfpose.runtime.files import copy_permissions, locked, parts_of
+from sfpose.runtime.files import copy_permissions
 from sfpose.runtime.overwriting import check_alike, check_free, check_outside, format_of
+from sfpose.runtime.replacing import previous_of, put_in_place, replacing, saying, version_of
 
-__all__ = ["change_folder", "read_whole", "settled", "write_folder", "write_zip"]
+__all__ = [
+    "change_folder",
+    "changing_folder",
+    "read_whole",
+    "settled",
+    "write_folder",
+    "write_zip",
+]
 
-Contents: TypeAlias = Mapping[str, bytes | Sequence[bytes | memoryview]]
+Buffers: TypeAlias = bytes | Sequence[bytes | memoryview]
+Contents: TypeAlias = Mapping[str, Buffers]
 Result = TypeVar("Result")
-
-
-def _previous(path: Path) -> Path:
-    return path.with_name(f".{path.name}.previous")
 
 
 def settled(path: str | os.PathLike[str]) -> Path:
@@ -58,18 +60,9 @@ def settled(path: str | os.PathLike[str]) -> Path:
     '.door.previous'
     """
     path = Path(os.path.realpath(path))
-    previous = _previous(path)
+    previous = previous_of(path)
     # A writer at work may be done between two looks: look again at the first place.
     return previous if not path.exists() and previous.exists() and not path.exists() else path
-
-
-def _version(path: Path) -> tuple[int, int, int] | None:
-    """What tells a version of a folder from others; None if there is none."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino, status.st_mtime_ns
 
 
 def read_whole(path: str | os.PathLike[str], read: Callable[[Path], Result]) -> Result:
@@ -102,14 +95,14 @@ def read_whole(path: str | os.PathLike[str], read: Callable[[Path], Result]) -> 
     """
     while True:
         folder = settled(path)
-        version = _version(folder)
+        version = version_of(folder)
         try:
             result = read(folder)
         except (OSError, ValueError):
-            if settled(path) == folder and _version(folder) == version:
+            if settled(path) == folder and version_of(folder) == version:
                 raise
         else:
-            if settled(path) == folder and _version(folder) == version:
+            if settled(path) == folder and version_of(folder) == version:
                 return result
 
 
@@ -203,20 +196,65 @@ def change_folder(
     ...     path.name
     'one'
     """
-    with _replacing(Path(path)) as (place, new):
-        version = _version(place)
+    with changing_folder(path, overwrite=overwrite, marker=marker, known=known) as (place, files):
+        files.update(change(place))
+    return Path(path)
+
+
+@contextlib.contextmanager
+def changing_folder(
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool = True,
+    marker: str,
+    known: Collection[str] = (),
+) -> Iterator[tuple[Path, dict[str, Buffers]]]:
+    """Write a folder anew at the end of a block, while no other writer does.
+
+    Nothing is written if the block raises.
+
+    Parameters
+    ----------
+    path, overwrite, marker, known
+        As for ``write_folder``.
+
+    Yields
+    ------
+    folder : Path
+        It need not be there yet.
+    files : dict of str to bytes or sequence of buffers
+        Empty; to be filled with the files that are to be in it.
+
+    Raises
+    ------
+    FileExistsError, ValueError, OSError
+        As ``write_folder`` does; what was there is there still.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from sfpose.runtime.folders import changing_folder
+    >>> with tempfile.TemporaryDirectory() as root:
+    ...     with changing_folder(f"{root}/one", marker="mark") as (folder, files):
+    ...         files["mark"] = b"{}"
+    ...     folder.is_dir()
+    True
+    """
+    with replacing(Path(path)) as (place, new):
+        version = version_of(place)
         if not overwrite:
             check_free(place)
-        contents = change(place)
+        contents: dict[str, Buffers] = {}
+        yield place, contents
         for name in contents:
             if name in ("", ".", "..") or any(sign in name for sign in "/\\:\0"):
                 raise ValueError(f"files must have plain names; got {name!r}")
-        if version is not None:
-            check_alike(place, format_of(contents[marker]), {*contents, *known}, marker)
-            check_outside(place)
-        _fill(new, contents, place if version else None, marker)
-        _replace(place, new, version)
-    return Path(path)
+        with saying(Path(path)):
+            if version is not None:
+                check_alike(place, format_of(contents[marker]), {*contents, *known}, marker)
+                check_outside(place)
+            _fill(new, contents, place if version else None, marker)
+            put_in_place(place, new, version)
 
 
 def write_zip(
@@ -261,92 +299,24 @@ def write_zip(
     ...     path.is_file()
     True
     """
-    with _replacing(Path(path)) as (place, new):
+    with replacing(Path(path)) as (place, new):
         if not overwrite:
             check_free(place)
-        if place.exists():
-            wanted = format_of(contents[marker])
-            check_alike(place, wanted, {*contents, *known}, marker, zipped=True)
-        packed = new / "zip"
-        with open(packed, "wb") as file:
+        with saying(Path(path)):
             if place.exists():
-                copy_permissions(place.stat(), packed)
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-                for name, data in contents.items():
-                    archive.writestr(name, data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(packed, place)
+                wanted = format_of(contents[marker])
+                check_alike(place, wanted, {*contents, *known}, marker, zipped=True)
+            packed = new / "zip"
+            with open(packed, "wb") as file:
+                if place.exists():
+                    copy_permissions(place.stat(), packed)
+                with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+                    for name, data in contents.items():
+                        archive.writestr(name, data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(packed, place)
     return Path(path)
-
-
-@contextlib.contextmanager
-def _replacing(asked: Path) -> Iterator[tuple[Path, Path]]:
-    """Where to write, and a folder beside it to prepare it in, for one writer at a time.
-
-    The folder is gone afterwards, and so is what writers that were killed left behind.
-    """
-    place = Path(os.path.realpath(asked))
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with locked(place.parent, wait=True) as alone:
-            _settle(place)
-            if alone:
-                for left in parts_of(place):
-                    _remove(left)
-            new = _part(place)
-            # Nobody else looks on while what is private is written again.
-            new.mkdir(0o700 if place.exists() else 0o777)
-            try:
-                yield place, new
-                _sync(place.parent)
-            finally:
-                _remove(new)
-    except FileExistsError:
-        raise
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"{str(asked)!r} cannot be written and is as it was: {error.strerror or error}",
-        ) from error
-
-
-def _sync(folder: Path) -> None:
-    """Have the names in a folder on the disk, where the file system can."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _settle(place: Path) -> None:
-    """Put back, or remove, the version that a killed writer moved aside.
-
-    Without locks the writer may be alive; then one of its renames fails, and what it was to
-    replace is there still.
-    """
-    previous = _previous(place)
-    if not previous.exists():
-        return
-    if place.exists():
-        old = _part(place)
-        os.replace(previous, old)
-        _remove(old)
-    else:
-        os.replace(previous, place)
-
-
-def _part(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
-
-
-def _remove(folder: Path) -> None:
-    if not folder.is_symlink():
-        with contextlib.suppress(OSError):
-            folder.chmod(0o700)  # or nothing could be taken out of one that was read-only
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _fill(new: Path, contents: Contents, old: Path | None, marker: str) -> None:
@@ -361,30 +331,3 @@ def _fill(new: Path, contents: Contents, old: Path | None, marker: str) -> None:
             os.fsync(file.fileno())
     if old is not None:
         copy_permissions(old.stat(), new)
-
-
-def _replace(path: Path, new: Path, version: tuple[int, int, int] | None) -> None:
-    """Put a new folder where that version is, or nothing."""
-    if version is None:
-        os.replace(new, path)
-        return
-    # Folders cannot be exchanged in one step everywhere: the old one steps aside.
-    previous = _previous(path)
-    try:
-        os.replace(path, previous)
-    except OSError as error:
-        if error.errno == errno.EBUSY:
-            error.strerror = (
-                "a folder that is replaced must be no mount point; write into a folder inside it"
-            )
-        raise
-    try:
-        if _version(previous) != version:
-            raise OSError(errno.EBUSY, "somebody else wrote to it meanwhile")
-        os.replace(new, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.replace(previous, path)
-        raise
-    with contextlib.suppress(FileNotFoundError):  # where another writer has put it away
-        os.replace(previous, new)
