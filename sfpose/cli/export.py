@@ -57,6 +57,7 @@ def run(options: argparse.Namespace) -> int:
     """Write the file and say what it takes and gives."""
     from sfpose.runtime.artifact import read_artifact
     from sfpose.runtime.files import whole_file
+    from sfpose.runtime.inspection import check_network
 
     out: Path = options.out
     place = check_new(out, options.overwrite, artifact=options.target in _ARTIFACTS)
@@ -71,27 +72,29 @@ def run(options: argparse.Namespace) -> int:
     if options.target in _ARTIFACTS:
         return _write_artifact(artifacts, options)
     (artifact,) = artifacts
+    # All is checked before anything is replaced.
+    check_network(artifact.model)
+    fed = artifact.network_input
+    settings: Any = artifact.section("input")
     with whole_file(place) as part:
         if options.target == "onnx":
             part.write_bytes(artifact.model)
         else:
             _write_ort(artifact.model, part, out)
         size = part.stat().st_size
-    settings: Any = artifact.section("input")
     told = {
         "out": str(out),
         "bytes": size,
-        "input": {"shape": ["n", 3, settings["size"], settings["size"]], **settings},
+        "input": {"shape": ["n", 3, fed.size, fed.size], **settings},
         "descriptor": artifact.manifest.get("descriptor"),
         "distance": artifact.manifest.get("distance"),
     }
     if options.json:
         print_json(told)
     else:
-        side = settings["size"]
         print(
-            f"wrote {out}, {size:,} bytes: float32 (n, 3, {side}, {side}) RGB, values 0 to 1 "
-            f"less {settings['mean']} over {settings['std']}"
+            f"wrote {out}, {size:,} bytes: float32 (n, 3, {fed.size}, {fed.size}) RGB, "
+            f"values 0 to 1 less {list(fed.mean)} over {list(fed.std)}"
         )
     return 0
 
@@ -105,6 +108,8 @@ def _write_ort(model: bytes, path: Path, out: Path) -> None:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(path)
     options.add_session_config_entry("session.save_model_format", "ORT")
+    # What was checked is ONNX; onnxruntime would take its own format too.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     try:
         onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its own errors have no other class in common

@@ -100,7 +100,12 @@ _MOST_NODES = 10_000
 _LARGEST_STEP = 512
 _STEPS = ("dilations", "kernel_shape", "pads", "strides")
 _LARGEST_ENLARGEMENT = 16.0
+_MOST_SCALES = 4
 _STANDARD = ("", "ai.onnx")
+
+# Inputs that may be left out by an empty name, by their places. Elsewhere onnxruntime takes
+# one as given and reads from nowhere.
+_MAY_BE_EMPTY = {"Clip": (1, 2), "Dropout": (1,), "Resize": (1, 2), "Slice": (3,)}
 
 # Element types by their number in the format: dtype, and the field for values that are
 # not raw bytes with the dtype of its packed form (None: varints).
@@ -131,9 +136,10 @@ def check_network(model: bytes) -> None:
         If it is larger than ``LARGEST_NETWORK`` or no ONNX file; if its opset is not in
         ``OPSETS`` or an operator not in ``OPERATORS``; if it refers to external data,
         holds functions, subgraphs or sparse tensors; if a tensor lies about its size or
-        has a value that is not finite; if two tensors or results have one name; if it
-        has not one input and one output; or if a stride, padding, kernel or enlargement
-        is out of all proportion.
+        has a value that is not finite; if two tensors or results have one name, a result has
+        none, or an operator takes what nothing before it makes; if it has not one input and
+        one output; if it has far more fields than networks have; or if a stride, padding,
+        kernel or enlargement is out of all proportion.
 
     Notes
     -----
@@ -180,12 +186,12 @@ def _check_graph(graph: Message) -> None:
     nodes = graph.each(1)
     if len(nodes) > _MOST_NODES:
         raise ValueError(f"it must have at most {_MOST_NODES} nodes; got {len(nodes)}")
-    stored: dict[str, NDArray[np.generic]] = {}
+    stored: dict[str, NDArray[np.generic] | None] = {}
     for tensor in graph.messages(5):
         name = tensor.text(8)
         if name in stored:
             raise ValueError(f"tensors must have different names; {name!r} comes twice")
-        stored[name] = _values(tensor, name)
+        stored[name] = _few_values(tensor, name)
     inputs = [entry.text(1) for entry in graph.messages(11)]
     outputs = [entry.text(1) for entry in graph.messages(12)]
     free = [name for name in inputs if name not in stored]
@@ -195,25 +201,54 @@ def _check_graph(graph: Message) -> None:
         )
     made = {*stored, *free}
     enlargement = 1.0
-    for node in map(Message, nodes):
+    for node in graph.messages(1):
         operator = node.text(4)
         if node.text(7) not in _STANDARD or operator not in OPERATORS:
             domain = node.text(7)
             whole = f"{domain}.{operator}" if domain else operator
             raise ValueError(f"its operators must be those of image networks; got {whole!r}")
         attributes = dict(_attributes(node, operator))
-        for name in node.texts(2):
-            if name in made and name:
-                raise ValueError(f"results must have different names; {name!r} comes twice")
-            made.add(name)
+        _check_names(node, operator, made)
+        made.update(node.texts(2))
+        if "num_outputs" in attributes:
+            _check_parts(attributes["num_outputs"].number(3), len(node.texts(2)), operator)
         if operator == "Constant" and "value" in attributes:
             (name,) = node.texts(2)
-            stored[name] = _values(attributes["value"].message(5), name)
+            stored[name] = _few_values(attributes["value"].message(5), name)
         if operator == "Resize":
             enlargement *= _enlargement(node.texts(1), stored)
+    if outputs[0] not in made:
+        raise ValueError(f"its output must be the result of an operator; {outputs[0]!r} is not")
     if enlargement > _LARGEST_ENLARGEMENT:
         raise ValueError(
             f"it must enlarge at most {_LARGEST_ENLARGEMENT:g} times in all; got {enlargement:g}"
+        )
+
+
+def _check_names(node: Message, operator: str, made: set[str]) -> None:
+    """Refuse a node that takes what nobody made, or makes what has no name or is there."""
+    for place, name in enumerate(node.texts(1)):
+        if not name and place not in _MAY_BE_EMPTY.get(operator, ()):
+            raise ValueError(
+                f"inputs must have names; that at place {place} of {operator} has none"
+            )
+        if name and name not in made:
+            raise ValueError(
+                f"inputs must be made before they are taken; {operator} takes {name!r}"
+            )
+    results = node.texts(2)
+    if not results or "" in results:
+        raise ValueError(f"results must have names; one of {operator} has none")
+    for number, name in enumerate(results):
+        if name in made or name in results[:number]:
+            raise ValueError(f"results must have different names; {name!r} comes twice")
+
+
+def _check_parts(stated: int, results: int, operator: str) -> None:
+    """Refuse to let onnxruntime write parts to more results than it has made room for."""
+    if stated != results:
+        raise ValueError(
+            f"num_outputs of {operator} must be the number of its results, {results}; got {stated}"
         )
 
 
@@ -223,9 +258,9 @@ def _attributes(node: Message, operator: str) -> Iterator[tuple[str, Message]]:
         if any(field in attribute for field in (6, 11, 21, 22, 23)):
             raise ValueError(f"{operator} must hold no graph and no sparse tensor; {name!r} does")
         for tensor in attribute.messages(10):
-            _values(tensor, name)
+            _few_values(tensor, name)
         if 5 in attribute:
-            _values(attribute.message(5), name)
+            _few_values(attribute.message(5), name)
         if name in _STEPS and not all(0 <= n <= _LARGEST_STEP for n in attribute.numbers(8)):
             raise ValueError(
                 f"{name} of {operator} must be 0 to {_LARGEST_STEP}; got {attribute.numbers(8)}"
@@ -233,15 +268,19 @@ def _attributes(node: Message, operator: str) -> Iterator[tuple[str, Message]]:
         yield name, attribute
 
 
-def _enlargement(inputs: list[str], stored: dict[str, NDArray[np.generic]]) -> float:
+def _enlargement(inputs: list[str], stored: dict[str, NDArray[np.generic] | None]) -> float:
+    """How many times as many values come out of a Resize as go in, sides made smaller aside."""
     scales = stored.get(inputs[2]) if len(inputs) == 3 else None
-    if scales is None or scales.dtype.kind != "f" or not 0 < scales.size <= 4:
+    if scales is None or scales.dtype.kind != "f" or not scales.size:
         raise ValueError("Resize must have scales that stand in the file; it has others")
-    return max(1.0, float(scales.max()))
+    return float(np.prod(np.maximum(scales.astype(np.float64), 1)))
 
 
-def _values(tensor: Message, name: str) -> NDArray[np.generic]:
-    """Values of a tensor that stand in the file, in one dimension."""
+def _few_values(tensor: Message, name: str) -> NDArray[np.generic] | None:
+    """Check a tensor that stands in the file; its values if they are at most four and no integers.
+
+    Of integers nothing but their number matters here.
+    """
     if 13 in tensor or tensor.number(14) != 0:
         raise ValueError(f"it must hold its own data; {name!r} lies in another file")
     kind = tensor.number(2)
@@ -253,24 +292,21 @@ def _values(tensor: Message, name: str) -> NDArray[np.generic]:
     dtype, field, packed = _TYPES[kind]
     count = math.prod(sides)
     if 9 in tensor:
-        raw = tensor.data(9)
+        values = tensor.data(9)
         if any(other in tensor for other in _VALUE_FIELDS):
             raise ValueError(f"a tensor must state its values once; {name!r} does so twice")
-        if len(raw) != count * np.dtype(dtype).itemsize:
-            raise ValueError(f"{name!r} of shape {sides} must not have {len(raw)} bytes")
-        values = np.frombuffer(raw, dtype)
+        if len(values) != count * np.dtype(dtype).itemsize:
+            raise ValueError(f"{name!r} of shape {sides} must not have {len(values)} bytes")
     else:
         if any(other in tensor for other in _VALUE_FIELDS if other != field):
             raise ValueError(f"{name!r} must have values of its type; it has others")
-        values = _listed(tensor, field, packed)
-        if len(values) != count:
-            raise ValueError(f"{name!r} of shape {sides} must not have {len(values)} values")
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        values = memoryview(b"" if packed is None else b"".join(tensor.each(field)))
+        found = tensor.count(field) if packed is None else len(values) / np.dtype(packed).itemsize
+        if found != count:
+            raise ValueError(f"{name!r} of shape {sides} must not have {found:g} values")
+    if np.dtype(dtype).kind != "f":
+        return None
+    numbers = np.frombuffer(values, dtype)
+    if not np.isfinite(numbers).all():
         raise ValueError(f"weights must be finite; {name!r} holds NaN or infinity")
-    return values
-
-
-def _listed(tensor: Message, field: int, packed: str | None) -> NDArray[np.generic]:
-    if packed is None:
-        return np.array(tensor.numbers(field), dtype=np.int64)
-    return np.frombuffer(b"".join(tensor.each(field)), packed)
+    return numbers if numbers.size <= _MOST_SCALES else None

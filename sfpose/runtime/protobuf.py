@@ -9,10 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 __all__ = ["Message", "varints"]
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _LONGEST_VARINT = 10
+_MOST_FIELDS = 2**18
+_MOST_NUMBERS = 64
+_PIECE = 2**20
 
 
 def _varint(data: memoryview, place: int) -> tuple[int, int]:
@@ -51,17 +56,35 @@ def varints(data: memoryview) -> Iterator[int]:
         yield _signed(value)
 
 
+class _Budget:
+    """How many fields a file may still have, however they are nested.
+
+    A field costs a hundred times its two bytes in memory once it is a Python object.
+    """
+
+    def __init__(self) -> None:
+        self._left = _MOST_FIELDS
+
+    def spend(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise ValueError(f"it must have at most {_MOST_FIELDS} fields; it has more")
+
+
 class Message:
     """The fields of one message by their numbers.
 
     Parameters
     ----------
     data : bytes or memoryview
+    budget : optional
+        Of the message that this one lies in; a file has 2**18 fields at most, those of messages
+        that are read twice counted twice.
 
     Raises
     ------
     ValueError
-        If the bytes are no protobuf message.
+        If the bytes are no protobuf message, or there are too many fields.
 
     Examples
     --------
@@ -71,11 +94,13 @@ class Message:
     (150, 'hi', '')
     """
 
-    def __init__(self, data: bytes | memoryview) -> None:
+    def __init__(self, data: bytes | memoryview, budget: _Budget | None = None) -> None:
         view = memoryview(data)
+        self._budget = budget = budget or _Budget()
         self._fields: dict[int, list[int | memoryview]] = {}
         place = 0
         while place < len(view):
+            budget.spend()
             tag, place = _varint(view, place)
             field, kind = tag >> 3, tag & 7
             if field == 0 or kind not in (_VARINT, _FIXED64, _BYTES, _FIXED32):
@@ -121,7 +146,7 @@ class Message:
 
     def message(self, field: int) -> Message:
         """A message inside; empty if it is not there."""
-        return Message(self.data(field))
+        return Message(self.data(field), self._budget)
 
     def each(self, field: int) -> list[memoryview]:
         """The bytes of a repeated field."""
@@ -133,15 +158,33 @@ class Message:
 
     def messages(self, field: int) -> Iterator[Message]:
         """The messages of a repeated field."""
-        return (Message(value) for value in self.each(field))
+        return (Message(value, self._budget) for value in self.each(field))
 
     def texts(self, field: int) -> list[str]:
         """The strings of a repeated field."""
         return [str(value, "utf-8") for value in self.each(field)]
 
     def numbers(self, field: int) -> list[int]:
-        """The whole numbers of a repeated field, packed or not."""
+        """The whole numbers of a repeated field, packed or not; 64 at most."""
+        if (count := self.count(field)) > _MOST_NUMBERS:
+            raise ValueError(
+                f"field {field} must have at most {_MOST_NUMBERS} numbers; got {count}"
+            )
         numbers: list[int] = []
         for value in self._fields.get(field, []):
             numbers.extend([value] if isinstance(value, int) else varints(value))
         return numbers
+
+    def count(self, field: int) -> int:
+        """How many whole numbers a repeated field has, packed or not."""
+        return sum(
+            1 if isinstance(value, int) else _count(value) for value in self._fields.get(field, [])
+        )
+
+
+def _count(packed: memoryview) -> int:
+    """How many numbers a packed field has, without a Python object for each."""
+    if len(packed) and packed[-1] >= 0x80:
+        raise ValueError("the last number of a list does not end")
+    pieces = (packed[start : start + _PIECE] for start in range(0, len(packed), _PIECE))
+    return sum(int(np.count_nonzero(np.frombuffer(each, np.uint8) < 0x80)) for each in pieces)

@@ -23,6 +23,7 @@ from sfpose.networks.registry import (
 from sfpose.networks.several_looks import SeveralLooks
 from sfpose.networks.squeezefaceposenet import SqueezeFacePoseNet
 from sfpose.runtime.artifact import DISTANCE, Artifact, Json
+from sfpose.runtime.inspection import check_network
 from sfpose.runtime.session import OnnxModel
 
 if TYPE_CHECKING:
@@ -34,7 +35,10 @@ __all__ = [
     "changed_manifest",
     "check_parity",
     "fold_batch_norm",
+    "load_network",
+    "network_bytes",
     "network_from_artifact",
+    "parse_network",
     "scale_descriptor",
     "scale_filters",
     "stored_parameters",
@@ -154,10 +158,58 @@ def to_onnx(network: nn.Module, size: int) -> bytes:
         )
         model = onnx.load(path)
     _name_every_parameter(model, dict(folded.named_parameters()))
-    onnx.checker.check_model(model)
-    data = model.SerializeToString()
+    data = network_bytes(model)
     check_parity(folded, data, size)
     return data
+
+
+def load_network(model: bytes) -> onnx.ModelProto:
+    """An ONNX file as the onnx package holds it, checked: what changes a network begins here.
+
+    Raises
+    ------
+    ValueError
+        If ``sfpose.runtime.inspection.check_network`` refuses it, or onnx cannot read it.
+    """
+    check_network(model)
+    return parse_network(model)
+
+
+def parse_network(model: bytes) -> onnx.ModelProto:
+    """The same of a file that ``check_network`` need not allow; onnxruntime is not to have it.
+
+    Raises
+    ------
+    ValueError
+        If onnx cannot read it, or a tensor's data lie in another file, which would be read.
+    """
+    import onnx
+
+    try:
+        network = onnx.load_from_string(model)
+    except Exception as error:  # of protobuf's own class
+        raise ValueError(f"the network must be an ONNX file that onnx can load; {error}") from error
+    for tensor in network.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            raise ValueError(f"it must hold its own data; {tensor.name!r} lies in another file")
+    return network
+
+
+def network_bytes(model: onnx.ModelProto) -> bytes:
+    """The ONNX file of a network that was changed.
+
+    Raises
+    ------
+    ValueError
+        If it is none that ONNX allows any more.
+    """
+    import onnx
+
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        raise ValueError(f"a changed network must be as ONNX allows; {error}") from error
+    return model.SerializeToString()
 
 
 def _name_every_parameter(model: onnx.ModelProto, parameters: Mapping[str, Tensor]) -> None:
@@ -258,11 +310,15 @@ def stored_parameters(artifact: Artifact) -> dict[str, Tensor]:
     """Parameters of an artifact's network by their torch names.
 
     Those of eight bits come as the float32 values that they stand for.
+
+    Raises
+    ------
+    ValueError
+        If the network is refused, or scale or zero point of eight bits do not stand in it.
     """
-    import onnx
     from onnx import numpy_helper
 
-    model = onnx.load_from_string(artifact.model)
+    model = load_network(artifact.model)
     stored = {
         tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy())
         for tensor in model.graph.initializer
@@ -274,6 +330,11 @@ def stored_parameters(artifact: Artifact) -> dict[str, Tensor]:
     }
     for node in model.graph.node:
         if node.op_type == "DequantizeLinear" and node.input[0] in stored:
+            if len(node.input) != 3 or not stored.keys() >= {*node.input}:
+                raise ValueError(
+                    "weights of eight bits must have scale and zero point in the file; "
+                    f"those of {node.input[0]!r} do not"
+                )
             values, scale, zero = (stored[name] for name in node.input)
             axis = next((each.i for each in node.attribute if each.name == "axis"), 1)
             shape = [-1 if at == axis and scale.ndim else 1 for at in range(values.ndim)]

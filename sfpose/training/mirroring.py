@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sfpose.runtime.artifact import Artifact
-from sfpose.training.export import changed_manifest
+from sfpose.training.export import changed_manifest, load_network, network_bytes
 
 __all__ = ["mirrored", "without_mirror"]
 
@@ -29,7 +29,8 @@ def mirrored(artifact: Artifact, *, name: str | None = None) -> Artifact:
     Raises
     ------
     ValueError
-        If the network does this already, or is no descriptor network.
+        If the network does this already, is no descriptor network, or is refused by
+        ``sfpose.runtime.inspection.check_network``.
 
     Examples
     --------
@@ -39,7 +40,6 @@ def mirrored(artifact: Artifact, *, name: str | None = None) -> Artifact:
     True
     """
     import numpy as np
-    import onnx
     from onnx import helper, numpy_helper
 
     if artifact.manifest.get("kind") != "descriptor":
@@ -48,7 +48,7 @@ def mirrored(artifact: Artifact, *, name: str | None = None) -> Artifact:
         )
     if artifact.manifest.get("mirrored"):
         raise ValueError("a network can be mirrored once; this one is already")
-    model = onnx.load_from_string(artifact.model)
+    model = load_network(artifact.model)
     graph = model.graph
     images, descriptors = graph.input[0].name, graph.output[0].name
     for node in graph.node:
@@ -70,9 +70,8 @@ def mirrored(artifact: Artifact, *, name: str | None = None) -> Artifact:
     nodes = [*before, *graph.node, *after]
     del graph.node[:]
     graph.node.extend(nodes)
-    onnx.checker.check_model(model)
     manifest = changed_manifest(artifact, "mirrored", name, mirrored=True)
-    return Artifact(model.SerializeToString(), manifest)
+    return Artifact(network_bytes(model), manifest)
 
 
 def without_mirror(artifact: Artifact) -> Artifact:
@@ -91,7 +90,8 @@ def without_mirror(artifact: Artifact) -> Artifact:
     Raises
     ------
     ValueError
-        If the network does not begin and end as ``mirrored`` makes it.
+        If the network does not begin and end as ``mirrored`` makes it, or is refused by
+        ``sfpose.runtime.inspection.check_network``.
 
     Examples
     --------
@@ -101,9 +101,7 @@ def without_mirror(artifact: Artifact) -> Artifact:
     >>> without_mirror(mirrored(plain)).model == plain.model
     True
     """
-    import onnx
-
-    model = onnx.load_from_string(artifact.model)
+    model = load_network(artifact.model)
     graph = model.graph
     images, descriptors = graph.input[0].name, graph.output[0].name
     nodes = list(graph.node)
@@ -121,10 +119,9 @@ def without_mirror(artifact: Artifact) -> Artifact:
     kept = [tensor for tensor in graph.initializer if not tensor.name.startswith("mirror.")]
     del graph.initializer[:]
     graph.initializer.extend(kept)
-    onnx.checker.check_model(model)
     name = str(artifact.manifest["name"])
     manifest = changed_manifest(artifact, "", name, without=("mirrored",))
-    return Artifact(model.SerializeToString(), manifest)
+    return Artifact(network_bytes(model), manifest)
 
 
 # The columns of (n, 3, h, w) from the last one to the first.

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from joblib import effective_n_jobs
 from numpy.typing import NDArray
 
-from sfpose._embedding import crop_kind, share_of
-from sfpose.alignment import FaceAligner
-from sfpose.preprocessing import as_network_input, iterate_images, loose_crop
+from sfpose._batches import batched
+from sfpose._checks import check_jobs
+from sfpose._embedding import Cropper, crop_kind
+from sfpose.preprocessing import as_network_input
 from sfpose.runtime.artifact import Artifact, Json
 from sfpose.runtime.session import OnnxModel
-from sfpose.training.export import CHANNEL_SCALE, changed_manifest
+from sfpose.training.export import CHANNEL_SCALE, changed_manifest, load_network
 from sfpose.training.mirroring import mirrored, without_mirror
 
 if TYPE_CHECKING:
@@ -95,7 +97,7 @@ def quantize(
         alone = quantize(without_mirror(artifact), images, name=name, n_jobs=n_jobs)
         return mirrored(alone, name=str(alone.manifest["name"]))
     batches = list(_inputs(artifact, images, n_jobs))
-    network = onnx.load_from_string(artifact.model)
+    network = load_network(artifact.model)
     pixels = _convolutions_of_pixels(network)
     after_pooling = _even_out_averages(network, batches)
     with tempfile.TemporaryDirectory() as folder:
@@ -131,16 +133,12 @@ def _inputs(
     artifact: Artifact, images: Sequence[Any], n_jobs: int | None
 ) -> Iterator[NDArray[np.float32]]:
     settings = artifact.network_input
+    threads = effective_n_jobs(check_jobs(n_jobs))
     kind = crop_kind("auto", artifact)
-    aligner = FaceAligner(size=settings.size, min_face_score=0, n_jobs=n_jobs)
-    for start in range(0, len(images), _BATCH):
-        part = images[start : start + _BATCH]
-        crops = (
-            aligner.transform(part)
-            if kind == "landmarks"
-            else [loose_crop(i, settings.size, share=share_of(kind)) for i in iterate_images(part)]
-        )
-        yield as_network_input(list(crops), settings.mean, settings.std)
+    cropper = Cropper(kind, n_threads=threads, batch_size=_BATCH, min_face_score=0)
+    crops = (crop for batch, _ in cropper(images, settings.size) for crop in batch)
+    for batch in batched(crops, _BATCH):
+        yield as_network_input(batch, settings.mean, settings.std)
 
 
 def _convolutions_of_pixels(network: onnx.ModelProto) -> list[str]:

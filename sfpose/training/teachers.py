@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sfpose.training.export import parse_network
 from sfpose.training.settings import autocast
 
 __all__ = ["TEACHER_SIZE", "OnnxTeacher", "Teacher", "both_looks", "each_look", "unit_rows"]
@@ -36,17 +37,20 @@ class OnnxTeacher(nn.Module):
 
     Raises
     ------
+    FileNotFoundError
+        If there is no such file.
     ValueError
-        If the file holds an operation other than those of plain convolutional networks, or is not
-        a chain of them.
+        If the file is no ONNX file, holds an operation other than those of plain convolutional
+        networks, is not a chain of them, or refers to data in other files.
     """
 
     def __init__(self, path: str | Path) -> None:
-        import onnx
         from onnx import helper, numpy_helper
 
         super().__init__()
-        graph = onnx.load(str(path)).graph
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"a teacher must be an ONNX file; {str(path)!r} is none")
+        graph = parse_network(Path(path).read_bytes()).graph
         self._places: dict[str, str] = {}  # Names in files are no names for buffers.
         for number, stored in enumerate(graph.initializer):
             self._places[stored.name] = f"stored{number}"

@@ -1,0 +1,129 @@
+"""Hostile networks where they are changed or written for other runtimes: refused as elsewhere."""
+
+import numpy as np
+import pytest
+
+from sfpose.cli import main
+from sfpose.runtime.artifact import Artifact, read_artifact, write_artifact
+
+onnx = pytest.importorskip("onnx", reason="hostile networks are built with onnx")
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+
+SECRET = b"SECRET of the working folder ...SECRET of the wo"
+
+
+def _external(place):
+    """The shipped network of landmarks whose first tensor lies in a file of somebody else."""
+    model = onnx.load_from_string(read_artifact("landmarks").model)
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.ClearField("dims")
+    tensor.dims.extend([len(SECRET) // 4])
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in {"location": place, "length": str(len(SECRET))}.items():
+        entry = tensor.external_data.add()
+        entry.key, entry.value = key, value
+    return model.SerializeToString()
+
+
+def _written(folder, model):
+    manifest = {**read_artifact("plain").manifest, "calibration": None}
+    return write_artifact(folder, model, manifest)
+
+
+HOSTILE = {
+    "external data": (lambda: _external("private.bin"), "lies in another file"),
+    "external data elsewhere": (lambda: _external("../private.bin"), "lies in another file"),
+    "no ONNX file": (lambda: b"garbage", "must be an ONNX file"),
+    "nothing": (lambda: b"", "must be an ONNX file"),
+    "onnxruntime's own format": (lambda: b"\x28\0\0\0ORTM" + b"\0" * 99, "must be an ONNX file"),
+}
+
+
+@pytest.mark.parametrize("target", ["onnx", "ort", "mirrored", "mean"])
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_nothing_hostile_is_exported(tmp_path, monkeypatch, capsys, kind, target):
+    if target in ("mirrored", "mean"):
+        pytest.importorskip("torch")
+    make, message = HOSTILE[kind]
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    for place in (tmp_path, tmp_path / "work"):
+        (place / "private.bin").write_bytes(SECRET)
+    _written(tmp_path / "hostile", make())
+    names = ["../hostile"] * (2 if target == "mean" else 1)
+    assert main(["export", "--target", target, "--out", "out", "--weights", *names]) == 2
+    assert message in (said := capsys.readouterr().err)
+    assert "Traceback" not in said
+    assert [path.name for path in (tmp_path / "work").iterdir()] == ["private.bin"]
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_nothing_hostile_is_changed(monkeypatch, tmp_path, kind):
+    pytest.importorskip("torch")
+    from sfpose.training.export import stored_parameters
+    from sfpose.training.mirroring import mirrored, without_mirror
+    from sfpose.training.quantization import quantize
+
+    make, message = HOSTILE[kind]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "private.bin").write_bytes(SECRET)
+    artifact = Artifact(make(), read_artifact("plain").manifest)
+    photos = [np.full((64, 64, 3), 99, np.uint8)]
+    for change in (stored_parameters, mirrored, without_mirror, lambda a: quantize(a, photos)):
+        with pytest.raises(ValueError, match=message):
+            change(artifact)
+
+
+@pytest.mark.parametrize("place", ["private.bin", "../private.bin", "/etc/hostname"])
+def test_a_teacher_reads_no_other_file(tmp_path, monkeypatch, place):
+    pytest.importorskip("torch")
+    from sfpose.training.teachers import OnnxTeacher
+
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    for folder in (tmp_path, tmp_path / "work"):
+        (folder / "private.bin").write_bytes(SECRET)
+    path = tmp_path / "work" / "teacher.onnx"
+    path.write_bytes(_external(place))
+    with pytest.raises(ValueError, match=r"must hold its own data; .* lies in another file"):
+        OnnxTeacher(path)
+    path.write_bytes(b"garbage")
+    with pytest.raises(ValueError, match="must be an ONNX file that onnx can load"):
+        OnnxTeacher(path)
+
+
+def test_weights_of_eight_bits_without_a_scale_are_told():
+    pytest.importorskip("torch")
+    from sfpose.training.export import stored_parameters
+
+    node = helper.make_node("DequantizeLinear", ["weights", "images"], ["outputs"])
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+        for name in ("images", "outputs")
+    ]
+    stored = [numpy_helper.from_array(np.ones(3, np.uint8), "weights")]
+    graph = helper.make_graph([node], "odd", ends[:1], ends[1:], stored)
+    opsets = [helper.make_opsetid("", 17)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+    with pytest.raises(
+        ValueError, match=r"must have scale and zero point in the file; .*'weights'"
+    ):
+        stored_parameters(Artifact(model, {}))
+
+
+def test_what_cannot_be_fed_is_not_exported(tmp_path, capsys):
+    """Before, the file was replaced and an error followed."""
+    shipped = read_artifact("landmarks")
+    for number, settings in enumerate([{}, {"size": "x"}, {"size": 64, "mean": [0], "std": [1]}]):
+        folder = write_artifact(
+            tmp_path / str(number), shipped.model, {**shipped.manifest, "input": settings}
+        )
+        out = tmp_path / "mine.onnx"
+        out.write_bytes(b"mine")
+        for target in ("onnx", "ort"):
+            command = ["export", "--target", target, "--out", str(out), "--overwrite"]
+            assert main([*command, "--weights", str(folder)]) == 2
+            assert "must be" in (said := capsys.readouterr().err)
+            assert "Traceback" not in said
+            assert out.read_bytes() == b"mine"
