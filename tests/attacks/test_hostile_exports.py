@@ -106,9 +106,7 @@ def test_weights_of_eight_bits_without_a_scale_are_told():
     graph = helper.make_graph([node], "odd", ends[:1], ends[1:], stored)
     opsets = [helper.make_opsetid("", 17)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
-    with pytest.raises(
-        ValueError, match=r"must have scale and zero point in the file; .*'weights'"
-    ):
+    with pytest.raises(ValueError, match=r"must have scale and zero point .*'weights'"):
         stored_parameters(Artifact(model, {}))
 
 
