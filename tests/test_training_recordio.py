@@ -147,6 +147,7 @@ def test_without_a_header_every_record_is_an_image(tmp_path):
         (faces(_8=labelled([3, 11])), "record 8 .* must name images that are there; .* record 9"),
         (faces(_0=labelled([6, 12])), r"people's records 6 to 11; there is no record 9"),
         (faces(_0=labelled([6, 6])), "must name people; got none"),
+        (faces(_8=labelled([2, 6])), "record 8 .* images of nobody else; record 6 names some"),
         ({1: b"short"}, "must hold a header of 24 bytes; got 5"),
         ({1: labelled([1, 2])[:-4]}, "must hold 2 labels; got 4 bytes"),
     ],

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from sfpose.preprocessing import decode_image
 
@@ -18,7 +18,9 @@ __all__ = ["RecordFile", "RecordImages"]
 _MAGIC = struct.pack("<I", 0xCED7230A)
 _LENGTH = (1 << 29) - 1
 _HEADER = struct.Struct("<IfQQ")
-_WHOLE, _END = 0, 3
+_WHOLE, _BEGIN, _MIDDLE, _END = range(4)
+_MOST = 1 << 24
+"""From here on not every whole number is a float32, and labels of two people may be one."""
 
 
 class RecordFile:
@@ -43,7 +45,7 @@ class RecordFile:
     FileNotFoundError
         If either file is missing.
     ValueError
-        If the index is damaged or names a key twice.
+        If the index is damaged, names a key twice, or a place that is not in the file.
 
     References
     ----------
@@ -70,11 +72,14 @@ class RecordFile:
         self.keys, self._offsets = lines[:, 0].copy(), lines[:, 1].copy()
         if (np.diff(self.keys) == 0).any():
             raise ValueError(f"{str(index)!r} must name each key once; it names one twice")
-
-    def has(self, keys: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of the keys are in the index."""
-        places = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
-        return self.keys[places] == keys
+        self._size = self.path.stat().st_size
+        outside = (self.keys < 0) | (self._offsets < 0) | (self._offsets >= self._size)
+        if outside.any():
+            key, offset = lines[np.argmax(outside)].tolist()
+            raise ValueError(
+                f"{str(index)!r} must have keys of 0 or more and offsets in 0 ... "
+                f"{self._size - 1}; got key {key} and offset {offset}"
+            )
 
     def read(self, key: int) -> bytes:
         """The data of one record.
@@ -92,7 +97,7 @@ class RecordFile:
         """Label and identifier of one record, without reading its image."""
         with open(self.path, "rb") as file:
             file.seek(self._offset(key))
-            flag, length = self._start(file, key)
+            flag, length = self._start(file, key, (_WHOLE, _BEGIN))
             if flag != _WHOLE:
                 file.seek(self._offset(key))
                 return _unpack(_MAGIC.join(self._parts(file, key)), self._name(key))[:2]
@@ -112,7 +117,9 @@ class RecordFile:
     def _name(self, key: int) -> str:
         return f"record {key} of {str(self.path)!r}"
 
-    def _start(self, file: io.BufferedReader, key: int) -> tuple[int, int]:
+    def _start(
+        self, file: io.BufferedReader, key: int, allowed: tuple[int, int]
+    ) -> tuple[int, int]:
         start = file.read(8)
         if len(start) < 8 or start[:4] != _MAGIC:
             raise ValueError(
@@ -120,13 +127,25 @@ class RecordFile:
                 f"got {start[:4].hex() or 'the end of the file'}"
             )
         word = int.from_bytes(start[4:], "little")
-        return word >> 29, word & _LENGTH
+        flag, length = word >> 29, word & _LENGTH
+        if flag not in allowed:
+            raise ValueError(
+                f"{self._name(key)} must go on with a part of kind "
+                f"{' or '.join(map(str, allowed))}; got kind {flag}"
+            )
+        left = self._size - file.tell()
+        if length > left:
+            raise ValueError(
+                f"{self._name(key)} must hold {length} bytes; the file ends after {max(left, 0)}"
+            )
+        return flag, length
 
     def _parts(self, file: io.BufferedReader, key: int) -> Iterator[bytes]:
+        allowed = _WHOLE, _BEGIN
         while True:
-            flag, length = self._start(file, key)
+            flag, length = self._start(file, key, allowed)
             data = file.read(length)
-            if len(data) < length:
+            if len(data) < length:  # cut off since it was opened
                 raise ValueError(
                     f"{self._name(key)} must hold {length} bytes; the file ends after {len(data)}"
                 )
@@ -134,6 +153,7 @@ class RecordFile:
             yield data
             if flag in (_WHOLE, _END):
                 return
+            allowed = _MIDDLE, _END
 
 
 def _unpack(data: bytes, name: str) -> tuple[NDArray[np.float32], int, bytes]:
@@ -160,7 +180,7 @@ class RecordImages:
     Record 0 may be a header with two labels (a, b): the images then are records 1 to
     a - 1, and records a to b - 1 stand for one person each, their labels the first
     image and the one after the last. Without it every record is an image, whose
-    label is the person.
+    label is the person. Labels are whole numbers from 0 to below 2 ** 24.
 
     Parameters
     ----------
@@ -179,7 +199,8 @@ class RecordImages:
     FileNotFoundError
         If a file is missing.
     ValueError
-        If the file is damaged, or a range names a record that is not there.
+        If the file is damaged, a label is no such number, or a range names a record that is not
+        there, or one of another person too.
     """
 
     aligned = True
@@ -189,40 +210,65 @@ class RecordImages:
         keys = self._file.keys
         ranges = self._file.read_header(0)[0] if keys[0] == 0 else np.zeros(1, np.float32)
         if len(ranges) > 1:
-            self._keys, self.labels, self.people = self._by_ranges(int(ranges[0]), int(ranges[1]))
+            first, end = self._whole([0, 0], ranges[:2]).tolist()
+            self._keys, self.labels, self.people = self._by_ranges(first, end)
         else:
-            found = np.array([self._file.read_header(int(key))[0][0] for key in keys])
-            people, labels = np.unique(found, return_inverse=True)
+            found = np.array([self._file.read_header(key)[0][0] for key in keys.tolist()])
+            people, labels = np.unique(self._whole(keys, found), return_inverse=True)
             self._keys, self.labels = keys, labels.astype(np.int64)
-            self.people = [f"{person:g}" for person in people]
+            self.people = [str(person) for person in people.tolist()]
+
+    def _whole(self, keys: ArrayLike, labels: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Labels of records as whole numbers."""
+        wrong = ~((labels >= 0) & (labels < _MOST) & (labels == np.floor(labels)))
+        if wrong.any():
+            place = int(np.argmax(wrong))
+            raise ValueError(
+                f"labels must be whole numbers in 0 ... {_MOST - 1}; record "
+                f"{np.asarray(keys)[place]} of {str(self._file.path)!r} has {labels[place]}"
+            )
+        return labels.astype(np.int64)
 
     def _by_ranges(
         self, first: int, end: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], list[str]]:
-        keys: list[NDArray[np.int64]] = []
+        path, known = str(self._file.path), self._file.keys
+        owners = np.full(len(known), -1)
+        rows: list[NDArray[np.int64]] = []
         for person in range(first, end):
-            if not self._file.has(np.array([person]))[0]:
+            low = int(np.searchsorted(known, person))
+            if low == len(known) or known[low] != person:
                 raise ValueError(
-                    f"the header of {str(self._file.path)!r} counts on people's records {first} to "
-                    f"{end - 1}; there is no record {person}"
+                    f"the header of {path!r} counts on people's records {first} to {end - 1}; "
+                    f"there is no record {person}"
                 )
             label, _ = self._file.read_header(person)
             if len(label) < 2:
                 raise ValueError(
-                    f"record {person} of {str(self._file.path)!r} must give a person's first and "
-                    f"last image; got {len(label)} label"
+                    f"record {person} of {path!r} must give a person's first and last image; "
+                    f"got {len(label)} label"
                 )
-            keys.append(np.arange(int(label[0]), int(label[1]), dtype=np.int64))
-            absent = keys[-1][~self._file.has(keys[-1])]
-            if len(absent):
+            begin, stop = self._whole([person] * 2, label[:2]).tolist()
+            low, high = np.searchsorted(known, [begin, max(begin, stop)]).tolist()
+            there = known[low:high] - begin == np.arange(high - low)
+            if not there.all() or high - low < stop - begin:
+                absent = begin + int(np.argmin(np.append(there, False)))
                 raise ValueError(
-                    f"record {person} of {str(self._file.path)!r} must name images that are there; "
-                    f"there is no record {absent[0]}"
+                    f"record {person} of {path!r} must name images that are there; "
+                    f"there is no record {absent}"
                 )
-        if not keys:
-            raise ValueError(f"the header of {str(self._file.path)!r} must name people; got none")
-        labels = np.repeat(np.arange(len(keys)), [len(rows) for rows in keys])
-        return np.concatenate(keys), labels, [str(person) for person in range(first, end)]
+            if (owners[low:high] >= 0).any():
+                other = int(owners[low:high].max())
+                raise ValueError(
+                    f"record {person} of {path!r} must name images of nobody else; "
+                    f"record {other} names some of them too"
+                )
+            owners[low:high] = person
+            rows.append(known[low:high])
+        if not rows:
+            raise ValueError(f"the header of {path!r} must name people; got none")
+        labels = np.repeat(np.arange(len(rows)), [len(own) for own in rows])
+        return np.concatenate(rows), labels, [str(person) for person in range(first, end)]
 
     def __len__(self) -> int:
         return len(self._keys)
