@@ -6,9 +6,9 @@ import contextlib
 import glob
 import json
 import os
+import secrets
 import shutil
 import stat
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -22,11 +22,13 @@ except ImportError:  # a Python without it reads no entry that could raise it
 
 __all__ = [
     "ZIP_ERRORS",
+    "check_name",
     "copy_permissions",
     "locked",
+    "own_part",
     "parse_json",
-    "parts_of",
     "read_file",
+    "remove_abandoned",
     "whole_file",
 ]
 
@@ -35,6 +37,9 @@ ZIP_ERRORS = (
     UnicodeDecodeError,
 )
 """What zipfile raises where a file is damaged, encrypted, or packed as it cannot undo."""
+
+_PART = 16
+_LONGEST_NAME = 255 - len("..") - _PART - len(".part")
 
 
 def read_file(folder: Path, name: str, most: int) -> bytes:
@@ -134,6 +139,15 @@ def whole_file(path: Path) -> Iterator[Path]:
     Path
         What to write instead, of the same name.
 
+    Raises
+    ------
+    FileExistsError
+        If something is there that is no ordinary file.
+    ValueError
+        If the path is none that can be written.
+    OSError
+        If it cannot be written.
+
     Examples
     --------
     >>> import tempfile
@@ -145,9 +159,12 @@ def whole_file(path: Path) -> Iterator[Path]:
     ...     sorted(file.name for file in (Path(folder) / "new").iterdir())
     ['notes.txt']
     """
+    check_name(path)
+    if path.exists() and not path.is_file():
+        raise FileExistsError(f"what is replaced must be an ordinary file; {str(path)!r} is not")
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(path)
-    with _own_folder(path) as folder:
+    remove_abandoned(path)
+    with own_part(path) as folder:
         part = folder / path.name
         yield part
         with open(part, "rb+") as file:
@@ -195,11 +212,64 @@ def copy_permissions(old: os.stat_result, new: Path) -> None:
     new.chmod(permissions)
 
 
+def check_name(path: Path, given: object = None) -> None:
+    """Refuse a path that names nothing, or by a name that is too long to write beside it.
+
+    Parameters
+    ----------
+    path : Path
+    given : path, optional
+        What to say in an error that came, where links of it were followed.
+
+    Raises
+    ------
+    ValueError
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from sfpose.runtime.files import check_name
+    >>> check_name(Path("door"))
+    """
+    try:
+        size = 0 if "\0" in str(path) else len(os.fsencode(path.name))
+    except UnicodeEncodeError:
+        size = 0
+    if not 0 < size <= _LONGEST_NAME:
+        raise ValueError(
+            f"a path must lead to a name of 1 to {_LONGEST_NAME} bytes, without NUL; "
+            f"got {str(path if given is None else given)!r}"
+        )
+
+
 @contextlib.contextmanager
-def _own_folder(path: Path) -> Iterator[Path]:
-    """A folder beside ``path`` that is locked for as long as its writer lives."""
+def own_part(path: Path, mode: int = 0o700) -> Iterator[Path]:
+    """A folder beside a path to prepare it in, locked for as long as its writer lives.
+
+    Parameters
+    ----------
+    path : Path
+    mode : int, default=0o700
+        Permissions of the folder, less the umask.
+
+    Yields
+    ------
+    Path
+        Gone afterwards, with all that is in it.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from sfpose.runtime.files import own_part
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with own_part(Path(folder) / "door") as part:
+    ...         part.parent == Path(folder)
+    True
+    """
     while True:
-        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
+        folder = path.with_name(f".{path.name}.{secrets.token_hex(_PART // 2)}.part")
+        folder.mkdir(mode)
         with locked(folder, wait=True):
             # Before it was locked, another writer may have taken it for abandoned.
             if not folder.is_dir():
@@ -207,21 +277,42 @@ def _own_folder(path: Path) -> Iterator[Path]:
             try:
                 yield folder
             finally:
-                shutil.rmtree(folder, ignore_errors=True)
+                _remove(folder)
             return
 
 
-def parts_of(path: Path) -> Iterator[Path]:
-    """What writers of a file or folder prepare beside it, or left there when they were killed."""
-    return path.parent.glob(f".{glob.escape(path.name)}.*.part")
+def remove_abandoned(path: Path) -> None:
+    """Remove what writers of a path that were killed left beside it.
 
+    What cannot be locked belongs to a writer at work, and what has another name to somebody else.
 
-def _remove_abandoned(path: Path) -> None:
-    """Remove what writers of ``path`` that were killed left behind."""
-    for left in parts_of(path):
+    Parameters
+    ----------
+    path : Path
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from sfpose.runtime.files import remove_abandoned
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in (".door.0123456789abcdef.part", ".door.mine.part"):
+    ...         (Path(folder) / name).mkdir()
+    ...     remove_abandoned(Path(folder) / "door")
+    ...     [left.name for left in Path(folder).iterdir()]
+    ['.door.mine.part']
+    """
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * _PART}.part"):
         with locked(left, wait=False) as held:
             if held:
-                shutil.rmtree(left, ignore_errors=True)
+                _remove(left)
+
+
+def _remove(folder: Path) -> None:
+    if not folder.is_symlink():
+        with contextlib.suppress(OSError):
+            folder.chmod(0o700)  # or nothing could be taken out of one that was read-only
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

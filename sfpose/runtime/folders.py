@@ -3,7 +3,8 @@
 A folder of files is replaced by two renames: the old one steps aside as ``.NAME.previous``, the
 new one takes its place. Whoever is killed between the two leaves the old folder under that name;
 ``read_whole`` finds it there and the next ``write_folder`` puts it back. Other leftovers
-(``.NAME.*.part``) are never read and are removed by the next writer that holds a lock.
+(``.NAME.*.part``) are never read and are removed by the next writer that can lock them, unless
+they have names that no writer gives.
 
 A folder is overwritten only if it is of the same format and holds no file that the new version
 does not know. The new version has the permissions of the old one.
@@ -12,6 +13,7 @@ does not know. The new version has the permissions of the old one.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -20,7 +22,16 @@ from typing import TypeAlias, TypeVar
 
 from sfpose.runtime.files import copy_permissions
 from sfpose.runtime.overwriting import check_alike, check_free, check_outside, format_of
-from sfpose.runtime.replacing import previous_of, put_in_place, replacing, saying, version_of
+from sfpose.runtime.replacing import (
+    held,
+    is_held,
+    place_of,
+    previous_of,
+    put_in_place,
+    replacing,
+    saying,
+    version_of,
+)
 
 __all__ = [
     "change_folder",
@@ -34,6 +45,8 @@ __all__ = [
 Buffers: TypeAlias = bytes | Sequence[bytes | memoryview]
 Contents: TypeAlias = Mapping[str, Buffers]
 Result = TypeVar("Result")
+
+_MOST_READS = 100
 
 
 def settled(path: str | os.PathLike[str]) -> Path:
@@ -59,7 +72,7 @@ def settled(path: str | os.PathLike[str]) -> Path:
     ...     settled(Path(folder) / "door").name
     '.door.previous'
     """
-    path = Path(os.path.realpath(path))
+    path = place_of(path)
     previous = previous_of(path)
     # A writer at work may be done between two looks: look again at the first place.
     return previous if not path.exists() and previous.exists() and not path.exists() else path
@@ -83,7 +96,8 @@ def read_whole(path: str | os.PathLike[str], read: Callable[[Path], Result]) -> 
     Raises
     ------
     OSError, ValueError
-        What ``read`` raises, of a folder that was not replaced meanwhile.
+        What ``read`` raises, of a folder that was not replaced meanwhile; if it was, again and
+        again; if the path names nothing.
 
     Examples
     --------
@@ -93,17 +107,21 @@ def read_whole(path: str | os.PathLike[str], read: Callable[[Path], Result]) -> 
     ...     read_whole(folder, lambda version: sorted(version.iterdir()))
     []
     """
-    while True:
+    for _ in range(_MOST_READS):
         folder = settled(path)
-        version = version_of(folder)
-        try:
-            result = read(folder)
-        except (OSError, ValueError):
-            if settled(path) == folder and version_of(folder) == version:
-                raise
-        else:
-            if settled(path) == folder and version_of(folder) == version:
-                return result
+        with held(folder) as number:
+            try:
+                result = read(folder)
+            except (OSError, ValueError):
+                if settled(path) == folder and is_held(folder, number):
+                    raise
+            else:
+                if settled(path) == folder and is_held(folder, number):
+                    return result
+    raise OSError(
+        errno.EBUSY,
+        f"{str(path)!r} must not be replaced while it is read; it was, {_MOST_READS} times",
+    )
 
 
 def write_folder(
@@ -240,7 +258,7 @@ def changing_folder(
     ...     folder.is_dir()
     True
     """
-    with replacing(Path(path)) as (place, new):
+    with replacing(Path(path), marker) as (place, new):
         version = version_of(place)
         if not overwrite:
             check_free(place)
@@ -299,7 +317,7 @@ def write_zip(
     ...     path.is_file()
     True
     """
-    with replacing(Path(path)) as (place, new):
+    with replacing(Path(path), marker) as (place, new):
         if not overwrite:
             check_free(place)
         with saying(Path(path)):

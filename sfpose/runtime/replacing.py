@@ -8,18 +8,42 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
-import shutil
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
 
-from sfpose.runtime.files import locked, parts_of
+from sfpose.runtime.files import check_name, locked, own_part, remove_abandoned
 
-__all__ = ["previous_of", "put_in_place", "replacing", "saying", "version_of"]
+__all__ = [
+    "held",
+    "is_held",
+    "place_of",
+    "previous_of",
+    "put_in_place",
+    "replacing",
+    "saying",
+    "version_of",
+]
 
 _HELD: ContextVar[frozenset[Path]] = ContextVar("_HELD", default=frozenset())
 """Folders whose lock this thread holds: to ask for one again would be to wait for oneself."""
+
+
+def place_of(path: str | os.PathLike[str]) -> Path:
+    """Where a path leads, absolute and without links; nothing need be there.
+
+    Raises
+    ------
+    ValueError
+        If it names nothing.
+    """
+    try:
+        # An empty path would be the working directory.
+        place = Path(os.path.realpath(path)) if os.fspath(path) else Path()
+    except ValueError:  # NUL, or what no name can hold
+        place = Path()
+    check_name(place, path)
+    return place
 
 
 def previous_of(path: Path) -> Path:
@@ -37,12 +61,43 @@ def version_of(path: Path) -> tuple[int, int, int] | None:
 
 
 @contextlib.contextmanager
-def replacing(asked: Path) -> Iterator[tuple[Path, Path]]:
+def held(path: Path) -> Iterator[tuple[int, int] | None]:
+    """What tells a file or folder from others, to none of which it is given until the end.
+
+    Unlike the time of a folder, it stays when somebody else writes into it. None if there is none.
+    """
+    descriptor = None
+    with contextlib.suppress(OSError):
+        if path.is_dir() or path.is_file():
+            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    try:
+        yield _number(path if descriptor is None else descriptor)
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def is_held(path: Path, number: tuple[int, int] | None) -> bool:
+    """Whether what ``held`` gave of a path is what is there now."""
+    return _number(path) == number
+
+
+def _number(place: Path | int) -> tuple[int, int] | None:
+    try:
+        status = os.stat(place)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+@contextlib.contextmanager
+def replacing(asked: Path, marker: str) -> Iterator[tuple[Path, Path]]:
     """Where to write, and a folder beside it to prepare it in, for one writer at a time.
 
-    The folder is gone afterwards, and so is what writers that were killed left behind.
+    The folder is gone afterwards, and so is what writers that were killed left behind: they are
+    told by their names and locks, a version that stepped aside by the ``marker`` that it holds.
     """
-    place = Path(os.path.realpath(asked))
+    place = place_of(asked)
     if place.parent in _HELD.get():
         raise ValueError(
             "what lies side by side must be written one after the other; "
@@ -52,16 +107,13 @@ def replacing(asked: Path) -> Iterator[tuple[Path, Path]]:
         with saying(asked):
             place.parent.mkdir(parents=True, exist_ok=True)
             alone = stack.enter_context(locked(place.parent, wait=True))
-            _settle(place)
             if alone:
-                held = _HELD.set(_HELD.get() | {place.parent})
-                stack.callback(_HELD.reset, held)
-                for left in parts_of(place):
-                    _remove(left)
-            new = _part(place)
+                before = _HELD.set(_HELD.get() | {place.parent})
+                stack.callback(_HELD.reset, before)
+            _settle(place, marker)
+            remove_abandoned(place)
             # Nobody else looks on while what is private is written again.
-            new.mkdir(0o700 if place.exists() else 0o777)
-            stack.callback(_remove, new)
+            new = stack.enter_context(own_part(place, 0o700 if place.exists() else 0o777))
         yield place, new
         _sync(place.parent)
 
@@ -90,32 +142,25 @@ def _sync(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _settle(place: Path) -> None:
+def _settle(place: Path, marker: str) -> None:
     """Put back, or remove, the version that a killed writer moved aside.
 
     Without locks the writer may be alive; then one of its renames fails, and what it was to
     replace is there still.
     """
     previous = previous_of(place)
-    if not previous.exists():
+    if not os.path.lexists(previous):
         return
+    if previous.is_symlink() or not (previous / marker).is_file():
+        raise FileExistsError(
+            f"{str(previous)!r} must be a version of {place.name!r} that a writer left there when "
+            f"it was stopped; it has no {marker}: move it away"
+        )
     if place.exists():
-        old = _part(place)
-        os.replace(previous, old)
-        _remove(old)
+        with own_part(place) as old:
+            os.replace(previous, old / previous.name)
     else:
         os.replace(previous, place)
-
-
-def _part(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
-
-
-def _remove(folder: Path) -> None:
-    if not folder.is_symlink():
-        with contextlib.suppress(OSError):
-            folder.chmod(0o700)  # or nothing could be taken out of one that was read-only
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def put_in_place(path: Path, new: Path, version: tuple[int, int, int] | None) -> None:

@@ -118,7 +118,7 @@ def test_where_there_are_no_locks_a_second_writer_fails_cleanly(tmp_path, monkey
 def test_a_folder_that_a_killed_writer_moved_aside_is_found_and_put_back(tmp_path):
     path = write_folder(tmp_path / "one", {"mark": MARK}, overwrite=False, marker="mark")
     path.rename(tmp_path / ".one.previous")
-    (tmp_path / ".one.0123.part").mkdir()
+    (tmp_path / ".one.0123456789abcdef.part").mkdir()
     assert read_whole(path, lambda folder: (folder / "mark").read_bytes()) == MARK
     with pytest.raises(FileExistsError, match="must not exist"):
         write_folder(path, {"mark": b"2"}, overwrite=False, marker="mark")
@@ -337,9 +337,9 @@ def test_a_mount_point_is_not_replaced_and_told(tmp_path, monkeypatch):
 
 
 def test_names_with_wildcards_remove_nobody_elses_leftovers(tmp_path):
-    (tmp_path / ".other.0123.part").mkdir()
+    (tmp_path / ".other.0123456789abcdef.part").mkdir()
     write_folder(tmp_path / "*", {"mark": b"1"}, overwrite=False, marker="mark")
-    assert (tmp_path / ".other.0123.part").is_dir()
+    assert (tmp_path / ".other.0123456789abcdef.part").is_dir()
 
 
 def test_a_reader_never_mixes_two_versions(tmp_path):
