@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from sfpose._batches import batched, loose_crops
 from sfpose._checks import is_number
 from sfpose.geometry import (
     BOX_SCALE,
@@ -28,11 +29,8 @@ from sfpose.geometry import (
 from sfpose.preprocessing import (
     aligned_crop,
     as_network_input,
-    batched,
     count_images,
     iterate_images,
-    letterbox_matrix,
-    loose_crop,
 )
 from sfpose.runtime.artifact import Artifact, read_artifact
 from sfpose.runtime.session import OnnxModel
@@ -43,12 +41,12 @@ if TYPE_CHECKING:
 __all__ = [
     "Align",
     "Aligner",
+    "Cropper",
     "Embedding",
     "LandmarkFinder",
     "MinFaceScore",
     "check_min_face_score",
     "crop_kind",
-    "share_of",
 ]
 
 Align: TypeAlias = 'bool | Literal["auto", "done"]'
@@ -108,7 +106,8 @@ class LandmarkFinder:
         is what all upright looks say together: the mean of their logits.
         """
         if squares is None:
-            squares = np.stack([letterbox_matrix(image.shape) for image in images])
+            whole = [(0, 0, image.shape[1], image.shape[0]) for image in images]
+            squares = squares_around(whole)
         looks, logits = self._follow(images, squares, looks=2)
         landmarks, logit = looks[1], logits.mean(axis=0)
         doubtful = np.abs(logit) < _SURE
@@ -230,9 +229,9 @@ class Aligner:
         self, images: Images
     ) -> Iterator[tuple[list[NDArray[np.uint8]], NDArray[np.float64], NDArray[np.float64]]]:
         """Batches of decoded images with their landmarks and face scores."""
-        count_images(images)
         for batch in batched(iterate_images(images), self._batch_size):
             yield (batch, *self._finder.find(batch))
+            del batch  # or it would be held while the next one is decoded
 
     def landmarks_in(
         self, image: NDArray[np.uint8], boxes: NDArray[np.float64]
@@ -245,15 +244,16 @@ class Aligner:
         return np.concatenate(landmarks), np.concatenate(scores)
 
     def crops(
-        self, images: Images, size: int
+        self, images: Images, size: int, margin: float = 1.0
     ) -> Iterator[tuple[list[NDArray[np.uint8]], NDArray[np.bool_]]]:
         """Batches of aligned crops (size, size, 3), and which of them show a face."""
         for batch, points, scores in self.landmarks(images):
-            matrices = similarity_to_canonical(points)
+            matrices = similarity_to_canonical(points) @ widen_matrix(margin)
             crops = [
                 aligned_crop(image, matrix, size)
                 for image, matrix in zip(batch, matrices, strict=True)
             ]
+            del batch
             yield crops, scores >= self.min_face_score
 
 
@@ -286,9 +286,37 @@ def _bundled(artifact: Artifact | None, parameter: str) -> Any:
     return stated.get(parameter, "auto") if isinstance(stated, dict) else "auto"
 
 
-def share_of(kind: CropKind) -> float:
-    """Side of the square that is cut without landmarks, over the shorter side."""
-    return 1.0 if kind == "done" else 224 / 256
+class Cropper:
+    """Cuts images as the network of an embedder sees them; parameters are those of ``Aligner``."""
+
+    def __init__(
+        self, kind: CropKind, n_threads: int, min_face_score: MinFaceScore, batch_size: int = 32
+    ) -> None:
+        check_min_face_score(min_face_score)
+        self._kind, self._batch_size = kind, batch_size
+        self._aligner: Aligner | None = None
+        if kind == "landmarks":
+            self._aligner = Aligner(
+                "landmarks",
+                n_threads=n_threads,
+                batch_size=batch_size,
+                min_face_score=min_face_score,
+            )
+
+    def __call__(
+        self, images: Images, size: int, margin: float = 1.0
+    ) -> Iterator[tuple[list[NDArray[np.uint8]], NDArray[np.bool_]]]:
+        """Batches of crops, and which of them show a face: all where none is looked for.
+
+        A ``margin`` above 1 shows more than the network will see.
+        """
+        if self._aligner is not None:
+            yield from self._aligner.crops(images, size, margin)
+            return
+        side = margin * (1.0 if self._kind == "done" else 224 / 256)
+        crops = loose_crops(images, size, share=side, square=self._kind == "done")
+        for batch in batched(crops, self._batch_size):
+            yield batch, np.ones(len(batch), dtype=bool)
 
 
 def _less_mean(artifact: Artifact) -> float:
@@ -330,25 +358,17 @@ class Embedding:
         self._less_mean = _less_mean(artifact)
         self._width = artifact.descriptor_size
         self._network = _Network(artifact, n_threads)
-        self._batch_size = batch_size
-        self._aligner: Aligner | None = None
-        kind = crop_kind(align, artifact)
-        self._share = share_of(kind)
         check_min_face_score(min_face_score)
         if min_face_score == "auto":
             min_face_score = _bundled(artifact, "min_face_score")
-        if kind == "landmarks":
-            self._aligner = Aligner(
-                "landmarks",
-                n_threads=n_threads,
-                batch_size=batch_size,
-                min_face_score=min_face_score,
-            )
+        kind = crop_kind(align, artifact)
+        self._crops = Cropper(kind, n_threads, min_face_score, batch_size)
 
     def __call__(self, images: Images) -> NDArray[np.float32]:
         """Descriptors (n, d), float32; NaN in the row of an image that shows no face."""
         count_images(images)
-        found = [(self._describe(crops), faces) for crops, faces in self._crops(images)]
+        batches = self._crops(images, self._network.size)
+        found = [(self._describe(crops), faces) for crops, faces in batches]
         descriptors = np.concatenate([rows for rows, _ in found])
         sums = descriptors.sum(axis=1, keepdims=True)
         # Two pictures of nothing would be alike, two rows of zeros the best match of all.
@@ -372,13 +392,3 @@ class Embedding:
         if not (rows.min() >= 0 and rows.max() < np.inf):
             raise ValueError("the network must give finite values >= 0; it gives others")
         return rows
-
-    def _crops(self, images: Images) -> Iterator[tuple[list[NDArray[np.uint8]], NDArray[np.bool_]]]:
-        """Batches of crops, and which of them show a face: all where none is looked for."""
-        size = self._network.size
-        if self._aligner is not None:
-            yield from self._aligner.crops(images, size)
-            return
-        crops = (loose_crop(image, size, share=self._share) for image in iterate_images(images))
-        for batch in batched(crops, self._batch_size):
-            yield batch, np.ones(len(batch), dtype=bool)

@@ -12,6 +12,7 @@ from joblib import effective_n_jobs
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
+from sfpose._batches import name_image
 from sfpose._checks import check_jobs, check_number, check_whole
 from sfpose._embedding import Aligner, MinFaceScore
 from sfpose._estimators import GivesImages, KeepsWhatItMade
@@ -259,8 +260,9 @@ class FaceAligner(GivesImages, KeepsWhatItMade, TransformerMixin, BaseEstimator)
                 aligned_crop(photo, matrix, size)[None]
                 for photo, matrix in zip(found.photos, matrices, strict=True)
             ]
-            # Not the photos: they may be many.
+            # Not the photos: they may be many, and large while the next ones are decoded.
             groups.append(found._replace(photos=[]))
+            del found
         _, landmarks, boxes, numbers, scores = zip(*groups, strict=True)
         return AlignedFaces(
             np.concatenate(crops),
@@ -296,6 +298,11 @@ class FaceAligner(GivesImages, KeepsWhatItMade, TransformerMixin, BaseEstimator)
         if self.policy not in _POLICIES:
             raise ValueError(f"policy must be one of {_POLICIES}; got {self.policy!r}")
         count_images(X)
+        if isinstance(self.detector, type):
+            raise ValueError(
+                f"detector must be 'crop' or a callable that takes a photo; got the class "
+                f"{self.detector.__name__}: make an instance of it"
+            )
         if callable(self.detector):
             return self._detected(self.detector, X)
         if not isinstance(self.detector, str) or self.detector != "crop":
@@ -310,34 +317,39 @@ class FaceAligner(GivesImages, KeepsWhatItMade, TransformerMixin, BaseEstimator)
             if self.policy == "error" and len(rows) < len(batch):
                 number = int(np.argmax(scores < aligner.min_face_score))
                 raise ValueError(
-                    f"image {first + number}: a crop must show a face, with a score of at least "
-                    f"{aligner.min_face_score:g}; got {scores[number]:.2g}: choose another policy "
-                    "than 'error', a lower min_face_score, or another image"
+                    f"{name_image(X, first + number)}: a crop must show a face, with a score of at "
+                    f"least {aligner.min_face_score:g}; got {scores[number]:.2g}: leave it out by "
+                    "policy='skip', choose a lower min_face_score, or another image"
                 )
             shown = [batch[row] for row in rows]
             boxes = np.array([[0, 0, image.shape[1], image.shape[0]] for image in shown], float)
-            yield _Found(shown, points[rows], boxes.reshape(-1, 4), first + rows, scores[rows])
-            first += len(batch)
+            first, numbers = first + len(batch), first + rows
+            del batch
+            yield _Found(shown, points[rows], boxes.reshape(-1, 4), numbers, scores[rows])
+            del shown
 
     def _detected(self, detector: Detector, X: Images) -> Iterator[_Found]:
-        for number, photo in enumerate(iterate_images(X)):
+        photos = iterate_images(X)
+        # Not enumerate, which holds a photo while the next one is decoded.
+        for number in range(count_images(X)):
+            photo = next(photos)
             try:
                 boxes, landmarks = detect_faces(detector, photo)
+                rows = self._chosen(boxes, photo.shape)
             except ValueError as error:
-                raise ValueError(f"image {number}: {error}") from error
-            rows = self._chosen(boxes, photo.shape, number)
+                raise ValueError(f"{name_image(X, number)}: {error}") from error
             if not len(rows):
                 continue
             if landmarks is None:
                 points, scores = self._aligner().landmarks_in(photo, boxes[rows])
             else:
                 points, scores = landmarks[rows], np.full(len(rows), np.nan)
-            numbers = np.full(len(rows), number)
-            yield _Found([photo] * len(rows), points, boxes[rows], numbers, scores)
+            held, numbers = [photo] * len(rows), np.full(len(rows), number)
+            del photo
+            yield _Found(held, points, boxes[rows], numbers, scores)
+            del held
 
-    def _chosen(
-        self, boxes: NDArray[np.float64], shape: tuple[int, ...], number: int
-    ) -> NDArray[np.int64]:
+    def _chosen(self, boxes: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.int64]:
         """Rows of the faces that the policy takes."""
         sides = boxes[:, 2:] - boxes[:, :2]
         rows = np.flatnonzero(sides.min(1, initial=np.inf) >= self.min_face)
@@ -355,10 +367,10 @@ class FaceAligner(GivesImages, KeepsWhatItMade, TransformerMixin, BaseEstimator)
             return rows[:0]
         small = len(boxes) - len(rows)
         raise ValueError(
-            f"image {number}: a photo must show exactly one face of at least "
-            f"{self.min_face:g} pixels; got {len(rows)}"
+            f"a photo must show exactly one face of at least {self.min_face:g} pixels; "
+            f"got {len(rows)}"
             + (f" and {small} smaller" if small else "")
-            + ": choose another policy than 'error', or another photo"
+            + f": choose another policy than 'error', of {_POLICIES[1:]}, or another photo"
         )
 
     def _aligner(self) -> Aligner:

@@ -13,10 +13,9 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.exceptions import NotFittedError
 
 from sfpose._checks import check_jobs, check_labels
-from sfpose._embedding import Align, CropKind, Embedding, MinFaceScore, crop_kind, share_of
+from sfpose._embedding import Align, CropKind, Cropper, Embedding, MinFaceScore, crop_kind
 from sfpose._estimators import KeepsWhatItMade
-from sfpose.alignment import FaceAligner
-from sfpose.preprocessing import count_images, iterate_images, loose_crop
+from sfpose.preprocessing import count_images
 from sfpose.runtime.artifact import Artifact, read_artifact, write_artifact
 
 if TYPE_CHECKING:
@@ -217,21 +216,9 @@ class FaceEmbedder(KeepsWhatItMade, TransformerMixin, BaseEstimator):  # type: i
     def _training_crops(self, X: Images, kind: CropKind) -> NDArray[np.uint8]:
         from sfpose.training.identification import CANVAS_SCALE, CANVAS_SIZE
 
-        if kind == "landmarks":
-            aligner = FaceAligner(
-                size=CANVAS_SIZE,
-                margin=CANVAS_SCALE,
-                min_face_score=0,
-                batch_size=self.batch_size,
-                n_jobs=self.n_jobs,
-            )
-            return aligner.transform(X)
-        return np.stack(
-            [
-                loose_crop(image, CANVAS_SIZE, share=share_of(kind) * CANVAS_SCALE)
-                for image in iterate_images(X)
-            ]
-        )
+        threads = effective_n_jobs(check_jobs(self.n_jobs))
+        cropper = Cropper(kind, threads, min_face_score=0)
+        return np.concatenate([crops for crops, _ in cropper(X, CANVAS_SIZE, CANVAS_SCALE)])
 
     def transform(self, X: Images) -> NDArray[np.float32]:
         """Embed images.

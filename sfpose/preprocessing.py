@@ -7,16 +7,14 @@ nowhere else.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sfpose._checks import check_whole
 from sfpose._colour import to_srgb
 
 if TYPE_CHECKING:
@@ -28,11 +26,9 @@ __all__ = [
     "Images",
     "aligned_crop",
     "as_network_input",
-    "batched",
     "count_images",
     "decode_image",
     "iterate_images",
-    "letterbox_matrix",
     "loose_crop",
     "read_image",
 ]
@@ -46,10 +42,6 @@ MAX_PIXELS = 64 * 10**6
 _FORMATS = ("JPEG", "PNG", "WEBP")
 _ORIENTATION = 0x0112
 _SINGLE = (str, os.PathLike, bytes, bytearray, memoryview)
-_COLLECTION = (
-    "images must be a list of images or an array of shape (n, H, W, 3); got {}: "
-    "wrap a single image in a list"
-)
 
 
 def _check_array(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -80,7 +72,7 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If there is no such file, or it is a folder.
     ValueError
         If the file is no JPEG, PNG or WebP image, is damaged or cut off (its colour
         profile too), animated, has more than 8 bits a channel or more than
@@ -99,7 +91,8 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     (4, 5, 3)
     """
     if not os.path.isfile(path):  # Path.is_file raises an error for too long a name
-        raise FileNotFoundError(f"an image path must name a file; there is none at {str(path)!r}")
+        found = "is a folder" if os.path.isdir(path) else "does not exist"
+        raise FileNotFoundError(f"an image path must name a file; {str(path)!r} {found}")
     with open(path, "rb") as file:
         return decode_image(file, str(path))
 
@@ -168,20 +161,17 @@ def _from_pillow(image: PillowImage, name: str) -> NDArray[np.uint8]:
         raise _Refused(f"{name} must have at most {MAX_PIXELS} pixels; got {width} x {height}")
     if getattr(image, "is_animated", False) and image.format != "MPO":
         raise _Refused(f"{name} must be a still image; got an animation")
-    if image.mode[0] in "IF" or _has_deep_channels(image):
+    # Pillow opens 16 bits of RGB as 8; before it decodes, the raw mode tells.
+    deep = any(";16" in str(part[-1]) for part in getattr(image, "tile", []))
+    if deep or image.mode[0] in "IF":
         raise _Refused(f"{name} must have 8 bits a channel; it has more (mode {image.mode})")
     if image.getexif().get(_ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)
     return _check_array(np.array(to_srgb(image)))
 
 
-def _has_deep_channels(image: PillowImage) -> bool:
-    # Pillow opens 16 bits of RGB as 8; before it decodes, the raw mode tells.
-    return any(";16" in str(part[-1]) for part in getattr(image, "tile", []))
-
-
 def count_images(images: Images) -> int:
-    """Number of images in ``images``; refuses what is no collection of images.
+    """Number of images in ``images``; refuses what is no ordered collection of images.
 
     Parameters
     ----------
@@ -194,19 +184,37 @@ def count_images(images: Images) -> int:
     Raises
     ------
     ValueError
-        If ``images`` is empty, one image instead of several, or one path.
+        If ``images`` is empty, one image or path, has no length as a generator has none, or
+        iterates by something else than its images in order, as sets, dicts and data frames do.
     """
-    scalar = isinstance(images, np.ndarray) and images.ndim == 0
-    if scalar or isinstance(images, _SINGLE) or not hasattr(images, "__len__"):
-        raise ValueError(_COLLECTION.format(f"one {type(images).__name__}"))
-    if isinstance(images, np.ndarray) and images.dtype != object and images.dtype.kind not in "US":
-        if images.ndim != 4:
-            raise ValueError(_COLLECTION.format(f"{images.dtype} of shape {images.shape}"))
-        if len(images):
-            _check_array(images[0])
+    if problem := _no_collection(images):
+        rule = "images must be a list of images or an array of shape (n, H, W, 3)"
+        raise ValueError(f"{rule}; got {problem}")
     if len(images) == 0:
         raise ValueError("images must hold at least one image; got none")
+    if isinstance(images, np.ndarray) and images.ndim == 4:
+        _check_array(images[0])
     return len(images)
+
+
+def _no_collection(images: object) -> str | None:
+    """What is given instead of a collection of images, and what to give; None if it is one."""
+    kind = type(images).__name__
+    if isinstance(images, (set, frozenset)):
+        return f"a {kind}, which has no order: give a list, so that row i is of image i"
+    if isinstance(images, Mapping):
+        return f"a {kind}, which goes by its keys: give list(images.values())"
+    if hasattr(images, "columns"):
+        return f"a {kind}, which goes by the names of its columns: give one column"
+    if isinstance(images, np.ndarray) and images.ndim:
+        # Objects and texts: images of several sizes, and paths.
+        several = images.ndim == 4 or (images.ndim == 1 and images.dtype.kind in "OUST")
+        shape = f"{images.dtype} of shape {images.shape}"
+        single = ": wrap a single image in a list" if images.ndim == 3 else ""
+        return None if several else f"{shape}{single}"
+    if isinstance(images, (*_SINGLE, np.ndarray)) or not isinstance(images, Iterable):
+        return f"one {kind}: wrap a single image in a list"
+    return None if hasattr(images, "__len__") else f"a {kind}: make a list of it by list(...)"
 
 
 def iterate_images(images: Images) -> Iterator[NDArray[np.uint8]]:
@@ -243,20 +251,6 @@ def iterate_images(images: Images) -> Iterator[NDArray[np.uint8]]:
         except (ValueError, OSError) as error:
             kind = ValueError if isinstance(error, ValueError) else type(error)
             raise kind(f"image {number}: {error}") from error
-
-
-def batched(images: Iterable[NDArray[np.uint8]], size: int) -> Iterator[list[NDArray[np.uint8]]]:
-    """Lists of up to ``size`` images, in order.
-
-    Raises
-    ------
-    ValueError
-        If ``size`` is not a positive whole number.
-    """
-    count = check_whole(size, "batch_size", 1)
-    iterator = iter(images)
-    while batch := list(itertools.islice(iterator, count)):
-        yield batch
 
 
 def _decode(image: ImageLike) -> NDArray[np.uint8]:
@@ -314,25 +308,6 @@ def loose_crop(
     left, top = (width - side) * place[0], (height - side) * place[1]
     square = np.array([[side, 0, left], [0, side, top], [0, 0, 1]])
     return aligned_crop(image, square, size)
-
-
-def letterbox_matrix(shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """Map from the unit square to the smallest centred square around an image.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        Height and width of the image, in pixels; further entries are ignored.
-
-    Returns
-    -------
-    float64 array of shape (3, 3)
-    """
-    height, width = shape[:2]
-    side = max(height, width)
-    return np.array(
-        [[side, 0, (width - side) / 2], [0, side, (height - side) / 2], [0, 0, 1]], dtype=np.float64
-    )
 
 
 def aligned_crop(image: NDArray[np.uint8], matrix: ArrayLike, size: int) -> NDArray[np.uint8]:

@@ -84,6 +84,22 @@ def test_bad_images_are_named_and_nothing_is_returned(embedder, photos):
         FaceEmbedder(align="yes").transform(photos)
 
 
+def test_what_is_not_square_is_no_aligned_crop(photos, tmp_path):
+    """Whole photos given with the setting for crops: all of them would match each other."""
+    path = tmp_path / "whole.png"
+    Image.fromarray(np.vstack([photos[0], photos[0]])).save(path)
+    rule = (
+        r"image 1 \('.*whole\.png'\): align='done' takes aligned square crops, as FaceAligner gives"
+    )
+    for work in (
+        FaceEmbedder("small", align="done").transform,
+        FaceEmbedder("small", align="done", verbose=True).transform,
+    ):
+        with pytest.raises(ValueError, match=rule + r" them; got shape \(320, 160\)"):
+            work([photos[0], path])
+    assert len(FaceEmbedder("small", align=False).transform([photos[0], path])) == 2
+
+
 def test_it_is_a_scikit_learn_transformer(embedder, photos):
     pandas = pytest.importorskip("pandas")
     frame = clone(embedder).set_output(transform="pandas").transform(photos)

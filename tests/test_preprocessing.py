@@ -8,19 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from sfpose._batches import batched, name_image
 from sfpose.geometry import (
     CANONICAL_LANDMARKS,
     similarity_to_canonical,
+    squares_around,
     turn_matrix,
     widen_matrix,
 )
 from sfpose.preprocessing import (
     aligned_crop,
     as_network_input,
-    batched,
     count_images,
     iterate_images,
-    letterbox_matrix,
     loose_crop,
     read_image,
 )
@@ -61,11 +61,38 @@ def test_every_kind_of_image_gives_the_same_pixels(tmp_path):
         ([np.zeros((0, 5, 3), np.uint8)], "at least one pixel"),
         (np.zeros((2, 5, 5, 3), np.float32), "got float32"),
         ([12], "an image must be .*; got int"),
+        ({"a.jpg", "b.jpg"}, "got a set, which has no order: give a list"),
+        (frozenset(["a.jpg"]), "got a frozenset, which has no order: give a list"),
+        ({"ann": PHOTO}, r"got a dict, which goes by its keys: give list\(images.values\(\)\)"),
+        ((PHOTO for _ in range(2)), r"got a generator: make a list of it by list\(\.\.\.\)$"),
+        (map(str, ["a.jpg"]), r"got a map: make a list of it by list\(\.\.\.\)$"),
+        (Image.fromarray(PHOTO), "got one Image: wrap a single image in a list"),
+        (PHOTO[..., 0], r"got uint8 of shape \(48, 40\)$"),
     ],
 )
 def test_what_is_no_collection_of_images_is_refused(images, message):
     with pytest.raises(ValueError, match=message):
         list(iterate_images(images))
+
+
+def test_one_column_of_a_table_is_a_collection_of_images_and_the_table_is_none(tmp_path):
+    pandas = pytest.importorskip("pandas", reason="tables need pandas")
+    path = tmp_path / "photo.png"
+    Image.fromarray(PHOTO).save(path)
+    # Labels as they are left when others were dropped.
+    table = pandas.DataFrame({"path": [str(path)] * 2, "who": ["ann", "bo"]}, index=[7, 3])
+    with pytest.raises(ValueError, match=r"got a DataFrame, .* names of its columns: give one col"):
+        list(iterate_images(table))
+    for column in (table["path"], table["path"].to_numpy(), tuple(table["path"])):
+        assert [decoded.shape for decoded in iterate_images(column)] == [PHOTO.shape] * 2
+    assert name_image(table["path"], 1) == f"image 1 ({str(path)!r})"
+
+
+def test_a_folder_is_told_from_what_does_not_exist(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"image 1: .* must name a file; .* is a folder"):
+        list(iterate_images([PHOTO, tmp_path]))
+    with pytest.raises(FileNotFoundError, match=r"must name a file; .*'nobody' does not exist"):
+        read_image("nobody")
 
 
 def test_missing_and_broken_files_are_named(tmp_path):
@@ -227,8 +254,8 @@ def test_landmarks_that_align_nothing_are_refused(landmarks, message):
         similarity_to_canonical(landmarks)
 
 
-def test_letterbox_centres_the_image_in_a_square():
-    matrix = letterbox_matrix((100, 60, 3))
+def test_the_square_around_an_image_has_its_centre_and_its_longer_side():
+    (matrix,) = squares_around([(0, 0, 60, 100)])
     np.testing.assert_allclose(matrix @ [0.5, 0.5, 1], [30, 50, 1])
     np.testing.assert_allclose(matrix @ [0, 0, 1], [-20, 0, 1])
 
@@ -248,6 +275,14 @@ def test_batches_keep_order_and_lose_nothing(count, size):
     batches = list(batched(images, size))
     assert [int(i[0, 0, 0]) for batch in batches for i in batch] == list(range(count))
     assert all(len(batch) == size for batch in batches[:-1])
+
+
+def test_a_batch_of_large_photos_is_a_small_one():
+    """Each of 2 million pixels: the fourth makes eight."""
+    photo = np.zeros((1000, 2000, 3), np.uint8)
+    assert [len(batch) for batch in batched([photo] * 9, 32)] == [4, 4, 1]
+    assert [len(batch) for batch in batched([photo] * 5, 3)] == [3, 2]
+    assert [len(batch) for batch in batched([PHOTO] * 40, 32)] == [32, 8]
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.5, True, None])

@@ -135,7 +135,7 @@ def _inputs(
     settings = artifact.network_input
     threads = effective_n_jobs(check_jobs(n_jobs))
     kind = crop_kind("auto", artifact)
-    cropper = Cropper(kind, n_threads=threads, batch_size=_BATCH, min_face_score=0)
+    cropper = Cropper(kind, threads, min_face_score=0)
     crops = (crop for batch, _ in cropper(images, settings.size) for crop in batch)
     for batch in batched(crops, _BATCH):
         yield as_network_input(batch, settings.mean, settings.std)
