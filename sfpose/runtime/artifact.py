@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
@@ -20,9 +19,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeAlias, TypeGuard, TypeVar
 
-from sfpose.runtime.files import ZIP_ERRORS, parse_json, read_file
+from sfpose.runtime.files import parse_json, read_file
 from sfpose.runtime.folders import read_whole, write_folder
 from sfpose.runtime.inspection import LARGEST_NETWORK
+from sfpose.runtime.zips import missing, zip_pieces
 
 __all__ = [
     "DISTANCE",
@@ -55,8 +55,8 @@ DISTANCE: Manifest = MappingProxyType(
 
 _MODEL, _MANIFEST = "model.onnx", "manifest.json"
 _LARGEST = {_MODEL: LARGEST_NETWORK, _MANIFEST: 2**20}
-_MOST_ENTRIES = 1000
 _LARGEST_INPUT = 1024
+_LARGEST_MEAN, _STD = 1e6, (1e-6, 1e6)
 
 
 @dataclass(frozen=True)
@@ -135,9 +135,13 @@ class Artifact:
         size, mean, std = (table.get(name) for name in ("size", "mean", "std"))
         if not _is_whole(size) or not 1 <= size <= _LARGEST_INPUT:
             raise ValueError(f"the input size must be 1 to {_LARGEST_INPUT}; got {size!r}")
-        if not _are_channels(mean) or not _are_channels(std) or min(std) <= 0:
+        least, most = _STD
+        if not _are_channels(mean, -_LARGEST_MEAN, _LARGEST_MEAN) or not _are_channels(
+            std, least, most
+        ):
             raise ValueError(
-                f"mean and std must be three numbers, std positive; got {mean!r} and {std!r}"
+                f"mean and std must be three numbers, std positive, up to {most:g} and std at "
+                f"least {least:g}; got {mean!r} and {std!r}"
             )
         return NetworkInput(size, tuple(mean), tuple(std))
 
@@ -160,11 +164,12 @@ def _is_whole(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _are_channels(values: object) -> TypeGuard[list[float]]:
+def _are_channels(values: object, least: float, most: float) -> TypeGuard[list[float]]:
+    """Whether there is a number for each channel, by which pixels stay within float32."""
     return (
         isinstance(values, list)
         and len(values) == 3
-        and all(isinstance(v, (int, float)) and math.isfinite(v) for v in values)
+        and all(type(value) in (int, float) and least <= value <= most for value in values)
     )
 
 
@@ -177,7 +182,8 @@ class _Files:
             raise FileNotFoundError(
                 f"weights must be one of {SHIPPED} or the path of an artifact; got {str(path)!r}"
             )
-        if not path.is_dir() and not zipfile.is_zipfile(path):
+        # A pipe would be waited for, and a device has no end.
+        if not path.is_dir() and not (path.is_file() and zipfile.is_zipfile(path)):
             raise ValueError(
                 f"an artifact must be a folder or a zip file with {_MODEL} and {_MANIFEST}; "
                 f"got {str(path)!r}"
@@ -188,46 +194,8 @@ class _Files:
             try:
                 return read_file(self._path, name, _LARGEST[name])
             except FileNotFoundError:
-                raise self._missing(name) from None
-        return b"".join(self.pieces(name, _LARGEST[name]))
-
-    def pieces(self, name: str, most: int) -> Iterator[bytes]:
-        """An entry of the zip file, piece by piece."""
-        try:
-            with (
-                zipfile.ZipFile(self._path) as archive,
-                archive.open(self._entry(archive, name, most)) as entry,
-            ):
-                while piece := entry.read(2**20):
-                    yield piece
-        except ZIP_ERRORS as error:
-            raise self._damaged(error) from error
-
-    def _entry(self, archive: zipfile.ZipFile, name: str, most: int) -> zipfile.ZipInfo:
-        entries = archive.infolist()
-        if len(entries) > _MOST_ENTRIES:
-            raise ValueError(f"a zip file must have at most {_MOST_ENTRIES} entries; it has more")
-        names = [entry.orig_filename for entry in entries]
-        for given in names:
-            if given.startswith("/") or "\\" in given or ".." in given.split("/"):
-                raise ValueError(f"names in a zip file must lie below it; got {given!r}")
-        found = [entry for entry in entries if entry.orig_filename == name]
-        if not found:
-            raise self._missing(name)
-        if len(set(names)) != len(names):
-            raise ValueError(f"names in a zip file must differ; {str(self._path)!r} repeats one")
-        (entry,) = found
-        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ValueError(f"{name} must be stored or deflated; it is compressed otherwise")
-        if entry.file_size > most:
-            raise ValueError(f"{name} must have at most {most} bytes; got {entry.file_size}")
-        return entry
-
-    def _missing(self, name: str) -> ValueError:
-        return ValueError(f"an artifact must hold {name}; there is none in {str(self._path)!r}")
-
-    def _damaged(self, error: Exception) -> ValueError:
-        return ValueError(f"an artifact must be a whole zip file; {str(self._path)!r}: {error}")
+                raise missing(name, self._path) from None
+        return b"".join(zip_pieces(self._path, name, _LARGEST[name]))
 
 
 def _from_files(weights: str | os.PathLike[str], read: Callable[[_Files], Result]) -> Result:
@@ -336,7 +304,7 @@ def unpack_entry(path: Path, name: str, target: Path, most: int) -> None:
         If there is no such entry, it is larger, or the zip file is damaged.
     """
     with open(target, "wb") as file:
-        file.writelines(_Files(path).pieces(name, most))
+        file.writelines(zip_pieces(path, name, most))
 
 
 def write_artifact(

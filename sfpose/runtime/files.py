@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import json
+import math
 import os
-import secrets
-import shutil
 import stat
 import zipfile
 import zlib
@@ -15,20 +13,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
+from sfpose.runtime.parts import check_name, own_part, remove_abandoned
+
 try:
     from lzma import LZMAError
 except ImportError:  # a Python without it reads no entry that could raise it
     LZMAError = zlib.error  # type: ignore[misc, assignment]
 
 __all__ = [
+    "LONGEST_NUMBER",
     "ZIP_ERRORS",
-    "check_name",
     "copy_permissions",
-    "locked",
-    "own_part",
     "parse_json",
     "read_file",
-    "remove_abandoned",
     "whole_file",
 ]
 
@@ -38,8 +35,10 @@ ZIP_ERRORS = (
 )
 """What zipfile raises where a file is damaged, encrypted, or packed as it cannot undo."""
 
-_PART = 16
-_LONGEST_NAME = 255 - len("..") - _PART - len(".part")
+LONGEST_NUMBER = 100
+"""Digits of a whole number in JSON."""
+
+_DEEPEST = 50
 
 
 def read_file(folder: Path, name: str, most: int) -> bytes:
@@ -95,8 +94,8 @@ def parse_json(data: bytes, name: str) -> object:
     Raises
     ------
     ValueError
-        If it is no JSON in UTF-8, says a key twice, has a number that is not finite, or is
-        nested too deeply.
+        If it is no JSON in UTF-8, says a key twice, has a number that is not finite or of more
+        than 100 digits, or is nested more than 50 deep.
 
     Examples
     --------
@@ -105,11 +104,19 @@ def parse_json(data: bytes, name: str) -> object:
     {'size': 64}
     """
     try:
-        return json.loads(
-            data.decode("utf-8"), object_pairs_hook=_without_repeats, parse_constant=_refuse
+        table = json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=_without_repeats,
+            parse_constant=_refuse,
+            parse_float=_finite,
+            parse_int=_short,
         )
+        # Where there are no more brackets, none can lie deeper.
+        if data.count(b"[") + data.count(b"{") > _DEEPEST:
+            _check_depth(table)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{name} must be JSON; {error}") from error
+    return table
 
 
 def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -121,6 +128,33 @@ def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"numbers must be finite; got {constant}")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        _refuse(text[:100])
+    return number
+
+
+def _short(text: str) -> int:
+    # Those are no sizes, and Python's arithmetic with floats has an end.
+    if len(text.lstrip("-")) > LONGEST_NUMBER:
+        raise ValueError(
+            f"whole numbers must have at most {LONGEST_NUMBER} digits; got {len(text)}"
+        )
+    return int(text)
+
+
+def _check_depth(table: object) -> None:
+    """Refuse what could not be written, copied or compared again, which takes more stack."""
+    level = [table]
+    for _ in range(_DEEPEST + 1):
+        inner = [each for each in level if isinstance(each, (list, dict))]
+        if not inner:
+            return
+        level = [v for each in inner for v in (each.values() if isinstance(each, dict) else each)]
+    raise ValueError(f"it must be nested at most {_DEEPEST} deep; it is deeper")
 
 
 @contextlib.contextmanager
@@ -210,154 +244,3 @@ def copy_permissions(old: os.stat_result, new: Path) -> None:
         # What one group may read is not for another.
         permissions &= ~stat.S_IRWXG
     new.chmod(permissions)
-
-
-def check_name(path: Path, given: object = None) -> None:
-    """Refuse a path that names nothing, or by a name that is too long to write beside it.
-
-    Parameters
-    ----------
-    path : Path
-    given : path, optional
-        What to say in an error that came, where links of it were followed.
-
-    Raises
-    ------
-    ValueError
-
-    Examples
-    --------
-    >>> from pathlib import Path
-    >>> from sfpose.runtime.files import check_name
-    >>> check_name(Path("door"))
-    """
-    try:
-        size = 0 if "\0" in str(path) else len(os.fsencode(path.name))
-    except UnicodeEncodeError:
-        size = 0
-    if not 0 < size <= _LONGEST_NAME:
-        raise ValueError(
-            f"a path must lead to a name of 1 to {_LONGEST_NAME} bytes, without NUL; "
-            f"got {str(path if given is None else given)!r}"
-        )
-
-
-@contextlib.contextmanager
-def own_part(path: Path, mode: int = 0o700) -> Iterator[Path]:
-    """A folder beside a path to prepare it in, locked for as long as its writer lives.
-
-    Parameters
-    ----------
-    path : Path
-    mode : int, default=0o700
-        Permissions of the folder, less the umask.
-
-    Yields
-    ------
-    Path
-        Gone afterwards, with all that is in it.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from pathlib import Path
-    >>> from sfpose.runtime.files import own_part
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with own_part(Path(folder) / "door") as part:
-    ...         part.parent == Path(folder)
-    True
-    """
-    while True:
-        folder = path.with_name(f".{path.name}.{secrets.token_hex(_PART // 2)}.part")
-        folder.mkdir(mode)
-        with locked(folder, wait=True):
-            # Before it was locked, another writer may have taken it for abandoned.
-            if not folder.is_dir():
-                continue
-            try:
-                yield folder
-            finally:
-                _remove(folder)
-            return
-
-
-def remove_abandoned(path: Path) -> None:
-    """Remove what writers of a path that were killed left beside it.
-
-    What cannot be locked belongs to a writer at work, and what has another name to somebody else.
-
-    Parameters
-    ----------
-    path : Path
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from pathlib import Path
-    >>> from sfpose.runtime.files import remove_abandoned
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     for name in (".door.0123456789abcdef.part", ".door.mine.part"):
-    ...         (Path(folder) / name).mkdir()
-    ...     remove_abandoned(Path(folder) / "door")
-    ...     [left.name for left in Path(folder).iterdir()]
-    ['.door.mine.part']
-    """
-    for left in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * _PART}.part"):
-        with locked(left, wait=False) as held:
-            if held:
-                _remove(left)
-
-
-def _remove(folder: Path) -> None:
-    if not folder.is_symlink():
-        with contextlib.suppress(OSError):
-            folder.chmod(0o700)  # or nothing could be taken out of one that was read-only
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def locked(folder: Path, *, wait: bool) -> Iterator[bool]:
-    """Hold the lock of a folder.
-
-    Parameters
-    ----------
-    folder : Path
-    wait : bool
-        For whoever holds it.
-
-    Yields
-    ------
-    bool
-        False if it is held or gone, or there are no such locks.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from pathlib import Path
-    >>> from sfpose.runtime.files import locked
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with locked(Path(folder), wait=True), locked(Path(folder), wait=False) as again:
-    ...         again
-    False
-    """
-    try:
-        import fcntl
-
-        descriptor = os.open(folder, os.O_RDONLY)
-    except (ImportError, OSError):
-        yield False
-        return
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            held = True
-        except OSError:
-            held = False
-        try:
-            yield held
-        finally:
-            if held:
-                # Said aloud: a child that was forked meanwhile holds the descriptor too.
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
-    finally:
-        os.close(descriptor)

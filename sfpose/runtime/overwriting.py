@@ -99,6 +99,8 @@ def _in_folder(place: Path, marker: str) -> tuple[str | None, list[str]]:
 
 
 def _in_zip(place: Path, marker: str) -> tuple[str | None, list[str]]:
+    if not place.is_file():
+        raise ValueError(f"{str(place)!r} is no ordinary file")
     with zipfile.ZipFile(place) as archive, archive.open(marker) as entry:
         return format_of(entry.read(_LARGEST_MARKER)), archive.namelist()
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
 
-from sfpose.runtime.files import check_name, locked, own_part, remove_abandoned
+from sfpose.runtime.parts import check_name, locked, own_part, remove_abandoned
 
 __all__ = [
     "held",
