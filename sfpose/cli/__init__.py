@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import sfpose
-from sfpose.cli.output import standard_streams
+from sfpose.cli.output import shown, standard_streams
 
 __all__ = ["main"]
 
@@ -22,6 +22,7 @@ _COMMANDS = (
     "embed",
     "enrol",
     "identify",
+    "remove",
     "calibrate",
     "evaluate",
     "reproduce",
@@ -89,7 +90,7 @@ def _run(arguments: Sequence[str] | None) -> int:
             # Not when the interpreter ends, where it could change the exit code no more.
             print(end="", flush=True)
     except (ValueError, OSError, ImportError) as error:
-        print(f"{command}: {error}", file=sys.stderr)
+        print(f"{command}: {shown(error)}", file=sys.stderr)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

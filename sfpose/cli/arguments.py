@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
+from sfpose.cli.output import has_controls
+
 Number = TypeVar("Number", int, float)
 
-__all__ = ["at_least_one", "check_new", "check_writable", "people_range", "rate"]
+__all__ = ["at_least_one", "check_names", "check_new", "check_writable", "people_range", "rate"]
 
 
 def at_least_one(text: str) -> int:
@@ -41,6 +43,18 @@ def _number(text: str, kind: type[Number], fits: Callable[[Number], bool], rule:
     if number is None or not fits(number):
         raise argparse.ArgumentTypeError(f"must be {rule}; got {text!r}")
     return number
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuse ids that would not look like what they are where they are printed.
+
+    Raises
+    ------
+    ValueError
+    """
+    for name in names:
+        if has_controls(name):
+            raise ValueError(f"an id must hold no control characters; got {name!r}")
 
 
 def people_range(text: str) -> range:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sfpose.cli.arguments import check_new
-from sfpose.cli.output import print_json
+from sfpose.cli.output import print_json, shown
 from sfpose.cli.photos import add_photo_options, embed_photos, find_photos
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
         told = {"out": str(out), "photos": len(photos), "rows": len(files), "no_face": without}
         print_json(told)
     else:
-        print(f"wrote {len(files)} descriptors of {len(photos)} photos to {out}")
+        print(f"wrote {len(files)} descriptors of {len(photos)} photos to {shown(out)}")
         if without:
             print(f"in {without} photos no face was found or taken")
     return 0

@@ -6,15 +6,16 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sfpose.cli.arguments import check_writable
-from sfpose.cli.output import print_json
+from sfpose.cli.arguments import check_names, check_writable
+from sfpose.cli.doubts import look_alikes, odd_photos
+from sfpose.cli.galleries import check_changeable
+from sfpose.cli.output import note, print_json
 from sfpose.cli.photos import add_photo_options, embed_photos, find_photos, photos_by_person
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
     from sfpose.gallery import TemplateGallery
-    from sfpose.runtime.folders import Contents
 
 
 def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -25,7 +26,8 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         description="Add people to a gallery, a folder that is made if it is not there. Give "
         "one person's photos and --id NAME, or a folder with one folder of photos for each "
         "person. Several photos of a person become one template, their mean. Nobody is added "
-        "unless everybody can be.",
+        "unless everybody can be. Photos that may show somebody else, and people who may be "
+        "enrolled already, are named.",
     )
     parser.add_argument("gallery", type=Path, help="folder of the gallery")
     parser.add_argument(
@@ -42,8 +44,9 @@ def run(options: argparse.Namespace) -> int:
     """Write the gallery anew and say who was added."""
     import numpy as np
 
-    from sfpose._gallery_files import FILES, MANIFEST, gallery_files
-    from sfpose.runtime.folders import change_folder
+    from sfpose.gallery import TemplateGallery
+    from sfpose.runtime.artifact import read_manifest
+    from sfpose.runtime.folders import settled
     from sfpose.templates import build_templates
 
     without: list[str] = []
@@ -64,9 +67,13 @@ def run(options: argparse.Namespace) -> int:
             f"{', '.join(without)}; nobody was added"
         )
     names = list(dict.fromkeys(people))
+    check_names(names)
     check_writable(options.gallery, "the gallery")
-    # Before the photos are embedded, and once more when the gallery is written.
-    _check_new(_gallery_at(options.gallery, options), names, options)
+    check_changeable(options.gallery)
+    if settled(options.gallery).exists():
+        # Before the photos are embedded, and once more when the gallery is written.
+        there = TemplateGallery.load(options.gallery, weights=options.weights)
+        _check_new(there, names, options)
     faces = embed_photos(photos, options)
     usable = ~np.isnan(faces.descriptors).any(axis=1)
     shown = np.array(people)[faces.index[usable]]
@@ -78,38 +85,39 @@ def run(options: argparse.Namespace) -> int:
     built = build_templates(faces.descriptors[usable], shown)
     counts = dict(zip(built.groups.tolist(), built.counts.tolist(), strict=True))
     _check_counts(counts, options)
-    held = 0
-
-    def enrolled(place: Path) -> Contents:
-        nonlocal held
-        gallery = _gallery_at(place, options)
+    changing = TemplateGallery.changing(
+        options.gallery, weights=options.weights, n_jobs=options.n_jobs
+    )
+    with changing as gallery:
         _check_new(gallery, names, options)
         old = np.array([name in gallery for name in counts])
         for put, rows in ((gallery.update, old), (gallery.add, ~old)):
             if rows.any():
                 put(built.groups[rows], built.templates[rows], counts=built.counts[rows])
-        held = len(gallery)
-        return gallery_files(gallery._contents())
-
-    change_folder(options.gallery, enrolled, marker=MANIFEST, known=FILES)
+    seen = set(faces.index[usable].tolist())
+    without_face = [str(photo) for row, photo in enumerate(photos) if row not in seen]
+    files = [str(photos[row]) for row in faces.index[usable]]
+    manifest = read_manifest(options.weights)
+    odd = odd_photos(faces.descriptors[usable], shown, files, manifest)
+    alike = look_alikes(gallery, list(counts), manifest)
+    for photo in without_face:
+        note(f"no face was found or taken in {photo}")
+    for doubt in (*odd, *alike):
+        note(str(doubt))
     if options.json:
-        print_json({"gallery": str(options.gallery), "people": held, "photos": counts})
+        told = {"gallery": str(options.gallery), "people": len(gallery), "photos": counts}
+        doubts = {
+            "photos_without_face": without_face,
+            "may_show_somebody_else": [doubt._asdict() for doubt in odd],
+            "may_be_enrolled_already": [doubt._asdict() for doubt in alike],
+        }
+        print_json({**told, **doubts})
     else:
         print(
             f"enrolled {len(counts)} from {sum(counts.values())} of {len(photos)} photos; "
-            f"the gallery holds {held}"
+            f"the gallery holds {len(gallery)}"
         )
     return 0
-
-
-def _gallery_at(place: Path, options: argparse.Namespace) -> TemplateGallery:
-    """The gallery of a folder, or a new one, for descriptors of the weights that are asked for."""
-    from sfpose.gallery import TemplateGallery
-    from sfpose.runtime.folders import settled
-
-    if settled(place).exists():
-        return TemplateGallery.load(place, weights=options.weights)
-    return TemplateGallery(weights=options.weights)
 
 
 def _check_new(gallery: TemplateGallery, names: list[str], options: argparse.Namespace) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Hashable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from sfpose.cli.arguments import at_least_one, rate
-from sfpose.cli.output import print_json
+from sfpose.cli.galleries import read_people, weights_for
+from sfpose.cli.output import note, print_json, shown
 from sfpose.cli.photos import add_photo_options, embed_photos, find_photos
+from sfpose.cli.rates import chosen_rate
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -28,7 +28,7 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "Where N people are enrolled, a stranger is taken for one of them up to N times as often "
         "as --target-fmr says.",
     )
-    parser.add_argument("gallery", type=Path, help="folder that enrol made")
+    parser.add_argument("gallery", type=Path, help="folder that enrol made, or a bundle")
     parser.add_argument("photos", nargs="+", help="photos, or folders that hold some at any depth")
     parser.add_argument(
         "--count",
@@ -40,23 +40,27 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--target-fmr",
         type=rate,
-        default=1e-4,
         metavar="RATE",
-        help="how often two strangers may be taken for the same person (default: 0.0001)",
+        help="how often two strangers may be taken for the same person (default: 0.0001, or the "
+        "next greater rate that the weights are calibrated for)",
     )
     add_photo_options(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object a face")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, weights=None)  # which are a bundle's own, or "default"
 
 
 def run(options: argparse.Namespace) -> int:
     """Print who is near; 0 if somebody is in every photo, else 1."""
     import numpy as np
 
-    from sfpose.gallery import SearchResult, TemplateGallery
+    from sfpose.gallery import SearchResult
 
-    path, weights = options.gallery, options.weights
-    gallery = TemplateGallery.load(path, weights=weights, n_jobs=options.n_jobs)
+    options.weights = weights_for(options.gallery, options.weights)
+    gallery = read_people(options.gallery, options.weights, options.n_jobs)
+    if not len(gallery):
+        where = str(options.gallery)
+        raise ValueError(f"a gallery that is searched must hold people; {where!r} holds nobody")
+    options.target_fmr = chosen_rate(options.target_fmr, options.weights, 1e-4)
     thresholds = _thresholds(options, gallery)
     photos = find_photos(options.photos)
     faces = embed_photos(photos, options)
@@ -81,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 class _Near(NamedTuple):
-    id: Hashable
+    id: str | int
     distance: float
     threshold: float | None
 
@@ -91,10 +95,10 @@ class _Near(NamedTuple):
 
     def __str__(self) -> str:
         limit = "no threshold" if self.threshold is None else f"threshold {self.threshold:.4f}"
-        return f"{self.id} {self.distance:.4f} ({limit})"
+        return f"{shown(self.id)} {self.distance:.4f} ({limit})"
 
 
-def _nears(found: SearchResult, thresholds: dict[Hashable, float | None]) -> list[_Near]:
+def _nears(found: SearchResult, thresholds: dict[str | int, float | None]) -> list[_Near]:
     return [
         _Near(name, float(distance), thresholds[name])
         for name, distance in zip(*found, strict=True)
@@ -103,7 +107,7 @@ def _nears(found: SearchResult, thresholds: dict[Hashable, float | None]) -> lis
 
 def _thresholds(
     options: argparse.Namespace, gallery: TemplateGallery
-) -> dict[Hashable, float | None]:
+) -> dict[str | int, float | None]:
     """Threshold of each person: templates of more images lie closer to everybody.
 
     None for whoever has more images than the weights have a threshold for: one person must not
@@ -113,10 +117,9 @@ def _thresholds(
     by_count = {images: _threshold(options, images) for images in set(counts)}
     for name, images in zip(gallery, counts, strict=True):
         if by_count[images] is None:
-            print(
-                f"note: nobody is taken for {name}, whose template is of {images} images, more "
-                "than the weights have a threshold for",
-                file=sys.stderr,
+            note(
+                f"nobody is taken for {name}, whose template is of {images} images, more "
+                "than the weights have a threshold for"
             )
     return dict(zip(gallery, (by_count[images] for images in counts), strict=True))
 
@@ -147,7 +150,7 @@ def _say(
         print_json(told)
         return
     if not nearest:
-        print(f"{photo}: no face was found")
+        print(f"{shown(photo)}: no face was found")
         return
-    head = "nobody who is enrolled" if found is None else found.id
-    print(f"{photo}: {head}; nearest: {', '.join(map(str, nearest))}")
+    head = "nobody who is enrolled" if found is None else shown(found.id)
+    print(f"{shown(photo)}: {head}; nearest: {', '.join(map(str, nearest))}")

@@ -1,14 +1,16 @@
-"""``sfpose info``: versions, weights and what they were calibrated on."""
+"""``sfpose info``: versions, weights and their calibration, or who is in a gallery."""
 
 from __future__ import annotations
 
 import argparse
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sfpose
-from sfpose.cli.output import print_json
+from sfpose.cli.galleries import read_people
+from sfpose.cli.output import print_json, shown
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -18,8 +20,22 @@ _PACKAGES = ("numpy", "numba", "scikit-learn", "onnxruntime", "Pillow", "torch")
 
 def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the subcommand."""
-    parser = commands.add_parser("info", help="show versions, weights and calibration")
-    parser.add_argument("--weights", default="default", help="shipped name or path of an artifact")
+    parser = commands.add_parser(
+        "info",
+        help="show versions, weights and calibration, or a gallery",
+        description="Show versions, weights and their calibration. With a gallery, show how many "
+        "people are enrolled in it, and of which network, instead.",
+    )
+    parser.add_argument(
+        "gallery",
+        type=Path,
+        nargs="?",
+        help="folder that enrol made, or a bundle that holds people",
+    )
+    parser.add_argument(
+        "--ids", action="store_true", help="list who is enrolled, and from how many photos"
+    )
+    parser.add_argument("--weights", help="shipped name or path of an artifact (default: default)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
 
@@ -37,7 +53,11 @@ def run(options: argparse.Namespace) -> int:
     from sfpose.metrics.thresholds import RULE_OF_30, rests_on_few
     from sfpose.runtime.artifact import read_artifact
 
-    artifact = read_artifact(options.weights)
+    if options.gallery is not None:
+        return _tell_gallery(options)
+    if options.ids:
+        raise ValueError("--ids needs a gallery; got none")
+    artifact = read_artifact(options.weights or "default")
     information: dict[str, Any] = {
         "sfpose": sfpose.__version__,
         "python": platform.python_version(),
@@ -75,4 +95,31 @@ def run(options: argparse.Namespace) -> int:
         if few:
             expected = f"fewer than {RULE_OF_30} false matches are expected"
             print(f"  * {expected}: the true rate may be far off")
+    return 0
+
+
+def _tell_gallery(options: argparse.Namespace) -> int:
+    """Print who is in a gallery."""
+    if options.weights is not None:
+        raise ValueError("--weights must be left out where a gallery is given; got both")
+    gallery = read_people(options.gallery)
+    photos = gallery.counts.tolist()
+    network = gallery._network
+    if options.json:
+        told: dict[str, Any] = {
+            "gallery": str(options.gallery),
+            "people": len(gallery),
+            "photos": sum(photos),
+            "network": network,
+        }
+        print_json({**told, "ids": list(gallery), "counts": photos} if options.ids else told)
+        return 0
+    source = "an unknown network" if network is None else f"the network {network[:16]}..."
+    print(
+        f"{shown(options.gallery)}: {len(gallery)} people from {sum(photos)} photos, embedded by "
+        f"{source}"
+    )
+    if options.ids:
+        for name, count in zip(gallery, photos, strict=True):
+            print(f"{shown(name)}: {count} photos")
     return 0

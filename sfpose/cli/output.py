@@ -7,10 +7,14 @@ import json
 import math
 import os
 import sys
+import unicodedata
 from collections.abc import Iterator
 from typing import Any, TextIO, cast
 
-__all__ = ["print_json", "standard_streams"]
+__all__ = ["has_controls", "note", "print_json", "shown", "standard_streams"]
+
+_TURNS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+"""Kinds of characters that turn the direction of the text behind them."""
 
 
 def print_json(told: object, *, indent: int | None = None) -> None:
@@ -24,6 +28,35 @@ def _finite(value: object) -> object:
     if isinstance(value, (list, tuple)):
         return [_finite(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def has_controls(text: str) -> bool:
+    """Whether a character moves on a terminal, or changes it, instead of being seen there."""
+    return any(map(_controls, text))
+
+
+def _controls(sign: str) -> bool:
+    return (
+        unicodedata.category(sign) in ("Cc", "Zl", "Zp")
+        or unicodedata.bidirectional(sign) in _TURNS
+    )
+
+
+def shown(name: object) -> str:
+    r"""A name as it may be printed: what would forge lines or colours is escaped.
+
+    Examples
+    --------
+    >>> from sfpose.cli.output import shown
+    >>> print(shown("ann" + chr(10) + "bo"))
+    ann\nbo
+    """
+    return "".join(repr(sign)[1:-1] if _controls(sign) else sign for sign in str(name))
+
+
+def note(text: str) -> None:
+    """Say on standard error what does not keep a command from being done."""
+    print(f"note: {shown(text)}", file=sys.stderr)
 
 
 @contextlib.contextmanager

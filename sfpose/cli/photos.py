@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from sfpose.cli.arguments import at_least_one
+from sfpose.cli.output import note
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,10 +29,16 @@ __all__ = [
     "embed_photos",
     "find_photos",
     "in_steps",
+    "naming",
     "photos_by_person",
 ]
 
 _POLICIES = ("error", "skip", "largest", "centre", "all")
+_OTHER_KINDS = {
+    *(".apng", ".arw", ".avif", ".bmp", ".cr2", ".cr3", ".dng", ".gif", ".heic", ".heif", ".hif"),
+    *(".jp2", ".jxl", ".nef", ".orf", ".raf", ".rw2", ".tif", ".tiff"),
+}
+"""Endings of pictures that cannot be read, and must not be passed over without a word."""
 _Image = TypeVar("_Image")
 _Result = TypeVar("_Result")
 
@@ -107,26 +116,43 @@ def find_photos(paths: Sequence[str]) -> list[Path]:
         If a folder cannot be read.
     """
     found: list[Path] = []
+    left: Counter[str] = Counter()
     for text in paths:
         path = Path(text)
         if path.is_dir():
-            photos = _photos_below(path)
+            photos, others = _photos_below(path)
             if not photos:
-                raise ValueError(f"there must be JPEG, PNG or WebP photos in {text}")
+                held = f"; it holds {_listed(others)}" if others else ""
+                raise ValueError(f"there must be JPEG, PNG or WebP photos in {text}{held}")
             found += photos
+            left += others
         elif path.is_file():
             found.append(path)
         else:
             raise FileNotFoundError(f"there must be a photo or a folder at {text!r}")
+    _say_left_out(left)
     return found
 
 
-def _photos_below(folder: Path) -> list[Path]:
+def _photos_below(folder: Path) -> tuple[list[Path], Counter[str]]:
+    """Photos at any depth, and how many pictures of each other kind there are."""
     from sfpose.protocols import ImageFiles
 
     # Not Path.rglob, which passes over folders that it may not read.
-    files = [folder / name for name in ImageFiles(folder).images()]
-    return [file for file in files if file.is_file()]
+    below = ImageFiles(folder)
+    files = [folder / name for name in below.images()]
+    endings = Counter(Path(name).suffix.lower() for name in below.names)
+    others = Counter({kind: count for kind, count in endings.items() if kind in _OTHER_KINDS})
+    return [file for file in files if file.is_file()], others
+
+
+def _listed(kinds: Counter[str]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+
+
+def _say_left_out(kinds: Counter[str]) -> None:
+    if kinds:
+        note(f"left out: {_listed(kinds)}; only JPEG, PNG and WebP are read")
 
 
 class PeoplePhotos(NamedTuple):
@@ -157,17 +183,20 @@ def photos_by_person(folder: str) -> PeoplePhotos:
     photos: list[Path] = []
     people: list[str] = []
     without: list[str] = []
+    left: Counter[str] = Counter()
     for entry in sorted(root.iterdir()):
         if entry.name == "__MACOSX":  # a Mac's archives hold it beside the folders themselves
             continue
         # A link to nothing was one to a folder.
         if entry.is_dir() or not entry.exists():
-            found = _photos_below(entry) if entry.is_dir() else []
+            found, others = _photos_below(entry) if entry.is_dir() else ([], Counter())
+            left += others
             photos += found
             people += [entry.name] * len(found)
             without += [] if found else [entry.name]
         elif is_image(entry.name):
             raise ValueError(f"photos must lie in a folder for each person; got {str(entry)!r}")
+    _say_left_out(left)
     if not photos:
         raise ValueError(f"there must be JPEG, PNG or WebP photos of people in {folder}")
     return PeoplePhotos(photos, people, without)
@@ -195,12 +224,25 @@ def in_steps(
     for start in tqdm(
         range(0, len(images), step), desc=label, unit="batch", disable=None if progress else True
     ):
-        try:
+        with naming(names[start:]):
             done.append(work(start, images[start : start + step]))
-        except (ValueError, OSError) as error:
-            kind = ValueError if isinstance(error, ValueError) else type(error)
-            raise kind(_named(str(error), names[start:])) from error
     return done
+
+
+@contextlib.contextmanager
+def naming(names: Sequence[str | Path]) -> Iterator[None]:
+    """Call images by their names in errors that tell their numbers.
+
+    Raises
+    ------
+    ValueError, OSError
+        As they are raised in the block, with the image's name instead of its number.
+    """
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        kind = ValueError if isinstance(error, ValueError) else type(error)
+        raise kind(_named(str(error), names)) from error
 
 
 def _aligner(options: argparse.Namespace) -> FaceAligner | None:

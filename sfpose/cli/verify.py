@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from sfpose.cli.arguments import rate
 from sfpose.cli.output import print_json
-from sfpose.cli.photos import add_detector_options, check_policy, embed_photos
+from sfpose.cli.photos import add_detector_options, check_policy, embed_photos, naming
+from sfpose.cli.rates import chosen_rate
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -33,9 +34,9 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--target-fmr",
         type=rate,
-        default=1e-3,
         metavar="RATE",
-        help="how often strangers may be taken for the same person (default: 0.001)",
+        help="how often strangers may be taken for the same person (default: 0.001, or the next "
+        "greater rate that the weights are calibrated for)",
     )
     parser.add_argument("--weights", default="default", help="shipped name or path of an artifact")
     add_detector_options(parser)
@@ -54,7 +55,9 @@ def _descriptors(options: argparse.Namespace) -> NDArray[np.float32]:
         from sfpose._embedding import Embedding
         from sfpose.runtime.artifact import read_artifact
 
-        rows = Embedding(read_artifact(options.weights))(photos)
+        embed = Embedding(read_artifact(options.weights))
+        with naming(photos):
+            rows = embed(photos)
         index = np.arange(2)
     else:
         faces = embed_photos([Path(photo) for photo in photos], options)
@@ -79,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
 
     check_policy(options)
     start = time.perf_counter()
-    rule = shipped_rule(options.weights, options.target_fmr)
+    rule = shipped_rule(options.weights, chosen_rate(options.target_fmr, options.weights, 1e-3))
     rows = _descriptors(options)
     result = rule.decide(float(chi2_pairs(rows[:1], rows[1:])[0]))
     seconds = time.perf_counter() - start

@@ -23,7 +23,8 @@ __all__ = ["ImageFiles", "LazyImages", "whole_number"]
 _LARGEST = 4 * MAX_PIXELS
 """Bytes of a file at most: no image that is decoded needs more."""
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+# Of JPEG, PNG and WebP, as decode_image reads them. An .apng is an animation, which it refuses.
+_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp")
 
 
 def is_image(name: str) -> bool:

@@ -1,0 +1,49 @@
+"""False match rates that weights have thresholds for, and which of them a command takes."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from sfpose.cli.output import note
+
+if TYPE_CHECKING:
+    from sfpose.decision import Weights
+
+__all__ = ["calibrated_rates", "chosen_rate"]
+
+
+def calibrated_rates(weights: Weights) -> list[float]:
+    """Rates that weights are calibrated for in any pose, the strictest first; perhaps none.
+
+    Raises
+    ------
+    ValueError, OSError
+        If there are no such weights, or their calibration does not make sense.
+    """
+    from sfpose.decision import manifest_of, shipped_conditions
+
+    conditions: Any = shipped_conditions(manifest_of(weights))
+    mixed = [entry for condition, entry in conditions.items() if condition.poses is None]
+    return sorted({stated["target_fmr"] for entry in mixed for stated in entry["thresholds"]})
+
+
+def chosen_rate(asked: float | None, weights: str, usual: float) -> float:
+    """The rate that is asked for; else the strictest calibrated one that is at least the usual.
+
+    Where all are below the usual rate, it is the greatest; where there is none, the usual one,
+    which whoever looks for its threshold refuses.
+
+    Raises
+    ------
+    ValueError, OSError
+        As ``calibrated_rates`` does.
+    """
+    if asked is not None:
+        return asked
+    rates = calibrated_rates(weights)
+    fitting = [rate for rate in rates if rate >= usual or math.isclose(rate, usual)]
+    chosen = min(fitting, default=max(rates, default=usual))
+    if not math.isclose(chosen, usual):
+        note(f"the weights are not calibrated for --target-fmr {usual:g}; {chosen:g} is taken")
+    return chosen
