@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -304,9 +305,6 @@ def embed_photos(photos: Sequence[Path], options: argparse.Namespace) -> Faces:
 
 
 def _named(message: str, names: Sequence[str | Path]) -> str:
-    """The message about ``image N`` with the image's name instead."""
-    head, _, rest = message.partition(": ")
-    number = head.removeprefix("image ")
-    if not head.startswith("image ") or not number.isdigit():
-        return message
-    return f"{names[int(number)]}: {rest}"
+    """The message about ``image N``, or ``image N ('path')``, with the image's name instead."""
+    told = re.match(r"image (\d+)(?: \(.*?\))?: (.*)", message, re.DOTALL)
+    return message if told is None else f"{names[int(told[1])]}: {told[2]}"
