@@ -11,14 +11,14 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sfpose._scoring import check_searchable
 from sfpose.runtime.artifact import DISTANCE
-from sfpose.runtime.files import parse_json, read_file
+from sfpose.runtime.files import LONGEST_NUMBER, parse_json, read_file
 from sfpose.runtime.tensors import map_tensor, tensor_parts
 
 __all__ = [
@@ -39,6 +39,14 @@ FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 _TEMPLATES, _IDS, _COUNTS = "templates.safetensors", "ids.json", "counts.json"
 FILES = (MANIFEST, _TEMPLATES, _IDS, _COUNTS)
+
+MOST_IMAGES = 10**12
+"""That a template can be the mean of; many may be added before int64 ends."""
+
+_LONGEST_NAME = 4096
+# Quotes, a comma and a space; JSON has twelve bytes for a character of two surrogates.
+_LARGEST_ID = 12 * _LONGEST_NAME + 4
+_LARGEST_COUNT = len(str(MOST_IMAGES)) + 2
 
 
 class GalleryContents(NamedTuple):
@@ -105,36 +113,50 @@ def read_gallery(folder: Path, verify: bool, manifest_name: str = MANIFEST) -> G
     version = manifest.get("format_version")
     if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         raise ValueError(f"format_version must be 1 to {FORMAT_VERSION}; got {version!r}")
-    if verify:
-        for name in (_IDS, _COUNTS)[:version]:  # format 1 has no counts
-            check_digest(folder / name, manifest.get("files"))
+    stated = manifest.get("templates")
+    if type(stated) is not int or stated < 0:
+        raise ValueError(f"{manifest_name} must state the number of templates; got {stated!r}")
+    network = manifest.get("network")
+    if not isinstance(network, str | None):
+        raise ValueError(
+            f"{manifest_name} must state the sha256 of the network, or null; got {network!r}"
+        )
     if manifest.get("distance") != DISTANCE:
         raise ValueError(
             f"a gallery must be for the distance {DISTANCE['definition']} with factor "
             f"{DISTANCE['factor']}; got {manifest.get('distance')!r}"
         )
-    listed = _read_list(folder, _IDS, (str, int))
-    ids = check_ids(listed)
+    held = stated > 0 or (folder / _TEMPLATES).exists()
+    if verify:
+        names = (_IDS, _COUNTS)[:version]  # format 1 has no counts
+        for name in (*names, _TEMPLATES) if held else names:
+            check_digest(folder / name, manifest.get("files"))
+    # First of all, since a list costs far more memory than its file, and a map costs none.
     templates = np.empty((0, 0), np.float32)
-    if ids or (folder / _TEMPLATES).exists():
-        if verify:
-            check_digest(folder / _TEMPLATES, manifest.get("files"))
+    if held:
         templates = map_tensor(folder / _TEMPLATES, "templates")
-    if templates.ndim != 2 or len(templates) != len(ids):
-        raise ValueError(
-            f"a gallery must have one id a template; got {len(ids)} ids "
-            f"for templates of shape {templates.shape}"
-        )
-    counts = np.ones(len(ids), np.int64)
+    _check_one_each(stated, templates)
+    ids = check_ids(_read_list(folder, _IDS, (str, int), _LARGEST_ID, stated))
+    _check_one_each(len(ids), templates)
+    counts = np.ones(stated, np.int64)
     if version > 1:
-        numbers = _read_list(folder, _COUNTS, (int,))
-        if len(numbers) != len(ids) or not all(0 < number < 2**62 for number in numbers):
-            raise ValueError(f"{_COUNTS} must hold one number above 0 a template; it does not")
+        numbers = _read_list(folder, _COUNTS, (int,), _LARGEST_COUNT, stated)
+        if len(numbers) != stated or not all(1 <= number <= MOST_IMAGES for number in numbers):
+            raise ValueError(
+                f"{_COUNTS} must hold one number a template, 1 to {MOST_IMAGES}; it does not"
+            )
         counts = np.array(numbers, np.int64)
     if verify and ids:
         check_searchable(templates, name="templates")
-    network = manifest.get("network")
-    return GalleryContents(ids, counts, templates, network if isinstance(network, str) else None)
+    return GalleryContents(ids, counts, templates, network)
+
+
+def _check_one_each(ids: int, templates: NDArray[np.float32]) -> None:
+    if templates.ndim != 2 or len(templates) != ids:
+        raise ValueError(
+            f"a gallery must have one id a template; got {ids} ids "
+            f"for templates of shape {templates.shape}"
+        )
 
 
 def check_ids(ids: Sequence[str | int]) -> list[str | int]:
@@ -152,6 +174,13 @@ def check_ids(ids: Sequence[str | int]) -> list[str | int]:
         # A bool is an int that JSON would not give back as one.
         if type(name) not in (str, int) or (isinstance(name, str) and not name.strip()):
             raise ValueError(f"ids must be str or int, and not blank; got {name!r}")
+        if isinstance(name, int) and abs(name) >= 10**LONGEST_NUMBER:
+            raise ValueError(f"ids must have at most {LONGEST_NUMBER} digits; one has more")
+        if isinstance(name, str) and len(name) > _LONGEST_NAME:
+            raise ValueError(
+                f"ids must have at most {_LONGEST_NAME} characters; got {len(name)} that begin "
+                f"with {name[:50]!r}"
+            )
     if len(set(names)) != len(names):
         twice = Counter(names).most_common(1)[0][0]
         raise ValueError(f"ids must differ from each other; {twice!r} is given twice")
@@ -178,20 +207,33 @@ def check_network(
 
 
 def check_counts(counts: ArrayLike | None, length: int) -> NDArray[np.int64]:
-    """Numbers of images as int64, ones if not given, or an error if they are no such."""
+    """Numbers of images as int64, ones if not given, or an error if they are no such.
+
+    Raises
+    ------
+    ValueError
+    """
     if counts is None:
         return np.ones(length, np.int64)
     images = np.asarray(counts)
-    if images.shape != (length,) or images.dtype.kind not in "iu" or (images < 1).any():
+    if images.shape != (length,) or images.dtype.kind not in "iu":
         raise ValueError(
             f"counts must be whole numbers above 0 of shape ({length},); "
             f"got {images.dtype} {images.shape}"
         )
+    if ((images < 1) | (images > MOST_IMAGES)).any():
+        raise ValueError(
+            f"counts must be whole numbers above 0, up to {MOST_IMAGES}; "
+            f"got {images.min()} to {images.max()}"
+        )
     return images.astype(np.int64)
 
 
-def _read_list(folder: Path, name: str, kinds: tuple[type, ...]) -> list:  # type: ignore[type-arg]
-    listed = parse_json(read_file(folder, name, 2**31), name)
+def _read_list(
+    folder: Path, name: str, kinds: tuple[type, ...], largest: int, count: int
+) -> list[Any]:
+    """A list of so many entries, each of no more bytes than the largest."""
+    listed = parse_json(read_file(folder, name, 2 + largest * max(count, 1)), name)
     if not isinstance(listed, list):
         raise ValueError(f"{name} must be a list; got {type(listed).__name__}")
     odd = [value for value in listed if type(value) not in kinds]
