@@ -212,6 +212,17 @@ def test_weights_without_such_rates_give_no_reason_to_look(at, people, tmp_path,
     assert _told(capsys)[0]["may_show_somebody_else"] == []
 
 
+def test_many_who_have_no_threshold_are_told_in_one_line(people, tmp_path, capsys):
+    photo = people / "hopper" / "0.png"
+    gallery = TemplateGallery(weights="default")
+    gallery.add(["a", "b", "c", "d", "e"], np.stack([_row(n) for n in range(5)]), counts=[12] * 5)
+    assert main(["identify", str(gallery.save(tmp_path / "door")), str(photo)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        "note: nobody is taken for a, b, c and 2 more, whose templates are of 12"
+    )
+
+
 @pytest.fixture(params=["bundle", "bundle.zip"])
 def bundle(request, people, tmp_path):
     gallery = TemplateGallery(weights="small")

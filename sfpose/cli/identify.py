@@ -115,12 +115,14 @@ def _thresholds(
     """
     counts = gallery.counts.tolist()
     by_count = {images: _threshold(options, images) for images in set(counts)}
-    for name, images in zip(gallery, counts, strict=True):
-        if by_count[images] is None:
-            note(
-                f"nobody is taken for {name}, whose template is of {images} images, more "
-                "than the weights have a threshold for"
-            )
+    for images in sorted(images for images, known in by_count.items() if known is None):
+        names = [str(name) for name, count in zip(gallery, counts, strict=True) if count == images]
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        whose = "whose template is" if len(names) == 1 else "whose templates are"
+        note(
+            f"nobody is taken for {', '.join(names[:3])}{more}, {whose} of {images} images, more "
+            "than the weights have a threshold for"
+        )
     return dict(zip(gallery, (by_count[images] for images in counts), strict=True))
 
 
