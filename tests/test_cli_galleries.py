@@ -114,6 +114,7 @@ def test_calibrate_names_whose_folders_give_no_photo_or_face(left_out, noise, tm
     (left_out / "bo").mkdir()
     (left_out / "bo" / "0.png").write_bytes(noise.read_bytes())
     arguments = ["calibrate", str(left_out), "--out", str(tmp_path / "mine"), "--overwrite"]
+    arguments += ["--target-fmr", "0.5"]
     assert main([*arguments, "--json"]) == 0
     (told,) = _told(capsys)
     assert told["people_without_image"] == ["ann"]
