@@ -15,7 +15,6 @@ import sfpose.training.paper as paper  # noqa: E402
 from sfpose.cli import main  # noqa: E402
 from sfpose.training.checkpoints import (  # noqa: E402
     load_checkpoint,
-    save_checkpoint,
     start_digest,
     taught_facts,
 )
@@ -125,21 +124,6 @@ def test_a_rate_that_falls_in_one_line_may_fall_for_longer(tmp_path):
     other = falling_stages(SETTINGS, [(8, 32), (10, 64)], [0.02, 0.005])
     with pytest.raises(ValueError, match=r"shares of the rate \(\[1\.0\] there, \[1\.0, 0\.25\]"):
         _run(path, other)
-
-
-def test_a_checkpoint_that_says_nothing_of_its_run_goes_on(finished, tmp_path, caplog):
-    state = load_checkpoint(finished)
-    del state["run"]
-    path = tmp_path / "older.pt"
-    save_checkpoint(path, {**state, "pass": 32})
-    assert caplog.text == ""
-    _run(path, replace(SETTINGS, seed=5))
-    assert "older.pt says little of its run; it is taken for this one" in caplog.text
-    with pytest.raises(ValueError, match=r"another learning rate \(0\.01 there, 0\.02 here\)"):
-        _run(path, replace(SETTINGS, learning_rate=0.02))
-    save_checkpoint(path, {**state, "pass": 33})
-    with pytest.raises(ValueError, match=r"another images a pass \(33 there, 32 here\)"):
-        _run(path)
 
 
 def test_numbers_of_numpy_are_read_again(tmp_path):

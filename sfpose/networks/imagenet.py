@@ -5,7 +5,6 @@ Nothing is downloaded, and no file is unpickled beyond what holds tensors.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from sfpose.networks.resnet50 import ResNet50
 from sfpose.networks.several_looks import SeveralLooks
 from sfpose.networks.squeezefaceposenet import SqueezeFacePoseNet
+from sfpose.networks.tensor_files import load_without_code, named_tensors
 
 __all__ = ["fill_from_resnet", "fill_from_squeezenet", "fill_from_state", "read_state"]
 
@@ -49,8 +49,8 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is of another kind, or does not hold named tensors only. A pickle such
-        as ``.pkl`` can run any code: convert it where you trust it.
+        If the file is of another kind, damaged, or does not hold named tensors only, dense and of
+        real numbers. A pickle such as ``.pkl`` can run any code: convert it where you trust it.
 
     Examples
     --------
@@ -71,24 +71,15 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         from safetensors.torch import load_file
 
         try:
-            state: dict[str, Tensor] = load_file(path)
+            return named_tensors(load_file(path), str(path))
         except SafetensorError as error:
             raise ValueError(f"{path} must be a safetensors file; {error}") from error
-        return state
     if path.suffix not in (".pth", ".pt"):
         raise ValueError(
             f"a state must be a .safetensors, .pth or .pt file; got {path.name!r} (a pickle can "
             "run any code: load it where you trust it and save its tensors as .safetensors)"
         )
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(
-            f"{path} must hold tensors that torch.load reads with weights_only=True; {error}"
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ValueError(f"{path} must hold a dictionary of tensors; got {type(state).__name__}")
-    return state
+    return named_tensors(load_without_code(path), str(path))
 
 
 def fill_from_state(network: nn.Module, state: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:
@@ -109,8 +100,8 @@ def fill_from_state(network: nn.Module, state: Mapping[str, Tensor]) -> tuple[li
     Raises
     ------
     ValueError
-        If the state does not fit, or no published state is known for the architecture;
-        the network is then unchanged.
+        If the state does not fit or is not finite, or no published state is known for the
+        architecture; the network is then unchanged.
 
     Examples
     --------
@@ -161,7 +152,8 @@ def fill_from_squeezenet(
     Raises
     ------
     ValueError
-        If a layer of the state is missing or does not fit; the network is then unchanged.
+        If a layer of the state is missing, does not fit or is not finite; the network is then
+        unchanged.
 
     Examples
     --------
@@ -230,8 +222,8 @@ def fill_from_resnet(
     Raises
     ------
     ValueError
-        If a layer of the state is missing or does not fit, or the network has no batch
-        normalisation to fill; the network is then unchanged.
+        If a layer of the state is missing, does not fit or is not finite, or the network has no
+        batch normalisation to fill; the network is then unchanged.
 
     Notes
     -----
@@ -261,9 +253,10 @@ def fill_from_resnet(
         if not name.endswith("num_batches_tracked")
     }
     pairs = {name: _resnet_name(name) for name in targets}
-    if bgr and "conv1.weight" in state:
-        state = {**state, "conv1.weight": state["conv1.weight"].flip(1)}
     _copy(targets, pairs, state, "a ResNet-50 or SE-ResNet-50")
+    if bgr:
+        first = next(targets[name] for name, origin in pairs.items() if origin == "conv1.weight")
+        first.copy_(first.flip(1))
     return list(pairs), []
 
 
@@ -291,11 +284,14 @@ def _copy(
             raise ValueError(
                 f"the state must be {kind} with torchvision's names; it has no {origin!r}"
             )
-        if state[origin].shape != targets[name].shape:
+        value, target = state[origin], targets[name]
+        named_tensors({origin: value}, "the state")
+        if value.shape != target.shape:
             raise ValueError(
-                f"layer {origin} must have shape {tuple(targets[name].shape)}; "
-                f"got {tuple(state[origin].shape)}"
+                f"layer {origin} must have shape {tuple(target.shape)}; got {tuple(value.shape)}"
             )
+        if not value.to(target.dtype).isfinite().all():
+            raise ValueError(f"layer {origin} must be finite; got values that are not")
     with torch.no_grad():
         for name, origin in pairs.items():
             targets[name].copy_(state[origin])

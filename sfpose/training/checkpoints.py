@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
+from sfpose._checks import is_number
+from sfpose.networks.tensor_files import load_without_code, named_tensors
 from sfpose.runtime.artifact import read_artifact
 from sfpose.runtime.files import whole_file
 from sfpose.training.asking import digest
@@ -22,6 +24,7 @@ from sfpose.training.settings import LoopSettings
 
 __all__ = [
     "CHECKPOINT_FORMAT",
+    "RUN_ENTRIES",
     "check_same_run",
     "load_checkpoint",
     "run_facts",
@@ -43,23 +46,94 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         raise OSError(f"{str(path)!r} cannot be written and is as it was: {error}") from error
 
 
-def load_checkpoint(path: str | Path) -> dict[str, Any]:
+def load_checkpoint(path: str | Path, needs: Collection[str] = ()) -> dict[str, Any]:
     """Read a checkpoint without running code that it may hold.
+
+    Parameters
+    ----------
+    path : str or Path
+    needs : collection of str
+        Entries that it must have.
 
     Raises
     ------
+    FileNotFoundError
+        If there is no such file.
     ValueError
-        If the file is no checkpoint of this format.
+        If the file is no checkpoint of this format, lacks an entry, or has one of another form.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
+        state = load_without_code(path)
+    except ValueError as error:
         raise ValueError(f"checkpoint {path} cannot be read: {error}") from error
-    if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
+    stated = state.get("format") if isinstance(state, dict) else None
+    if not isinstance(state, dict) or type(stated) is not int or stated != CHECKPOINT_FORMAT:
         raise ValueError(
             f"checkpoint {path} must have format {CHECKPOINT_FORMAT}; got another file"
         )
+    for name in _TENSORS:
+        if name in state:
+            named_tensors(state[name], f"entry {name!r} of checkpoint {path}")
+    for name, (is_right, rule) in _FORMS.items():
+        if name in state and not is_right(state[name]):
+            raise ValueError(f"entry {name!r} of checkpoint {path} must be {rule}; it is not")
+    for name in needs:
+        if name not in state:
+            raise ValueError(f"checkpoint {path} must have an entry {name!r}; it has none")
     return state
+
+
+def _is_facts(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(name, str) and _is_plain(each) for name, each in value.items()
+    )
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return _is_facts(value)
+    return value is None or isinstance(value, (str, bool, int, float))
+
+
+def _is_numbers(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(name, str) and is_number(each) for name, each in value.items()
+    )
+
+
+def _is_list(value: object, is_right: Callable[[object], bool]) -> bool:
+    return isinstance(value, list) and all(map(is_right, value))
+
+
+_TENSORS = ("network", "averaged", "objective")
+_FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "optimizers": (
+        lambda value: _is_list(value, lambda each: isinstance(each, dict)),
+        "a list of dictionaries",
+    ),
+    "schedule": (_is_facts, "a dictionary of plain values"),
+    "seen": (lambda value: type(value) is int and value >= 0, "a whole number of at least 0"),
+    "run": (_is_facts, "a dictionary of plain values"),
+    "this_pass": (
+        lambda value: (
+            isinstance(value, list)
+            and len(value) == 2
+            and _is_numbers(value[0])
+            and type(value[1]) is int
+        ),
+        "sums by name and a count",
+    ),
+    "unreadable": (
+        lambda value: _is_list(value, lambda each: isinstance(each, str)),
+        "a list of names",
+    ),
+    "history": (lambda value: _is_list(value, _is_numbers), "a list of numbers by name"),
+    "finished": (lambda value: isinstance(value, bool), "true or false"),
+}
+RUN_ENTRIES = (*_TENSORS, *_FORMS)
+"""All that a run goes on from."""
 
 
 def run_facts(
@@ -198,14 +272,14 @@ def _contents(path: str | Path) -> NDArray[np.uint8]:
 
 
 def check_same_run(path: Path, state: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """Refuse the checkpoint of another run; older ones say little of theirs.
+    """Refuse the checkpoint of another run.
 
     Parameters
     ----------
     path : Path
         What to call it.
     state : mapping
-        What ``load_checkpoint`` gives.
+        What ``load_checkpoint`` gives that needs ``RUN_ENTRIES``.
     facts : mapping
         See ``run_facts``. What only one of both knows is not compared.
 
@@ -214,11 +288,7 @@ def check_same_run(path: Path, state: Mapping[str, Any], facts: Mapping[str, Any
     ValueError
         If a fact differs.
     """
-    kept = state.get("run")
-    if kept is None:
-        rate = state["optimizers"][0]["param_groups"][0].get("initial_lr")
-        known = {"images a pass": state.get("pass"), "learning rate": rate}
-        kept = {name: value for name, value in known.items() if value is not None}
+    kept = state["run"]
     different = [
         f"{name} ({kept[name]} there, {value} here)"
         for name, value in _as_read(facts).items()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
 import math
 import time
 from collections.abc import Callable, Collection
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from sfpose.training import distributed
 from sfpose.training.checkpoints import (
+    RUN_ENTRIES,
     check_same_run,
     load_checkpoint,
     run_facts,
@@ -32,8 +32,6 @@ from sfpose.training.settings import (
 )
 
 __all__ = ["BatchSource", "LoopSettings", "Stage", "seed_of_step", "train"]
-
-_LOG = logging.getLogger(__name__)
 
 
 def train(
@@ -215,7 +213,7 @@ class _Run:
         }
 
     def load(self, path: Path) -> None:
-        state = load_checkpoint(path)
+        state = load_checkpoint(path, RUN_ENTRIES)
         check_same_run(path, state, self.facts)
         try:
             self.network.load_state_dict(state["network"])
@@ -223,12 +221,13 @@ class _Run:
             self.objective.load_state_dict(state["objective"], strict=False)
             for optimizer, stored in zip(self.optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(stored)
-        except (RuntimeError, ValueError) as error:
+            self.schedule.load_state_dict(state["schedule"])
+        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
             raise ValueError(
-                f"checkpoint {path} must be of the same network, objective and optimiser; {error}"
+                f"checkpoint {path} must be of the same network, objective, optimiser and "
+                f"schedule; {error!r}"
             ) from error
         self.seen = state["seen"]
-        self.schedule.load_state_dict(state["schedule"])
         self.this_pass.sums, self.this_pass.count = state["this_pass"]
         for names in self.unreadable:
             names.update(state["unreadable"])

@@ -101,7 +101,7 @@ def start_network(
     whole: nn.Module | None = None
     objective: Mapping[str, Tensor] = {}
     if suffix == ".pt":
-        checkpoint = load_checkpoint(start)
+        checkpoint = load_checkpoint(start, ("averaged", "objective"))
         state, objective = checkpoint["averaged"], checkpoint["objective"]
     else:
         artifact = read_artifact(start)
@@ -175,7 +175,7 @@ def _joined(states: Sequence[Mapping[str, Tensor]], network: nn.Module, name: st
 def _taught_state(start: str | Path) -> dict[str, Tensor]:
     """What a checkpoint or an artifact holds, as ``_taught`` gives it."""
     if Path(start).suffix == ".pt":
-        checkpoint = load_checkpoint(start)
+        checkpoint = load_checkpoint(start, ("averaged", "objective"))
         return {**checkpoint["averaged"], **checkpoint["objective"]}
     artifact = read_artifact(start)
     return _taught(network_from_artifact(artifact), str(artifact.manifest["network"]))
