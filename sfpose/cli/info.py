@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import platform
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sfpose
+from sfpose._checks import is_number
 from sfpose.cli.galleries import read_people
 from sfpose.cli.output import print_json, shown
 
@@ -47,6 +49,16 @@ def _version(package: str) -> str:
         return "not installed"
 
 
+def _stated(table: Mapping[str, Any], name: str) -> str:
+    return shown(table.get(name) or "not stated")
+
+
+def _share(stated: Mapping[str, Any]) -> str:
+    """A false non-match rate, as far as a manifest states one."""
+    rate = stated.get("fnmr")
+    return f"{rate:.3f}" if is_number(rate) else "not stated"
+
+
 def run(options: argparse.Namespace) -> int:
     """Print the information."""
     from sfpose.decision import shipped_conditions
@@ -57,7 +69,8 @@ def run(options: argparse.Namespace) -> int:
         return _tell_gallery(options)
     if options.ids:
         raise ValueError("--ids needs a gallery; got none")
-    artifact = read_artifact(options.weights or "default")
+    artifact = read_artifact("default" if options.weights is None else options.weights)
+    conditions = shipped_conditions(artifact.manifest)
     information: dict[str, Any] = {
         "sfpose": sfpose.__version__,
         "python": platform.python_version(),
@@ -72,25 +85,26 @@ def run(options: argparse.Namespace) -> int:
     print(", ".join(f"{name} {number}" for name, number in information["packages"].items()))
     manifest: dict[str, Any] = information["weights"]
     print(
-        f"weights {manifest['name']}: {manifest['network']}, {len(artifact.model):,} bytes, "
-        f"sha256 {artifact.digest[:16]}..., licence {manifest.get('license', 'not stated')}"
+        f"weights {_stated(manifest, 'name')}: {_stated(manifest, 'network')}, "
+        f"{len(artifact.model):,} bytes, sha256 {artifact.digest[:16]}..., "
+        f"licence {_stated(manifest, 'license')}"
     )
     calibration = manifest.get("calibration")
     if calibration:
-        print(f"calibrated on {calibration['data']}:")
+        print(f"calibrated on {_stated(calibration, 'data')}:")
         print("  thresholds (false non-match rate) at target false match rates")
         few = False
-        for condition, entry in shipped_conditions(manifest).items():
+        for condition, entry in conditions.items():
             thresholds: Any = entry["thresholds"]
             marks = [
                 "*" if rests_on_few(stated["target_fmr"], stated.get("impostor_pairs", 0)) else ""
                 for stated in thresholds
             ]
             listed = ", ".join(
-                f"{stated['target_fmr']:g}: {stated['threshold']:.4f}{mark} ({stated['fnmr']:.3f})"
+                f"{stated['target_fmr']:g}: {stated['threshold']:.4f}{mark} ({_share(stated)})"
                 for stated, mark in zip(thresholds, marks, strict=True)
             )
-            print(f"  {condition}: {listed}")
+            print(f"  {shown(condition)}: {listed}")
             few = few or any(marks)
         if few:
             expected = f"fewer than {RULE_OF_30} false matches are expected"

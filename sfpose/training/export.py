@@ -299,10 +299,18 @@ def changed_manifest(
 
     It is named after the artifact's with ``suffix`` unless ``name`` is given. Thresholds were
     calibrated for other distances, so it has none.
+
+    Raises
+    ------
+    ValueError
+        If the artifact has no name to be named after.
     """
     left = ("calibration", "files", *without)
     kept = {key: value for key, value in artifact.manifest.items() if key not in left}
-    new = f"{kept['name']}-{suffix}" if name is None else name
+    named = kept.get("name")
+    if name is None and not isinstance(named, str):
+        raise ValueError(f"a manifest must state a name where none is given; got {named!r}")
+    new = f"{named}-{suffix}" if name is None else name
     return {**kept, "name": new, **changes}
 
 

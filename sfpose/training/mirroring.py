@@ -119,7 +119,7 @@ def without_mirror(artifact: Artifact) -> Artifact:
     kept = [tensor for tensor in graph.initializer if not tensor.name.startswith("mirror.")]
     del graph.initializer[:]
     graph.initializer.extend(kept)
-    name = str(artifact.manifest["name"])
+    name = str(artifact.manifest.get("name"))
     manifest = changed_manifest(artifact, "", name, without=("mirrored",))
     return Artifact(network_bytes(model), manifest)
 

@@ -1,5 +1,7 @@
 """Hostile networks where they are changed or written for other runtimes: refused as elsewhere."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -125,3 +127,66 @@ def test_what_cannot_be_fed_is_not_exported(tmp_path, capsys):
             assert "must be" in (said := capsys.readouterr().err)
             assert "Traceback" not in said
             assert out.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"name": None, "network": None}, "weights not stated: not stated"),
+        ({"name": "\x1b[2Jmine"}, r"weights \x1b[2Jmine: "),
+        ({"calibration": None}, "licence"),
+        ({"calibration": {}}, "licence"),
+        ({"calibration": {"conditions": []}}, "licence"),
+        ({"calibration": {"data": None, "conditions": []}}, "licence"),
+        ({"input": {}}, "licence"),
+        ({"calibration": True}, None),
+        ({"calibration": [1]}, None),
+        ({"calibration": {"conditions": None}}, None),
+    ],
+)
+def test_info_tells_what_a_manifest_states(tmp_path, capsys, changes, told):
+    shipped = read_artifact("plain")
+    manifest = {**shipped.manifest, **changes}
+    kept = {name: value for name, value in manifest.items() if value is not None}
+    folder = write_artifact(tmp_path / "odd", shipped.model, kept)
+    done = main(["info", "--weights", str(folder)])
+    said = capsys.readouterr()
+    assert "Traceback" not in said.err
+    if told is None:
+        assert done == 2
+        assert "calibration" in said.err
+    else:
+        assert done == 0
+        assert told in said.out
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("fnmr", None, "(not stated)"),
+        ("fnmr", "x", "(not stated)"),
+        ("impostor_pairs", None, None),
+        ("impostor_pairs", "x", None),
+        ("threshold", True, None),
+    ],
+)
+def test_info_tells_thresholds_as_far_as_they_are_stated(tmp_path, capsys, name, value, told):
+    shipped = read_artifact("plain")
+    manifest = json.loads(json.dumps(dict(shipped.manifest)))
+    manifest["calibration"]["conditions"][0]["thresholds"][0][name] = value
+    folder = write_artifact(tmp_path / "odd", shipped.model, manifest)
+    assert main(["info", "--weights", str(folder)]) == (2 if told is None else 0)
+    said = capsys.readouterr()
+    assert "Traceback" not in said.err
+    assert "of another form" in said.err if told is None else told in said.out
+
+
+def test_what_has_no_name_is_not_mirrored(tmp_path, capsys):
+    pytest.importorskip("torch")
+    shipped = read_artifact("plain")
+    manifest = {name: value for name, value in shipped.manifest.items() if name != "name"}
+    folder = write_artifact(tmp_path / "odd", shipped.model, manifest)
+    command = ["export", "--target", "mirrored", "--out", str(tmp_path / "out")]
+    assert main([*command, "--weights", str(folder)]) == 2
+    assert "a manifest must state a name where none is given" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
