@@ -98,7 +98,8 @@ class FaceAligner(GivesImages, KeepsWhatItMade, TransformerMixin, BaseEstimator)
         "crop" says that each image is a loose crop of one face, as any face detector
         gives it. Else a detector from ``sfpose.detectors``, or any callable that
         takes a photo, uint8 RGB of shape (H, W, 3), and returns boxes, shape (n, 4),
-        left, top, right, bottom in pixels, or boxes and landmarks, shape (n, 5, 2).
+        left, top, right, bottom in pixels, or a pair of boxes and landmarks, shape (n, 5, 2),
+        in the order of ``AlignedFaces.landmarks``.
     policy : str, default="error"
         Which faces of a photo are taken. "error": a photo must show exactly one face,
         or ValueError is raised. "skip": a photo that does not show exactly one face is
@@ -121,7 +122,7 @@ class FaceAligner(GivesImages, KeepsWhatItMade, TransformerMixin, BaseEstimator)
     weights : str or path, default="landmarks"
         Artifact of the landmark network.
     batch_size : int, default=32
-        Images per call of the landmark network.
+        Images per call of the landmark network; fewer where they are large.
     n_jobs : int, default=None
         Threads inside the network. None means one unless in a
         ``joblib.parallel_config``, -1 means all processors.
@@ -223,8 +224,12 @@ class FaceAligner(GivesImages, KeepsWhatItMade, TransformerMixin, BaseEstimator)
         ValueError, FileNotFoundError
             If ``X`` is empty or an image of it is refused.
         """
-        found = [(points, scores) for _, points, scores in self._aligner().landmarks(X)]
-        return np.concatenate([p for p, _ in found]), np.concatenate([s for _, s in found])
+        landmarks, scores = [], []
+        for batch, *found in self._aligner().landmarks(X):
+            del batch  # or it would be held while the next one is decoded
+            landmarks.append(found[0])
+            scores.append(found[1])
+        return np.concatenate(landmarks), np.concatenate(scores)
 
     def align(self, X: Images) -> AlignedFaces:
         """Find, choose and align the faces of photos.

@@ -41,7 +41,8 @@ class FaceEmbedder(KeepsWhatItMade, TransformerMixin, BaseEstimator):  # type: i
     weights : str, path or None, default="default"
         A shipped name, or the path of an artifact (folder or zip): ``"default"`` errs least,
         ``"small"`` takes a quarter of its time and a third of its size, ``"plain"`` is the
-        network of the paper. None starts ``fit`` from random weights.
+        network of the paper. None starts ``fit`` from random weights. Tell the verifier which
+        ones, ``TemplateVerifier(weights="small")``: thresholds of others do not hold.
     network : str, default="squeezefaceposenet"
         Architecture that ``fit`` trains when ``weights`` is None; otherwise the
         artifact's own. One of those of ``sfpose.networks.NETWORKS`` whose values are
@@ -53,7 +54,8 @@ class FaceEmbedder(KeepsWhatItMade, TransformerMixin, BaseEstimator):  # type: i
         shorter side to 256, centre 224x224, scaled to the network's size. "auto"
         does what the weights were trained with; the shipped ones were aligned. "done"
         says that the images are aligned crops already, as ``FaceAligner`` gives
-        them, to be scaled only.
+        them, to be scaled only. **No face is looked for then**: whole photos would all pass for
+        one person, so what is not square is refused.
     min_face_score : float or "auto", default="auto"
         Where images are aligned, the face score of
         ``FaceAligner.find_landmarks``, 0 to 1, below which an image shows no face
@@ -61,7 +63,8 @@ class FaceEmbedder(KeepsWhatItMade, TransformerMixin, BaseEstimator):  # type: i
         0 embeds everything, pictures of no face too, which then pass for each other.
         ``fit`` learns from every image.
     batch_size : int, default=32
-        Images per call of the network, in ``transform`` and in ``fit``.
+        Images per call of the network, in ``transform`` and in ``fit``; fewer in ``transform``
+        where photos are large, which are not held in memory together.
     n_jobs : int, default=None
         Threads inside the network. None means one unless in a
         ``joblib.parallel_config``, -1 means all processors.
@@ -241,8 +244,8 @@ class FaceEmbedder(KeepsWhatItMade, TransformerMixin, BaseEstimator):  # type: i
         Raises
         ------
         ValueError, FileNotFoundError
-            If ``X`` is empty, an image of it is refused, or the weights are of
-            another format.
+            If ``X`` is empty or not ordered, an image of it is refused, with ``align="done"``
+            one that is not square, or the weights are of another format.
         """
         if not self.verbose:
             return self._embedding()(X)

