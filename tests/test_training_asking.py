@@ -108,6 +108,36 @@ def test_no_zoom_leaves_targets_as_they_are(tmp_path):
     np.testing.assert_allclose(teacher_targets(same), teacher_targets(faces), atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda kept: kept.astype(np.int8), r"float32 embeddings of shape .*; it has int8 of"),
+        (lambda kept: kept.astype(np.float64), "it has float64 of"),
+        (lambda kept: kept.astype(">f4"), "it has >f4 of"),
+        (lambda kept: kept[:-1], r"of shape \(5, 2, 4\); it has float32 of \(4, 2, 4\)"),
+    ],
+)
+def test_kept_answers_of_another_kind_are_refused(tmp_path, change, message):
+    ask_at_zooms(_faces(), None, Corners(), [0.9], tmp_path)
+    (path,) = tmp_path.glob("*.npy")
+    np.save(path, change(np.load(path)))
+    before, teacher = path.read_bytes(), Corners()
+    with pytest.raises(ValueError, match=message):
+        ask_at_zooms(_faces(), None, teacher, [0.9], tmp_path)
+    assert (path.read_bytes(), teacher.shown) == (before, [])
+
+
+def test_damaged_answers_are_refused_and_stay_as_they_are(tmp_path):
+    ask_at_zooms(_faces(), None, Corners(), [0.9], tmp_path)
+    (path,) = tmp_path.glob("*.npy")
+    whole = path.read_bytes()
+    for data in (b"", b"x" * 40, b"\x93NUMPY\x01\x00\xff\xff", whole[:-1], whole[:60]):
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=r"must be a whole \.npy file; "):
+            ask_at_zooms(_faces(), None, Corners(), [0.9], tmp_path)
+        assert path.read_bytes() == data
+
+
 @pytest.mark.parametrize("wrong", [0.0, -1.0, float("nan"), float("inf")])
 def test_zooms_must_be_above_zero_and_finite(wrong, tmp_path):
     with pytest.raises(ValueError, match=r"zooms must be above 0 and finite; got \[1.0, "):

@@ -1,6 +1,7 @@
 """Labelled people on disk: readers, selection, streaming, and what they refuse."""
 
 import io
+import os
 import time
 
 import numpy as np
@@ -123,6 +124,56 @@ def test_lists_and_boxes_that_do_not_fit_are_refused(vggface2, file, text, error
     (vggface2 / file).write_text(text)
     with pytest.raises(error, match=message):
         open_people(vggface2)
+
+
+_HEAD = b"NAME_ID,X,Y,W,H\nn000002/0001_01,"
+
+
+@pytest.mark.parametrize(
+    ("file", "data", "message"),
+    [
+        (
+            "loose_bb_train.csv",
+            _HEAD + b"99999999999,0,8,8",
+            "up to nine digits, four whole numbers a line; line 2 is",
+        ),
+        (
+            "loose_bb_train.csv",
+            _HEAD + b"9" * 5000 + b",0,8,8",
+            "up to nine digits, four whole numbers a line; line 2 is",
+        ),
+        (
+            "loose_bb_train.csv",
+            _HEAD + "\u00b2,0,8,8".encode(),
+            "up to nine digits, four whole numbers a line; line 2 is",
+        ),
+        ("loose_bb_train.csv", _HEAD + b"0,8,8", "four whole numbers a line"),
+        ("loose_bb_train.csv", _HEAD + b'"' + b"1" * 200_000 + b'",0,8,8', "a table of commas"),
+        ("loose_bb_train.csv", _HEAD + b"0,0,8,\xff", r"train\.csv' must be text in UTF-8; "),
+        ("train_list.txt", b"n000002/\xff.jpg", r"list\.txt' must be text in UTF-8; "),
+    ],
+)
+def test_lists_that_are_no_text_or_no_numbers_are_refused(vggface2, file, data, message):
+    (vggface2 / file).write_bytes(data)
+    with pytest.raises(ValueError, match=message) as refused:
+        open_people(vggface2)
+    assert refused.type is ValueError
+    assert len(str(refused.value)) < 1000
+
+
+def test_a_pipe_is_no_list(vggface2, tmp_path):
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("no pipes in folders here")
+    os.mkfifo(tmp_path / "list")
+    for lists in ([tmp_path / "list"], [vggface2 / "train_list.txt", tmp_path / "list"]):
+        with pytest.raises(ValueError, match=r"must be an ordinary file; .*list' is not"):
+            ListedImages(vggface2 / "train", *lists)
+
+
+@pytest.mark.parametrize("margin", [float("nan"), float("inf"), -1.0])
+def test_margins_that_leave_no_box_are_refused(vggface2, margin):
+    with pytest.raises(ValueError, match="margin must be a finite number above -1; got"):
+        open_people(vggface2, box_margin=margin)
 
 
 def test_a_box_beside_its_image_is_said_with_its_name(vggface2):

@@ -79,7 +79,7 @@ def ask(
     Raises
     ------
     ValueError
-        If ``path`` holds embeddings of another shape.
+        If ``path`` holds embeddings of another shape or kind, or is damaged.
     """
     from tqdm import tqdm
 
@@ -103,10 +103,19 @@ def digest(*arrays: NDArray[Any]) -> str:
 
 def _open(path: Path, shape: tuple[int, ...]) -> np.memmap:
     if path.exists():
-        array = np.lib.format.open_memmap(path, mode="r+")
-        if array.shape == shape:
-            return array
-        raise ValueError(f"{path} must hold embeddings of shape {shape}; it has {array.shape}")
+        # Looked at first: opened to write, a file that is cut off would be filled up with zeros.
+        try:
+            if not path.is_file():
+                raise ValueError("it is no ordinary file")
+            kept = np.lib.format.open_memmap(path, mode="r")
+        except (ValueError, TypeError, SyntaxError, OverflowError, MemoryError) as error:
+            raise ValueError(f"{path} must be a whole .npy file; {error}") from error
+        if kept.shape != shape or kept.dtype != np.float32:
+            raise ValueError(
+                f"{path} must hold float32 embeddings of shape {shape}; "
+                f"it has {kept.dtype} of {kept.shape}"
+            )
+        return np.lib.format.open_memmap(path, mode="r+")
     path.parent.mkdir(parents=True, exist_ok=True)
     return np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
 

@@ -9,12 +9,16 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sfpose._checks import check_number
 from sfpose.preprocessing import decode_image
 from sfpose.protocols.files import ImageFiles
 from sfpose.training.recordio import RecordImages
@@ -144,7 +148,8 @@ class ListedImages:
     FileNotFoundError
         If a file is missing, one that the list names among them.
     ValueError
-        If a line cannot be read, an image is listed twice or has no box.
+        If a line cannot be read, an image is listed twice or has no box, or ``margin`` is no
+        finite number above -1.
     """
 
     aligned = False
@@ -158,7 +163,7 @@ class ListedImages:
         margin: float = 0.0,
     ) -> None:
         self._files = ImageFiles(root)
-        with open(image_list, encoding="utf-8") as lines:
+        with _text(Path(image_list)) as lines:
             self._names = [line.strip() for line in lines if line.strip()]
         if len(set(self._names)) < len(self._names):
             raise ValueError(f"{str(image_list)!r} must name each image once; it names one twice")
@@ -175,7 +180,7 @@ class ListedImages:
         owners = [name.split("/", 1)[0] for name in self._names]
         self.people = sorted(set(owners))
         self.labels = _rows_of(self.people, owners)
-        self._margin = margin
+        self._margin = check_number(margin, "margin", above=-1.0)
         self._boxes = None if boxes is None else _read_boxes(Path(boxes), self._names)
 
     def __len__(self) -> int:
@@ -204,11 +209,25 @@ class ListedImages:
         return inside
 
 
+@contextmanager
+def _text(path: Path, newline: str | None = None) -> Iterator[TextIO]:
+    """A text file to read; what is none, or no list, is refused by name."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"a list must be an ordinary file; {str(path)!r} is not")
+    try:
+        with open(path, newline=newline, encoding="utf-8") as file:
+            yield file
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{str(path)!r} must be text in UTF-8; {error}") from error
+    except csv.Error as error:
+        raise ValueError(f"{str(path)!r} must be a table of commas; {error}") from error
+
+
 def _read_boxes(path: Path, names: list[str]) -> NDArray[np.int32]:
     rows = {name.rsplit(".", 1)[0]: row for row, name in enumerate(names)}
     boxes = np.zeros((len(names), 4), dtype=np.int32)
     found = np.zeros(len(names), dtype=np.bool_)
-    with open(path, newline="", encoding="utf-8") as file:
+    with _text(path, newline="") as file:
         lines = csv.reader(file)
         header = [title.strip().upper() for title in next(lines, [])]
         if header != ["NAME_ID", "X", "Y", "W", "H"]:
@@ -217,14 +236,13 @@ def _read_boxes(path: Path, names: list[str]) -> NDArray[np.int32]:
             row = rows.get(line[0]) if line else None
             if row is None:
                 continue
-            try:
-                x, y, width, height = (int(value) for value in line[1:])
-            except ValueError as error:
+            sides = [side.strip() for side in line[1:]]
+            if len(sides) != 4 or not all(re.fullmatch(r"[+-]?\d{1,9}", side) for side in sides):
                 raise ValueError(
-                    f"{str(path)!r} must hold a name and four whole numbers a line; "
-                    f"line {number} is {','.join(line)!r}"
-                ) from error
-            boxes[row], found[row] = (x, y, width, height), True
+                    f"{str(path)!r} must hold a name and, of up to nine digits, four whole numbers "
+                    f"a line; line {number} is {','.join(line)[:200]!r}"
+                )
+            boxes[row], found[row] = [int(side) for side in sides], True
     if not found.all():
         first = names[int(np.argmin(found))]
         raise ValueError(
