@@ -16,13 +16,14 @@ __all__ = ["at_least_one", "check_names", "check_new", "check_writable", "people
 
 
 def at_least_one(text: str) -> int:
-    """A whole number above 0.
+    """A whole number above 0 that C can count to.
 
     Raises
     ------
     argparse.ArgumentTypeError
     """
-    return _number(text, int, lambda number: number >= 1, "a whole number, at least 1")
+    _number(text, int, lambda number: number >= 1, "a whole number, at least 1")
+    return _number(text, int, lambda number: number < 2**31, f"a whole number below {2**31}")
 
 
 def rate(text: str) -> float:
