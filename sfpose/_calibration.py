@@ -1,42 +1,40 @@
 """Thresholds for each kind of comparison, from descriptors of known people.
 
-May import ``_checks``, ``_cohort``, ``_sampling``, ``_scoring``, ``decision``, ``metrics``,
-``runtime`` and ``templates``.
+May import ``_calibrated``, ``_checks``, ``_cohort``, ``_sampling``, ``_scoring``, ``decision``,
+``metrics`` and ``templates``.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from collections.abc import Iterator, Sequence
+from itertools import combinations_with_replacement
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sfpose._checks import check_labels, check_rate, check_whole
+from sfpose._calibrated import Calibrated
+from sfpose._checks import RULE_OF_3, check_labels, check_rate, check_whole
 from sfpose._cohort import Cohort
 from sfpose._sampling import row_and_column, sample
 from sfpose._scoring import chi2_pairs_at
-from sfpose.decision import Condition, Rule, shipped_conditions
-from sfpose.metrics.intervals import Interval
+from sfpose.decision import Condition
 from sfpose.metrics.likelihood import LikelihoodRatioCalibrator
 from sfpose.metrics.thresholds import (
     SmallSampleWarning,
-    ThresholdCalibration,
     calibrate_threshold,
+    pairs_needed,
     warn_of_few,
+    warn_of_no_order,
 )
-from sfpose.runtime.artifact import Json, Manifest
 from sfpose.templates import build_templates
 
 __all__ = [
     "TEMPLATE_SIZES",
-    "Calibrated",
     "Calibrator",
     "check_parameters",
-    "from_conditions",
-    "to_conditions",
+    "check_poses_given",
 ]
 
 TEMPLATE_SIZES = ((1, 1), (2, 1), (3, 1), (5, 1), (10, 1), (2, 2), (3, 3), (5, 5), (10, 10))
@@ -44,27 +42,16 @@ TEMPLATE_SIZES = ((1, 1), (2, 1), (3, 1), (5, 1), (10, 1), (2, 2), (3, 3), (5, 5
 
 _RATIO_PAIRS = 100_000
 
+_STACKLEVEL = 4
+"""From what warns about a condition up to who called ``TemplateVerifier.fit``."""
 
-@dataclass(frozen=True)
-class Calibrated:
-    """What was learnt about one kind of comparison.
 
-    Attributes
-    ----------
-    thresholds : tuple of ThresholdCalibration
-        One for each target, as far as the data go.
-    slope, intercept : float
-        Of the line from distance to log-likelihood ratio.
-    """
+class _Compared(NamedTuple):
+    """Distances of pairs, which are genuine, and the people of both sides."""
 
-    thresholds: tuple[ThresholdCalibration, ...]
-    slope: float
-    intercept: float
-
-    def rule(self) -> Rule:
-        """What decides at the first of the targets."""
-        found = self.thresholds[0]
-        return Rule(found.threshold, found.target_fmr, self.slope, self.intercept)
+    distances: NDArray[np.floating[Any]]
+    genuine: NDArray[np.bool_]
+    people: tuple[NDArray[np.generic], NDArray[np.generic]]
 
 
 class _Side(NamedTuple):
@@ -129,11 +116,7 @@ class Calibrator:
         self._n_jobs = n_jobs
 
     def run(
-        self,
-        sizes: Sequence[tuple[int, int]],
-        targets: Sequence[float],
-        *,
-        optional: bool,
+        self, sizes: Sequence[tuple[int, int]], targets: Sequence[float], *, needed: int
     ) -> dict[Condition, Calibrated]:
         """Thresholds for each condition that the data allow.
 
@@ -143,63 +126,69 @@ class Calibrator:
             Images of template and probe.
         targets : sequence of float
             False match rates.
-        optional : bool
-            Leave out, after the first size, what rests on fewer than 3 expected false
-            matches, and keep without a warning what rests on fewer than 30.
+        needed : int
+            So many of the first sizes get a threshold for every target, with a warning where too
+            little founds it. Of the others, what rests on fewer than 3 expected false matches is
+            left out, with a warning if of the first size; what rests on fewer than 30, or on fewer
+            than 10 people, is kept without one.
 
         Raises
         ------
         ValueError
-            If no condition can be calibrated, one of the sizes cannot although ``optional`` is
-            false, or different people share a descriptor.
+            If no condition can be calibrated, a size that is needed cannot, or different people
+            share a descriptor.
         """
         found: dict[Condition, Calibrated] = {}
         for place, (more, fewer) in enumerate(sizes):
             paired = self._compare(more, fewer)
-            if paired is None:
-                if not optional:
-                    raise ValueError(
-                        f"templates of {more} against {fewer} images need two people with that "
-                        "many images, and one person with enough for both sides without sharing "
-                        "any; the data have none"
-                    )
-                continue
-            first, second, distances, left, right = paired
-            people = left.subjects[first], right.subjects[second]
-            for poses, chosen in self._by_poses(left.poses[first], right.poses[second]):
-                genuine = people[0][chosen] == people[1][chosen]
+            if paired is None and place in range(max(needed, 1)):
+                raise ValueError(
+                    "a calibration needs at least one person with two descriptors; everyone has one"
+                    if more == fewer == 1
+                    else f"templates of {more} against {fewer} images need two people with that "
+                    "many images, and one person with enough for both sides without sharing "
+                    "any; the data have none"
+                )
+            for poses, compared in () if paired is None else self._by_poses(*paired):
                 condition = Condition.of(more, fewer, poses)
-                if not genuine.any() or genuine.all():
-                    if place == 0 and poses is not None:
-                        warnings.warn(
-                            f"no threshold for {condition}: genuine or impostor pairs are missing",
-                            SmallSampleWarning,
-                            stacklevel=3,
-                        )
-                    continue
-                strangers = int((~genuine).sum())
-                needed = place == 0 or not optional
-                kept = [target for target in targets if needed or target * strangers >= 3]
-                if kept:
-                    sides = self.subjects[people[0][chosen]], self.subjects[people[1][chosen]]
-                    compared = distances[chosen], genuine, sides
-                    _refuse_equal(*compared, min(kept))
-                    found[condition] = self._calibrated(*compared, kept)
-                    for threshold in found[condition].thresholds if needed else ():
-                        warn_of_few(threshold, stacklevel=3)
-        if not found:
-            raise ValueError(
-                "a calibration needs at least one person with two descriptors; everyone has one"
-            )
+                known = self._calibrated(condition, compared, targets, place == 0, place < needed)
+                if known is not None:
+                    found[condition] = known
         return found
 
     def _calibrated(
         self,
-        distances: NDArray[np.floating[Any]],
-        genuine: NDArray[np.bool_],
-        people: tuple[NDArray[np.generic], NDArray[np.generic]],
+        condition: Condition,
+        compared: _Compared,
         targets: Sequence[float],
-    ) -> Calibrated:
+        first: bool,
+        needed: bool,
+    ) -> Calibrated | None:
+        """What is learnt about a condition of the first or a later size, if it can be."""
+        distances, genuine, people = compared
+        if not genuine.any() or genuine.all():
+            if first and condition.poses is not None:
+                _warn(f"no threshold for {condition}: genuine or impostor pairs are missing")
+            return None
+        strangers = int((~genuine).sum())
+        kept = [rate for rate in targets if needed or rate * strangers >= RULE_OF_3]
+        lacking = [
+            f"a target FMR of {rate:g} needs at least {pairs_needed(rate, RULE_OF_3)}"
+            for rate in targets
+            if rate not in kept
+        ]
+        shortage = f"impostor pairs (rule of {RULE_OF_3}); got {strangers}"
+        if first and not kept:
+            raise ValueError(
+                f"a threshold needs {RULE_OF_3} false matches to be expected: {lacking[0]} "
+                f"{shortage} of {len(self.subjects)} people. Take the thresholds that ship, or "
+                "calibrate on more people"
+            )
+        for lack in lacking if first else ():
+            _warn(f"no threshold for {condition}: {lack} {shortage}")
+        if not kept:
+            return None
+        _refuse_equal(*compared, min(kept))
         thresholds = tuple(
             calibrate_threshold(
                 distances,
@@ -209,8 +198,12 @@ class Calibrator:
                 second_people=people[1],
                 warn=False,
             )
-            for target in targets
+            for target in kept
         )
+        if first:
+            warn_of_no_order(distances, genuine, _STACKLEVEL)
+        for threshold in thresholds if first or needed else ():
+            warn_of_few(threshold, _STACKLEVEL)
         # A straight line needs no more; strangers outnumber the rest by far.
         rng = np.random.default_rng(self._random_state)
         drawn = np.concatenate(
@@ -220,16 +213,26 @@ class Calibrator:
         return Calibrated(thresholds, line.slope_, line.intercept_)
 
     def _by_poses(
-        self, first: NDArray[np.int64], second: NDArray[np.int64]
-    ) -> Iterator[tuple[tuple[str, str] | None, NDArray[np.bool_] | slice]]:
-        yield None, slice(None)
-        names = self._pose_names
-        low, high = np.minimum(first, second), np.maximum(first, second)
-        for one in range(len(names)):
-            for other in range(one, len(names)):
-                chosen = (low == one) & (high == other)
-                if chosen.any():
-                    yield (names[one], names[other]), chosen
+        self,
+        first: NDArray[np.int64],
+        second: NDArray[np.int64],
+        distances: NDArray[np.floating[Any]],
+        left: _Side,
+        right: _Side,
+    ) -> Iterator[tuple[tuple[str, str] | None, _Compared]]:
+        """All pairs, then those of each pair of poses."""
+        people = left.subjects[first], right.subjects[second]
+        genuine = people[0] == people[1]
+        names = self.subjects[people[0]], self.subjects[people[1]]
+        yield None, _Compared(distances, genuine, names)
+        sides = left.poses[first], right.poses[second]
+        low, high = np.minimum(*sides), np.maximum(*sides)
+        for one, other in combinations_with_replacement(range(len(self._pose_names)), 2):
+            chosen = (low == one) & (high == other)
+            if chosen.any():
+                own = names[0][chosen], names[1][chosen]
+                poses = self._pose_names[one], self._pose_names[other]
+                yield poses, _Compared(distances[chosen], genuine[chosen], own)
 
     def _side(self, images: int) -> _Side | None:
         """Templates of consecutive images of a person and pose; the rest is left out."""
@@ -297,6 +300,10 @@ class Calibrator:
         return first, second
 
 
+def _warn(message: str) -> None:
+    warnings.warn(message, SmallSampleWarning, stacklevel=_STACKLEVEL + 1)
+
+
 def _refuse_equal(
     distances: NDArray[np.floating[Any]],
     genuine: NDArray[np.bool_],
@@ -310,6 +317,20 @@ def _refuse_equal(
         raise ValueError(
             f"descriptors of different people must differ for an FMR of {target:g}; {one} and "
             f"{other} share one, as where an image is filed under both ({len(equal)} such pairs)"
+        )
+
+
+def check_poses_given(groups: Sequence[str], poses: ArrayLike | None) -> None:
+    """Refuse poses that no group asks for, and a group of poses without them.
+
+    Raises
+    ------
+    ValueError
+    """
+    if ("pose" in groups) != (poses is not None):
+        raise ValueError(
+            'poses must be given where groups hold "pose", and nowhere else; got '
+            f"groups={groups!r} and {'no ' if poses is None else ''}poses"
         )
 
 
@@ -336,49 +357,3 @@ def check_parameters(
             f"got {template_sizes!r}"
         )
     return tuple((int(more), int(fewer)) for more, fewer in pairs)
-
-
-def to_conditions(found: Mapping[Condition, Calibrated]) -> list[Json]:
-    """What was learnt, as the ``conditions`` of a manifest's calibration."""
-    return [
-        {
-            "template_images": condition.template_images,
-            "probe_images": condition.probe_images,
-            "poses": None if condition.poses is None else list(condition.poses),
-            "thresholds": cast("list[Json]", [t.to_dict() for t in known.thresholds]),
-            "log_likelihood_ratio": {"slope": known.slope, "intercept": known.intercept},
-        }
-        for condition, known in found.items()
-    ]
-
-
-def from_conditions(manifest: Manifest, least: float = 0.0) -> dict[Condition, Calibrated]:
-    """What ``to_conditions`` wrote into a manifest; no threshold may be below ``least``.
-
-    Raises
-    ------
-    ValueError
-        If the manifest's calibration is of another form, or only for pairs of poses.
-    """
-    try:
-        entries = shipped_conditions(manifest, least)
-        found = {condition: _from_entry(entry) for condition, entry in entries.items()}
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"the manifest's calibration is of another form: {error}") from error
-    if all(condition.poses for condition in found):
-        raise ValueError(
-            "the manifest must describe a bundle with a threshold for all poses mixed; it has none"
-        )
-    return found
-
-
-def _from_entry(entry: Mapping[str, Any]) -> Calibrated:
-    thresholds = []
-    for stated in entry["thresholds"]:
-        intervals = {
-            name: None if stated[name] is None else Interval(*stated[name])
-            for name in ("fmr_interval", "fnmr_interval", "fmr_interval_if_independent")
-        }
-        thresholds.append(ThresholdCalibration(**{**stated, **intervals}))
-    line = entry["log_likelihood_ratio"]
-    return Calibrated(tuple(thresholds), float(line["slope"]), float(line["intercept"]))

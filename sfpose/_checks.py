@@ -1,4 +1,4 @@
-"""What several modules ask of an argument. May import NumPy alone."""
+"""What several modules ask of an argument, and of what a rate rests on. May import NumPy alone."""
 
 from __future__ import annotations
 
@@ -10,14 +10,27 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
+    "LEAST_PEOPLE",
+    "RULE_OF_3",
+    "as_array",
     "check_groups",
     "check_jobs",
     "check_labels",
+    "check_none_missing",
     "check_number",
     "check_rate",
     "check_whole",
     "is_number",
+    "little_evidence",
 ]
+
+RULE_OF_3 = 3
+"""With fewer false matches expected, none says with 95 % confidence that a rate is kept."""
+
+LEAST_PEOPLE = 10
+"""With fewer, pairs of them are too few and too alike to say how far a rate may be off."""
+
+_MOST_JOBS = 10_000
 
 
 def check_whole(value: object, name: str, least: int, most: int | None = None) -> int:
@@ -47,8 +60,13 @@ def check_jobs(value: object) -> int | None:
     """
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) == 0:
-        raise ValueError(f"n_jobs must be None or a whole number other than 0; got {value!r}")
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, Integral)
+        or not 1 <= abs(int(value)) <= _MOST_JOBS
+    ):
+        rule = f"None or a whole number other than 0, -{_MOST_JOBS} to {_MOST_JOBS}"
+        raise ValueError(f"n_jobs must be {rule}; got {value!r}")
     return int(value)
 
 
@@ -101,6 +119,21 @@ def check_groups(given: object) -> tuple[str, ...]:
     return groups
 
 
+def as_array(values: Any, rule: str, kind: type | None = None) -> NDArray[Any]:
+    """An array, of numbers of a kind if it is given.
+
+    Raises
+    ------
+    ValueError
+        If NumPy makes none of it; says the rule.
+    """
+    try:
+        return np.asarray(values, dtype=kind)
+    except (TypeError, ValueError) as error:
+        given = type(values).__name__
+        raise ValueError(f"{rule}; got a {given} of which NumPy says: {error}") from error
+
+
 def check_labels(
     values: ArrayLike, count: int, rule: str
 ) -> tuple[NDArray[Any], NDArray[np.int64]]:
@@ -115,10 +148,7 @@ def check_labels(
     labels = np.asarray(values)
     if labels.shape != (count,):
         raise ValueError(f"{rule}, shape ({count},); got {labels.shape}")
-    if labels.dtype.kind in "fcmMO":
-        for row, label in enumerate(labels.tolist()):
-            if _is_missing(label):
-                raise ValueError(f"{rule}; that of row {row} is missing")
+    check_none_missing(labels, rule)
     try:
         names, codes = np.unique(labels, return_inverse=True)
     except TypeError:
@@ -127,8 +157,43 @@ def check_labels(
     return names, codes
 
 
+def check_none_missing(labels: NDArray[Any], rule: str) -> None:
+    """Refuse labels of shape (n,) among which is None, NaN or pandas' NA; says the rule.
+
+    Raises
+    ------
+    ValueError
+    """
+    if labels.dtype.kind in "fcmMO":
+        for row, label in enumerate(labels.tolist()):
+            if _is_missing(label):
+                raise ValueError(f"{rule}; that of row {row} is missing")
+
+
 def _is_missing(label: Any) -> bool:
     try:
         return label is None or bool(label != label)
     except TypeError:  # pandas' NA says neither yes nor no
         return True
+
+
+def little_evidence(target_fmr: float, impostor_pairs: int | None, people: int) -> str | None:
+    """On how little a threshold was calibrated, where that is too little to state a rate.
+
+    Parameters
+    ----------
+    target_fmr : float
+    impostor_pairs : int or None
+        None if it is not known.
+    people : int
+        0 if it is not known.
+
+    Returns
+    -------
+    str or None
+        None where neither is known to be too few.
+    """
+    few = [f"{people} people"] if 0 < people < LEAST_PEOPLE else []
+    if impostor_pairs is not None and target_fmr * impostor_pairs < RULE_OF_3:
+        few.append(f"{impostor_pairs} pairs of strangers")
+    return f"calibrated on {' and '.join(few)}" if few else None

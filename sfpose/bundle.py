@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sfpose._calibration import Calibrated, from_conditions, to_conditions
+from sfpose._calibrated import Calibrated, from_conditions, to_conditions
 from sfpose._checks import check_groups
 from sfpose._cohort import Cohort
 from sfpose._embedding import check_min_face_score, crop_kind
@@ -189,7 +189,7 @@ class VerificationBundle:
         written: Any = parse_json(files[MANIFEST], MANIFEST)
         strangers = None if cohort is None else cohort.descriptors
         again = Artifact(artifact.model, written)
-        _estimators(again, strangers, "the bundle", None)[1]._rule(1, 1, None)
+        _estimators(again, strangers, "the bundle", None)[1].decision_rule()
         return files
 
     @classmethod

@@ -2,143 +2,38 @@
 
 A threshold holds for one kind of comparison: means of several images lie closer to each
 other than single images do, strangers included, and profiles lie farther from frontal
-images than these from each other. May import ``_checks`` and ``runtime``.
+images than these from each other. May import ``_checks``, ``_descriptor_form`` and ``runtime``.
 """
 
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sfpose._checks import check_number, check_whole
-from sfpose.runtime.artifact import DISTANCE, Artifact, Json, Manifest, read_manifest
+from sfpose._checks import check_number, check_rate, check_whole, little_evidence
+from sfpose._descriptor_form import DescriptorForm, Weights, manifest_of
+from sfpose.runtime.artifact import Json, Manifest
 
 __all__ = [
     "Condition",
     "DescriptorForm",
+    "Poses",
     "Rule",
     "VerificationResult",
+    "Weights",
     "choose_condition",
     "manifest_of",
     "shipped_conditions",
     "shipped_rule",
 ]
 
-_UNIT_SUM = 1e-3
 
-Weights: TypeAlias = str | os.PathLike[str] | Manifest
-"""A shipped name or path of an artifact, or what its manifest said when it was read."""
-
-
-def manifest_of(weights: Weights) -> Manifest:
-    """What an artifact says of itself."""
-    return weights if isinstance(weights, Mapping) else read_manifest(weights)
-
-
-class DescriptorForm(NamedTuple):
-    """Which descriptors a threshold holds for.
-
-    Attributes
-    ----------
-    size : int
-        Values of a descriptor.
-    normalization : {"l1", "none"}
-        Whether the values of each sum to 1.
-    digest : str, optional
-        SHA-256 of the network that they come from, if it is known.
-
-    Examples
-    --------
-    >>> from sfpose.decision import DescriptorForm
-    >>> form = DescriptorForm.of_weights("default")
-    >>> form.size, form.normalization
-    (256, 'l1')
-    """
-
-    size: int
-    normalization: str
-    digest: str | None = None
-
-    @classmethod
-    def of_weights(cls, weights: Weights) -> DescriptorForm:
-        """Form of the descriptors that an artifact makes.
-
-        Raises
-        ------
-        ValueError
-            If its manifest does not say it, or is for another distance than this library
-            computes, such as chi-square with a factor of 1/2.
-        """
-        manifest: Any = manifest_of(weights)
-        name = "a manifest" if manifest is weights else str(weights)
-        return cls._of(manifest, lambda: manifest["files"]["model.onnx"]["sha256"], name)
-
-    @classmethod
-    def of_artifact(cls, artifact: Artifact, name: str) -> DescriptorForm:
-        """The same of an artifact that was read already; errors call it by its name."""
-        return cls._of(artifact.manifest, lambda: artifact.digest, name)
-
-    @classmethod
-    def _of(cls, manifest: Any, digest: Callable[[], object], name: str) -> DescriptorForm:
-        if manifest.get("distance") != DISTANCE:
-            raise ValueError(
-                f"thresholds must be for {DISTANCE['definition']} with factor "
-                f"{DISTANCE['factor']}; {name!r} is for {manifest.get('distance')!r}"
-            )
-        try:
-            stated = manifest["descriptor"]
-            return cls(int(stated["size"]), str(stated["normalization"]), str(digest()))
-        except (KeyError, TypeError, ValueError) as error:
-            rule = "a manifest must state size and normalization of its descriptors"
-            raise ValueError(f"{rule}; {error!r} in that of {name!r}") from error
-
-    @classmethod
-    def of_rows(cls, rows: NDArray[np.floating[Any]], weights: Weights) -> DescriptorForm:
-        """Form of some descriptors; with a digest if they may come from these weights."""
-        own = cls(rows.shape[1], "l1" if _sum_to_one(rows).all() else "none")
-        made = cls.of_weights(weights)
-        return made if made[:2] == own[:2] else own
-
-    def check(self, rows: NDArray[np.floating[Any]], name: str) -> None:
-        """Refuse descriptors of another form.
-
-        Parameters
-        ----------
-        rows : array of shape (n, d)
-        name : str
-            What to call them in an error.
-
-        Raises
-        ------
-        ValueError
-            If they have another width or another normalization.
-        """
-        if rows.shape[1] != self.size:
-            raise ValueError(
-                f"{name} must have {self.size} values a row, as descriptors of these weights "
-                f"have; got {rows.shape[1]}"
-            )
-        unit = _sum_to_one(rows)
-        if self.normalization == "l1" and not unit.all():
-            raise ValueError(
-                f"{name} must sum to 1 in each row, as descriptors of these weights do; "
-                f"row {int(np.argmin(unit))} does not"
-            )
-        if self.normalization == "none" and unit.all():
-            raise ValueError(
-                f"{name} must not be normalised, since descriptors of these weights are not; "
-                "each row sums to 1"
-            )
-
-
-def _sum_to_one(rows: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
-    return np.asarray(np.abs(rows.sum(axis=1, dtype=np.float64) - 1) <= _UNIT_SUM)
+Poses: TypeAlias = Sequence[str | int] | None
+"""Poses of both sides of a comparison, or None for all mixed."""
 
 
 class Condition(NamedTuple):
@@ -163,9 +58,7 @@ class Condition(NamedTuple):
     poses: tuple[str, str] | None = None
 
     @classmethod
-    def of(
-        cls, template_images: int, probe_images: int, poses: Sequence[str | int] | None = None
-    ) -> Condition:
+    def of(cls, template_images: int, probe_images: int, poses: Poses = None) -> Condition:
         """The condition of a comparison whose sides come in any order; poses become text.
 
         Raises
@@ -224,11 +117,14 @@ def choose_condition(known: Iterable[Condition], wanted: Condition) -> Condition
         and other.probe_images >= wanted.probe_images
     ]
     if not fitting:
-        listed = "; ".join(str(condition) for condition in known) or "none"
+        # Of other poses only which there are: all their sizes would bury what is asked about.
+        near: list[object] = [condition for condition in known if condition.poses == wanted.poses]
+        pairs = sorted({condition.poses for condition in known if condition.poses})
+        listed = "; ".join(map(str, near or (" - ".join(pair) for pair in pairs))) or "none"
+        advice = "Give fewer images, or calibrate on more" if near else "Calibrate on such poses"
         raise ValueError(
             f"a decision needs a threshold calibrated for its poses and for at least its number "
-            f"of images; got {wanted}, calibrated are: {listed}. Give fewer images, or fit a "
-            "TemplateVerifier on more"
+            f"of images; got {wanted}, calibrated are: {listed}. {advice}: TemplateVerifier.fit"
         )
     return min(fitting, key=lambda c: (c.template_images + c.probe_images, c.template_images))
 
@@ -244,6 +140,8 @@ class Rule:
     target_fmr : float
     slope, intercept : float
         ``slope * distance + intercept`` is the log-likelihood ratio.
+    caution : str, optional
+        See ``VerificationResult``.
 
     Examples
     --------
@@ -256,12 +154,15 @@ class Rule:
     target_fmr: float
     slope: float
     intercept: float
+    caution: str | None = None
 
     def decide(self, distance: float) -> VerificationResult:
         """Accept or refuse a distance."""
         match = distance <= self.threshold
         ratio = self.slope * distance + self.intercept
-        return VerificationResult(match, distance, self.threshold, self.target_fmr, ratio)
+        return VerificationResult(
+            match, distance, self.threshold, self.target_fmr, ratio, self.caution
+        )
 
 
 @dataclass(frozen=True)
@@ -287,6 +188,8 @@ class VerificationResult:
     >>> from sfpose.decision import VerificationResult
     >>> print(VerificationResult(True, 0.31, 0.45, 1e-3, 4.2))
     same person: distance 0.3100 <= threshold 0.4500 (for one false match in 1,000)
+    >>> print(VerificationResult(True, 0.31, 0.45, 1e-3, 4.2, "calibrated on 3 people"))
+    same person: distance 0.3100 <= threshold 0.4500 (target FMR 0.001, calibrated on 3 people)
     """
 
     match: bool
@@ -294,15 +197,19 @@ class VerificationResult:
     threshold: float
     target_fmr: float
     log_likelihood_ratio: float
+    caution: str | None = None
 
     def __bool__(self) -> bool:
         return self.match
 
     def __str__(self) -> str:
         decision, sign = ("same person", "<=") if self.match else ("different people", ">")
+        rate = f"for one false match in {1 / self.target_fmr:,.0f}"
+        if self.caution is not None:
+            rate = f"target FMR {self.target_fmr:g}, {self.caution}"
         return (
             f"{decision}: distance {self.distance:.4f} {sign} threshold {self.threshold:.4f} "
-            f"(for one false match in {1 / self.target_fmr:,.0f})"
+            f"({rate})"
         )
 
 
@@ -332,21 +239,32 @@ def shipped_conditions(manifest: Manifest, least: float = 0.0) -> dict[Condition
     True
     """
     calibration: Any = manifest.get("calibration")
-    entries = calibration.get("conditions", []) if isinstance(calibration, dict) else []
+    if not isinstance(calibration, dict | None):
+        raise ValueError(f"the manifest's calibration must be a table; got {calibration!r}")
     try:
-        found = {}
-        for entry in entries:
+        found: dict[Condition, dict[str, Json]] = {}
+        for entry in (calibration or {}).get("conditions", []):
             condition = Condition.of(*(entry[name] for name in Condition._fields))
+            if condition in found:
+                raise ValueError(f"conditions must differ; {condition} comes twice")
             line = entry["log_likelihood_ratio"]
-            numbers = [line["slope"], line["intercept"]]
+            check_number(line["intercept"], "intercept")
+            if check_number(line["slope"], "slope") > 0:
+                raise ValueError(f"slope must not be above 0; got {line['slope']!r}")
+            rates: list[float] = []
             for stated in entry["thresholds"]:
-                numbers += [stated["target_fmr"], stated["threshold"]]
-                if not 0 < stated["target_fmr"] < 1 or not stated["threshold"] >= least:
-                    raise ValueError(f"threshold {stated['threshold']!r}")
-            if not all(math.isfinite(number) for number in numbers):
-                raise ValueError(f"numbers {numbers}")
+                rate = check_rate(stated["target_fmr"], "target_fmr")
+                if any(math.isclose(rate, other, rel_tol=1e-9) for other in rates):
+                    raise ValueError(f"target_fmr must differ; {rate:g} comes twice")
+                rates.append(rate)
+                if not check_number(stated["threshold"], "threshold") >= least:
+                    raise ValueError(
+                        f"threshold must be at least {least}; got {stated['threshold']}"
+                    )
+                for count in ("impostor_pairs", "people"):
+                    check_whole(stated.get(count, 0), count, 0)
             found[condition] = entry
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"the manifest's calibration is of another form: {error!r}") from error
     return found
 
@@ -388,13 +306,19 @@ def shipped_rule(weights: Weights, target_fmr: float, wanted: Condition | None =
         for stated in entry["thresholds"]:
             targets.add(stated["target_fmr"])
             if math.isclose(stated["target_fmr"], target_fmr, rel_tol=1e-9):
+                evidence = stated.get("impostor_pairs"), stated.get("people", 0)
                 usable[condition] = Rule(
-                    stated["threshold"], target_fmr, line["slope"], line["intercept"]
+                    stated["threshold"],
+                    target_fmr,
+                    line["slope"],
+                    line["intercept"],
+                    little_evidence(target_fmr, *evidence),
                 )
     if not usable:
         known = ", ".join(f"{target:g}" for target in sorted(targets)) or "none"
         raise ValueError(
             f"before fit, target_fmr must be one that the weights were calibrated for ({known}); "
-            f"got {target_fmr:g}: fit a TemplateVerifier on your own people"
+            f"got {target_fmr:g}: calibrate on your own people (TemplateVerifier.fit, or "
+            f"sfpose calibrate --target-fmr {target_fmr:g})"
         )
     return usable[choose_condition(usable, wanted or Condition())]

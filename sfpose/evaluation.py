@@ -13,7 +13,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sfpose._calibration import TEMPLATE_SIZES, Calibrator, to_conditions
+from sfpose._calibrated import to_conditions
+from sfpose._calibration import TEMPLATE_SIZES, Calibrator
 from sfpose._scoring import chi2_pairs_at
 from sfpose.embedder import FaceEmbedder
 from sfpose.error_table import Row, format_table, row_from_distances
@@ -323,7 +324,7 @@ def calibrated(artifact: Artifact, cfp: CFP) -> Artifact:
     acquired = ~np.isnan(descriptors).any(axis=1)
     descriptors, subjects = descriptors[acquired], cfp.subjects[acquired]
     calibrator = Calibrator(descriptors, subjects, cfp.poses[acquired])
-    found = calibrator.run(TEMPLATE_SIZES, TARGET_FMRS, optional=True)
+    found = calibrator.run(TEMPLATE_SIZES, TARGET_FMRS, needed=1)
     people = np.unique(subjects)
     data = (
         f"CFP, people {people[0]} to {people[-1]}, all pairs of templates of their "

@@ -11,13 +11,15 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.metadata_routing import UNUSED
 
-from sfpose._calibration import Calibrated, Calibrator, check_parameters
-from sfpose._checks import check_groups
+from sfpose._calibrated import Calibrated
+from sfpose._calibration import Calibrator, check_parameters, check_poses_given
+from sfpose._checks import as_array, check_groups
 from sfpose._cohort import Cohort
 from sfpose._scoring import Floats, check_descriptors, chi2_matrix, chi2_of_checked, chi2_pairs
 from sfpose.decision import (
     Condition,
     DescriptorForm,
+    Poses,
     Rule,
     VerificationResult,
     Weights,
@@ -31,8 +33,9 @@ __all__ = ["TemplateVerifier", "VerificationResult"]
 class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
     """Decide whether descriptors or templates belong to the same person.
 
-    Before ``fit``, decisions rest on the calibration that ships with the weights. ``fit`` replaces
-    it by one on your own people, cameras and poses, which a threshold in use should rest on.
+    By the chi-square distance (Alonso-Fernandez et al., section 4). Before ``fit``, decisions rest
+    on the calibration that ships with the weights. ``fit`` replaces it by one on your own people,
+    cameras and poses, which a threshold in use should rest on if there are at least ten.
 
     Parameters
     ----------
@@ -70,15 +73,6 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
     n_features_in_ : int
         Width of the descriptors.
 
-    See Also
-    --------
-    FaceEmbedder : From images to descriptors.
-    build_templates : From descriptors of several images to templates.
-
-    References
-    ----------
-    Alonso-Fernandez et al., section 4: chi-square distance of mean descriptors.
-
     Examples
     --------
     >>> import numpy as np
@@ -88,6 +82,8 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
     >>> descriptors = rng.gamma(np.repeat(rng.gamma(1.0, 1.0, (40, 50)), 5, axis=0) * 9)
     >>> verifier = TemplateVerifier(target_fmr=0.01).fit(descriptors, subjects)
     >>> bool(verifier.verify(descriptors[:3], descriptors[4]))
+    True
+    >>> verifier.decision_rule(3).threshold < verifier.decision_rule().threshold
     True
     """
 
@@ -158,17 +154,15 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         Warns
         -----
         SmallSampleWarning
-            If there are too few impostor pairs for ``target_fmr``.
+            If there are too few impostor pairs for ``target_fmr``, or fewer than 10 people.
+        UserWarning
+            If people's own distances are not the smaller ones: see ``calibrate_threshold``.
         """
         groups, sizes = self._checked()
-        rows = check_descriptors(descriptors)
+        rows = check_descriptors(as_array(descriptors, "descriptors must have shape (n, d)"))
         form = DescriptorForm.of_rows(rows, self._source())
         strangers = None if cohort is None else Cohort(cohort, form)
-        if ("pose" in groups) != (poses is not None):
-            raise ValueError(
-                'poses must be given where groups hold "pose", and nowhere else; got '
-                f"groups={self.groups!r} and {'no ' if poses is None else ''}poses"
-            )
+        check_poses_given(groups, poses)
         calibrator = Calibrator(
             rows,
             subjects,
@@ -180,7 +174,8 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         )
         if "size" not in groups:
             sizes = ((1, 1),)
-        found = calibrator.run(sizes, [self.target_fmr], optional=self.template_sizes is None)
+        all_needed = self.template_sizes is not None
+        found = calibrator.run(sizes, [self.target_fmr], needed=len(sizes) if all_needed else 1)
         return self._learned(found, form, strangers)
 
     def _learned(
@@ -199,11 +194,8 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         form: DescriptorForm | None = getattr(self, "_form", None)
         if form is None or form.digest is not None:
             now = DescriptorForm.of_weights(self._source())
-            if form is not None and form.digest != now.digest:
-                raise ValueError(
-                    f"a threshold holds for the weights that it was calibrated on, {form.digest}; "
-                    f"{str(self.weights)!r} is {now.digest} now: fit or load again"
-                )
+            if form is not None:
+                form.check_network(now, self.weights)
             form = now
         for name, rows in sides.items():
             form.check(rows, name)
@@ -232,10 +224,19 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         asked = self.target_fmr, self.template_sizes, self.max_pairs, self.random_state
         return check_groups(self.groups), check_parameters(*asked)
 
-    def _rule(
-        self, template_images: int, probe_images: int, poses: Sequence[str | int] | None
+    def decision_rule(
+        self, template_images: int = 1, probe_images: int = 1, poses: Poses = None
     ) -> Rule:
-        """What decides about a comparison, after a fit or by the shipped calibration."""
+        """What decides about a comparison: its threshold, without a decision.
+
+        Parameters and errors are those of ``decision_function``.
+
+        Returns
+        -------
+        Rule
+            With ``threshold``, ``target_fmr`` and ``caution``: of the fit, or before it of the
+            calibration that ships.
+        """
         fitted = hasattr(self, "_calibrated")
         groups = self._calibrated_groups if fitted else check_groups(self.groups)
         if poses is not None and "pose" not in groups:
@@ -289,7 +290,7 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         *,
         template_images: int = 1,
         probe_images: int = 1,
-        poses: Sequence[str | int] | None = None,
+        poses: Poses = None,
     ) -> NDArray[np.float64]:
         """Threshold minus distance of row i of both: at least 0 means accepted.
 
@@ -311,7 +312,8 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         ValueError
             If an input is refused or nothing was calibrated for such comparisons.
         """
-        return self._rule(template_images, probe_images, poses).threshold - self._distances(A, B)
+        rule = self.decision_rule(template_images, probe_images, poses)
+        return rule.threshold - self._distances(A, B)
 
     def predict(
         self,
@@ -320,7 +322,7 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         *,
         template_images: int = 1,
         probe_images: int = 1,
-        poses: Sequence[str | int] | None = None,
+        poses: Poses = None,
     ) -> NDArray[np.bool_]:
         """Whether row i of ``A`` and row i of ``B`` show the same person.
 
@@ -342,7 +344,7 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         *,
         template_images: int = 1,
         probe_images: int = 1,
-        poses: Sequence[str | int] | None = None,
+        poses: Poses = None,
     ) -> NDArray[np.float64]:
         """How much more likely each distance is for one person than for two.
 
@@ -353,7 +355,7 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         float64 array of shape (n,)
             Natural logarithms, by logistic calibration: above 0 speaks for one person.
         """
-        rule = self._rule(template_images, probe_images, poses)
+        rule = self.decision_rule(template_images, probe_images, poses)
         return np.asarray(rule.slope * self._distances(A, B) + rule.intercept)
 
     def verify(
@@ -363,7 +365,7 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         *,
         template_images: int | None = None,
         probe_images: int | None = None,
-        poses: Sequence[str | int] | None = None,
+        poses: Poses = None,
     ) -> VerificationResult:
         """Decide about one template and one probe.
 
@@ -388,7 +390,7 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         """
         first = check_descriptors(np.atleast_2d(np.asarray(template)), name="template")
         second = check_descriptors(np.atleast_2d(np.asarray(probe)), name="probe")
-        rule = self._rule(
+        rule = self.decision_rule(
             len(first) if template_images is None else template_images,
             len(second) if probe_images is None else probe_images,
             poses,

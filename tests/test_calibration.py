@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sfpose import TemplateVerifier, build_templates
-from sfpose._calibration import Calibrator, from_conditions, to_conditions
+from sfpose._calibrated import from_conditions, to_conditions
+from sfpose._calibration import Calibrator
 from sfpose._kernels import reference
 from sfpose._sampling import sample
 from sfpose.decision import Condition, choose_condition

@@ -109,6 +109,8 @@ def test_a_threshold_holds_for_people_whom_the_calibration_lacks(cohort):
     assert not normalised.fnmr.any()
 
 
+@pytest.mark.filterwarnings("ignore:a threshold needs at least 10 people")
+@pytest.mark.filterwarnings("ignore:distances must be smaller the more alike")
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(-20, 20))
 def test_scale_and_order_of_sides_do_not_matter(seed, exponent):
@@ -128,6 +130,7 @@ def test_scale_and_order_of_sides_do_not_matter(seed, exponent):
     assert other.threshold_ == pytest.approx(verifier.threshold_, rel=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:a threshold needs at least 10 people")
 @pytest.mark.parametrize(
     "strangers",
     [np.tile(np.eye(WIDTH), (4, 1)), np.full((100, WIDTH), 1 / WIDTH)],

@@ -218,7 +218,7 @@ def test_groups_without_a_kind_of_comparison_say_so():
     assert np.isnan(rates.fnmr[1])
     assert (rates.fmr[1], rates.fnmr[0]) == (0.5, 0.5)
     assert np.isnan(group_error_rates([5, 1], [0, 1], ["a", "b"], 0).fmr_inequity)
-    with pytest.raises(ValueError, match=r"groups must have shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"groups must name one .*, shape \(2,\); got \(1,\)"):
         group_error_rates([1, 2], [1, 0], ["a"], 1)
 
 

@@ -222,6 +222,7 @@ def _errors_at_threshold(verifier, descriptors, subjects):
     return -(accepted[~genuine].mean() + (~accepted)[genuine].mean())
 
 
+@pytest.mark.filterwarnings("ignore:a threshold needs at least 10 people; got 6")
 @pytest.mark.parametrize("routing", [False, True])
 def test_grid_search_over_a_verifier_with_folds_of_people(routing):
     descriptors, subjects = _people()

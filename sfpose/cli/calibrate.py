@@ -24,7 +24,8 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         description="Compare the photos in a folder with one folder for each person, one "
         "against one and as templates of several as far as they go, find the thresholds for the "
         "false match rates that you ask for, and write the weights with them as an artifact. "
-        "Give it to the other commands as --weights ARTIFACT.",
+        "Give it to the other commands as --weights ARTIFACT. A rate for which fewer than 3 false "
+        "matches are expected among the photos is left out, and nothing written if none is left.",
     )
     parser.add_argument("people", help="folder PERSON/photo of at least two people")
     parser.add_argument("--out", type=Path, required=True, help="artifact folder to write")
@@ -47,7 +48,8 @@ def run(options: argparse.Namespace) -> int:
     """Write the artifact and print what each threshold achieved."""
     import numpy as np
 
-    from sfpose._calibration import TEMPLATE_SIZES, Calibrator, to_conditions
+    from sfpose._calibrated import to_conditions
+    from sfpose._calibration import TEMPLATE_SIZES, Calibrator
     from sfpose.runtime.artifact import read_artifact, write_artifact
 
     check_new(options.out, options.overwrite, artifact=True)
@@ -60,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
     targets = sorted(set(options.target_fmr), reverse=True)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        found = calibrator.run(TEMPLATE_SIZES, targets, optional=True)
+        found = calibrator.run(TEMPLATE_SIZES, targets, needed=0)
     notes = [str(warning.message) for warning in caught]
     data = f"{len(rows)} photos of {len(set(names.tolist()))} people in {Path(options.people).name}"
     conditions: Any = to_conditions(found)

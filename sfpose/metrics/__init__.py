@@ -27,7 +27,6 @@ from sfpose.metrics.groups import GroupErrorRates, group_error_rates
 from sfpose.metrics.identification import cumulative_match_curve, identification_rate_at_fpir
 from sfpose.metrics.intervals import (
     Interval,
-    PeopleResampler,
     clopper_pearson_interval,
     people_interval,
     people_rate_interval,
@@ -53,7 +52,6 @@ __all__ = [
     "GroupErrorRates",
     "Interval",
     "LikelihoodRatioCalibrator",
-    "PeopleResampler",
     "PoseErrorDisplay",
     "ScoreHistogramDisplay",
     "SmallSampleWarning",

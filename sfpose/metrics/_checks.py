@@ -5,7 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sfpose._checks import as_array, check_none_missing, is_number
+
 __all__ = [
+    "as_booleans",
+    "as_numbers",
     "check_people",
     "check_ratios",
     "check_scores",
@@ -28,7 +32,8 @@ def check_scores(
         neither 0 nor 1, or one of the two kinds of comparison is missing: both of them where
         ``one_kind_alone`` is allowed.
     """
-    scores, labels = _labelled(distances, is_genuine, "distances", one_kind_alone=one_kind_alone)
+    advice = "give inf, which is refused at every threshold"
+    scores, labels = _labelled(distances, is_genuine, "distances", advice, one_kind_alone)
     if np.isneginf(scores).any():
         raise ValueError(
             "distances must be larger than minus infinity, or no threshold lies below them; "
@@ -39,13 +44,13 @@ def check_scores(
 
 def check_ratios(log_likelihood_ratios: ArrayLike, is_genuine: ArrayLike) -> Labelled:
     """The same for log-likelihood ratios, which may be infinite either way."""
-    return _labelled(log_likelihood_ratios, is_genuine, "log_likelihood_ratios")
+    return _labelled(log_likelihood_ratios, is_genuine, "log_likelihood_ratios", "leave them out")
 
 
 def _labelled(
-    values: ArrayLike, is_genuine: ArrayLike, name: str, *, one_kind_alone: bool = False
+    values: ArrayLike, is_genuine: ArrayLike, name: str, advice: str, one_kind_alone: bool = False
 ) -> Labelled:
-    scores = np.asarray(values, dtype=np.float64)
+    scores = as_numbers(values, name)
     labels = np.asarray(is_genuine)
     if scores.ndim != 1 or scores.shape != labels.shape:
         raise ValueError(
@@ -55,12 +60,9 @@ def _labelled(
     if np.isnan(scores).any():
         raise ValueError(
             f"{name} must not be NaN; got {np.isnan(scores).sum()} NaN, which stand for "
-            "failures to acquire: see sfpose.metrics.verification_summary"
+            f"failures to acquire: {advice}, or see sfpose.metrics.verification_summary"
         )
-    if labels.dtype != np.bool_:
-        if not np.isin(labels, (0, 1)).all():
-            raise ValueError("is_genuine must be booleans, or 0 and 1; got other values")
-        labels = labels.astype(np.bool_)
+    labels = as_booleans(labels, "is_genuine")
     genuine = int(labels.sum())
     impostors = len(labels) - genuine
     if not (genuine and impostors) and not (one_kind_alone and len(labels)):
@@ -71,12 +73,26 @@ def _labelled(
     return scores, labels
 
 
+def as_numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:
+    """Values as a float64 array of any shape, or an error."""
+    return as_array(values, f"{name} must be an array of numbers", np.float64)
+
+
+def as_booleans(labels: NDArray[np.generic], name: str) -> NDArray[np.bool_]:
+    """Labels as booleans, if they are, or 0 and 1."""
+    if labels.dtype == np.bool_:
+        return labels.astype(np.bool_, copy=False)
+    strange = labels[~np.isin(labels, (0, 1))]
+    if len(strange):
+        raise ValueError(f"{name} must be booleans, or 0 and 1; got {strange[0].item()!r}")
+    return labels.astype(np.bool_)
+
+
 def check_threshold(value: float) -> float:
     """``value`` as a float, if it is a number."""
-    threshold = float(value)
-    if np.isnan(threshold):
-        raise ValueError(f"threshold must be a number; got {value}")
-    return threshold
+    if not is_number(value) or np.isnan(value):
+        raise ValueError(f"threshold must be a number; got {value!r}")
+    return float(value)
 
 
 def check_people(
@@ -88,6 +104,8 @@ def check_people(
         raise ValueError(
             f"people of both sides must have shape {shape}; got {first.shape} and {second.shape}"
         )
+    for name, side in (("first_people", first), ("second_people", second)):
+        check_none_missing(side, f"{name} must name one person for each comparison")
     return first, second
 
 

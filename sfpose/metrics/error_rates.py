@@ -75,6 +75,8 @@ def det_curve(distances: ArrayLike, is_genuine: ArrayLike) -> DetCurve:
     Parameters
     ----------
     distances : array of shape (n,)
+        Smaller means more alike: similarities give a curve turned round, without a word.
+        Infinite where an image could not be acquired: refused at every threshold.
     is_genuine : bool array of shape (n,)
         True where both images show the same person.
 
@@ -123,6 +125,9 @@ def equal_error_rate(
     Parameters
     ----------
     distances : array of shape (n,)
+        Smaller means more alike: similarities give the rate of the other way round, such as
+        98 instead of 2 %, without a word.
+        Infinite where an image could not be acquired: refused at every threshold.
     is_genuine : bool array of shape (n,)
     convex_hull : bool, default=False
         Of the lower convex hull of the curve instead: what a system reaches that may
@@ -189,13 +194,14 @@ def d_prime(distances: ArrayLike, is_genuine: ArrayLike) -> float:
     Parameters
     ----------
     distances : array of shape (n,)
+        Smaller means more alike.
     is_genuine : bool array of shape (n,)
 
     Returns
     -------
     float
         Positive if impostors lie farther; 0 if the means are equal, else infinite if neither
-        kind varies.
+        kind varies. NaN if a distance is infinite.
 
     Raises
     ------
@@ -213,10 +219,10 @@ def d_prime(distances: ArrayLike, is_genuine: ArrayLike) -> float:
     3.0
     """
     scores, genuine = check_scores(distances, is_genuine)
-    gap = scores[~genuine].mean() - scores[genuine].mean()
-    if gap == 0:
-        return 0.0
     with np.errstate(divide="ignore", invalid="ignore"):
+        gap = scores[~genuine].mean() - scores[genuine].mean()
+        if gap == 0:
+            return 0.0
         return float(gap / np.sqrt((scores[genuine].var() + scores[~genuine].var()) / 2))
 
 
@@ -228,6 +234,7 @@ def error_rates_at_threshold(
     Parameters
     ----------
     distances : array of shape (n,)
+        Smaller means more alike.
     is_genuine : bool array of shape (n,)
     threshold : float
 
@@ -238,7 +245,7 @@ def error_rates_at_threshold(
     Raises
     ------
     ValueError
-        If the input is refused: see ``equal_error_rate``; or ``threshold`` is NaN.
+        If the input is refused: see ``equal_error_rate``; or ``threshold`` is no number.
 
     Examples
     --------
@@ -299,6 +306,7 @@ def threshold_at_fmr(distances: ArrayLike, is_genuine: ArrayLike, fmr: float) ->
     Parameters
     ----------
     distances : array of shape (n,)
+        Smaller means more alike.
     is_genuine : bool array of shape (n,)
     fmr : float
         Below 1; 0 allows no false match at all.
@@ -341,6 +349,7 @@ def fnmr_at_fmr(distances: ArrayLike, is_genuine: ArrayLike, fmr: float) -> floa
     Parameters
     ----------
     distances : array of shape (n,)
+        Smaller means more alike.
     is_genuine : bool array of shape (n,)
     fmr : float
         Below 1; below one over the number of impostors it means no false match at all.

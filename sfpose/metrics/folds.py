@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sfpose._checks import check_labels
 from sfpose.metrics._checks import check_scores
 from sfpose.metrics.error_rates import accepted_counts
 
@@ -38,6 +39,7 @@ def k_fold_accuracy(distances: ArrayLike, is_genuine: ArrayLike, folds: ArrayLik
     Parameters
     ----------
     distances : array of shape (n,)
+        Smaller means more alike.
         Infinite where an image could not be acquired: refused at every threshold.
     is_genuine : bool array of shape (n,)
     folds : array of shape (n,)
@@ -51,7 +53,7 @@ def k_fold_accuracy(distances: ArrayLike, is_genuine: ArrayLike, folds: ArrayLik
     Raises
     ------
     ValueError
-        If there are fewer than two folds or the scores are refused.
+        If there are fewer than two folds, a comparison has none, or the scores are refused.
 
     References
     ----------
@@ -64,15 +66,12 @@ def k_fold_accuracy(distances: ArrayLike, is_genuine: ArrayLike, folds: ArrayLik
     1.0
     """
     scores, genuine = check_scores(distances, is_genuine)
-    groups = np.asarray(folds)
-    if groups.shape != scores.shape:
-        raise ValueError(f"folds must have shape {scores.shape}; got {groups.shape}")
-    names = np.unique(groups)
+    names, numbers = check_labels(folds, len(scores), "folds must name one for each comparison")
     if len(names) < 2:
         raise ValueError(f"there must be at least two folds; got {len(names)}")
     accuracies = []
-    for name in names:
-        inside = groups == name
+    for number in range(len(names)):
+        inside = numbers == number
         others = check_scores(scores[~inside], genuine[~inside])
         impostors, own, thresholds = accepted_counts(*others)
         thresholds = thresholds[thresholds < np.inf]

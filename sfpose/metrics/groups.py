@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sfpose._checks import check_labels
 from sfpose.metrics._checks import check_scores, check_threshold
 
 __all__ = ["GroupErrorRates", "group_error_rates"]
@@ -67,6 +68,7 @@ def group_error_rates(
     Parameters
     ----------
     distances : array of shape (n,)
+        Smaller means more alike.
     is_genuine : bool array of shape (n,)
         All of one kind too: the rate of the other is NaN then.
     groups : array of shape (n,)
@@ -80,7 +82,8 @@ def group_error_rates(
     Raises
     ------
     ValueError
-        If the scores are refused, shapes differ, there is no comparison, or ``threshold`` is NaN.
+        If the scores are refused, shapes differ, there is no comparison, one has no group, or
+        ``threshold`` is no number.
 
     References
     ----------
@@ -95,10 +98,7 @@ def group_error_rates(
     ([0.5, 1.0], [2, 1])
     """
     scores, genuine = check_scores(distances, is_genuine, one_kind_alone=True)
-    labels = np.asarray(groups)
-    if labels.shape != scores.shape:
-        raise ValueError(f"groups must have shape {scores.shape}; got {labels.shape}")
-    names, codes = np.unique(labels, return_inverse=True)
+    names, codes = check_labels(groups, len(scores), "groups must name one for each comparison")
     accepted = scores <= check_threshold(threshold)
     own = np.bincount(codes[genuine], minlength=len(names))
     strangers = np.bincount(codes[~genuine], minlength=len(names))

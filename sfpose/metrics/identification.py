@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sfpose._checks import check_rate
+from sfpose.metrics._checks import as_numbers
 from sfpose.metrics.error_rates import errors_within
 
 __all__ = ["cumulative_match_curve", "identification_rate_at_fpir"]
@@ -14,7 +15,7 @@ __all__ = ["cumulative_match_curve", "identification_rate_at_fpir"]
 def _check(
     distances: ArrayLike, probe_subjects: ArrayLike, gallery_subjects: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    matrix = np.asarray(distances, dtype=np.float64)
+    matrix = as_numbers(distances, "distances")
     probes, gallery = np.asarray(probe_subjects), np.asarray(gallery_subjects)
     if matrix.ndim != 2 or matrix.shape != (len(probes), len(gallery)) or 0 in matrix.shape:
         raise ValueError(
@@ -22,7 +23,10 @@ def _check(
             f"got {matrix.shape} for {len(probes)} probes and {len(gallery)} in the gallery"
         )
     if np.isnan(matrix).any():
-        raise ValueError("distances must not be NaN; leave out what could not be acquired")
+        raise ValueError(
+            f"distances must not be NaN; got {np.isnan(matrix).sum()} NaN: leave out what could "
+            "not be acquired, or give inf, which is found at no threshold"
+        )
     return matrix, probes[:, None] == gallery[None]
 
 
@@ -36,7 +40,7 @@ def cumulative_match_curve(
     Parameters
     ----------
     distances : array of shape (p, g)
-        Each probe to each row of the gallery.
+        Each probe to each row of the gallery; smaller means more alike.
     probe_subjects : array of shape (p,)
         All of them must be in the gallery.
     gallery_subjects : array of shape (g,)
@@ -77,6 +81,7 @@ def identification_rate_at_fpir(
     Parameters
     ----------
     distances : array of shape (p, g)
+        Smaller means more alike.
     probe_subjects : array of shape (p,)
         Some in the gallery, some not.
     gallery_subjects : array of shape (g,)

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sfpose._checks import check_rate, check_whole
-from sfpose.metrics._checks import check_people, check_scores
+from sfpose._checks import LEAST_PEOPLE, check_labels, check_rate, check_whole
+from sfpose.metrics._checks import as_booleans, check_people, check_scores
 from sfpose.metrics.error_rates import crossing
 
 __all__ = [
     "Interval",
-    "PeopleResampler",
     "clopper_pearson_interval",
     "people_interval",
     "people_rate_interval",
 ]
-
-LEAST_PEOPLE = 10
-"""With fewer, drawings of people are too few and too alike to say how far a rate may be off."""
 
 
 class Interval(NamedTuple):
@@ -48,6 +43,7 @@ def clopper_pearson_interval(errors: int, trials: int, *, confidence: float = 0.
     Parameters
     ----------
     errors, trials : int
+        Counts, no rates: whole numbers.
     confidence : float, default=0.95
         Between 0 and 1.
 
@@ -58,8 +54,8 @@ def clopper_pearson_interval(errors: int, trials: int, *, confidence: float = 0.
     Raises
     ------
     ValueError
-        If ``errors`` does not lie in 0 ... ``trials``, there is no trial, or ``confidence``
-        does not lie between 0 and 1.
+        If ``errors`` and ``trials`` are no whole numbers, ``errors`` does not lie in
+        0 ... ``trials``, there is no trial, or ``confidence`` does not lie between 0 and 1.
 
     References
     ----------
@@ -75,50 +71,18 @@ def clopper_pearson_interval(errors: int, trials: int, *, confidence: float = 0.
     """
     from scipy.stats import beta
 
-    if trials < 1 or not 0 <= errors <= trials:
-        raise ValueError(f"errors must lie in 0 ... trials, trials >= 1; got {errors} of {trials}")
+    trials = check_whole(trials, "trials", 1)
+    errors = check_whole(errors, "errors", 0, trials)
     tail = (1 - check_rate(confidence, "confidence")) / 2
     low = 0.0 if errors == 0 else float(beta.ppf(tail, errors, trials - errors + 1))
     high = 1.0 if errors == trials else float(beta.ppf(1 - tail, errors + 1, trials - errors))
     return Interval(low, high)
 
 
-class PeopleResampler:
+class _PeopleResampler:
     """Draws people with replacement and reweights the comparisons between them.
 
-    A comparison of two people counts as often as the product of their draws, one of
-    a person with themselves as often as that person was drawn: the pigeonhole or vertex
-    bootstrap. Distances are sorted once; each draw costs one pass over them.
-
-    Parameters
-    ----------
-    distances : array of shape (n,)
-    is_genuine : bool array of shape (n,)
-    first_people, second_people : arrays of shape (n,)
-        Who is on either side of each comparison.
-
-    Raises
-    ------
-    ValueError
-        If the scores are refused or people of a side have another shape.
-
-    References
-    ----------
-    Owen, "The pigeonhole bootstrap", Annals of Applied Statistics, 2007; Snijders and
-    Borgatti, "Non-parametric standard errors and tests for network statistics",
-    Connections, 1999.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from sfpose.metrics import PeopleResampler
-    >>> rng = np.random.default_rng(0)
-    >>> first, second = rng.integers(0, 30, (2, 2000))
-    >>> distances = rng.normal(np.where(first == second, 1.0, 3.0))
-    >>> resampler = PeopleResampler(distances, first == second, first, second)
-    >>> fmr, fnmr = resampler.draw(rng)
-    >>> fmr.shape == fnmr.shape == resampler.thresholds.shape
-    True
+    Distances are sorted once; each draw costs one pass over them.
     """
 
     def __init__(
@@ -130,12 +94,10 @@ class PeopleResampler:
     ) -> None:
         scores, genuine = check_scores(distances, is_genuine)
         first, second = check_people(first_people, second_people, scores.shape)
-        people, codes = np.unique(np.concatenate([first, second]), return_inverse=True)
-        self._people = len(people)
+        self._people, (first, second) = _numbered(first, second)
         order = np.argsort(scores, kind="stable")
         self._genuine = genuine[order]
-        self._first = codes[: len(first)][order]
-        self._second = codes[len(first) :][order]
+        self._first, self._second = first[order], second[order]
         scores = scores[order]
         self._last = np.flatnonzero(np.r_[scores[1:] != scores[:-1], True])
         self.thresholds = scores[self._last]
@@ -166,14 +128,17 @@ def people_interval(
     first_people: ArrayLike,
     second_people: ArrayLike,
     *,
-    statistic: Callable[[NDArray[np.float64], NDArray[np.float64]], float] | None = None,
+    fmr: float | None = None,
     confidence: float = 0.95,
     draws: int = 200,
     random_state: int = 0,
 ) -> Interval:
     """Bootstrap interval of an error rate that resamples people, not comparisons.
 
-    Drawings as those of ``PeopleResampler``: right where everybody is compared with
+    Of the equal error rate, or of the false non-match rate at a false match rate. People are
+    drawn with replacement. A comparison of two of them counts as often as the product of their
+    draws, one of a person with themselves as often as that person was drawn: the pigeonhole or
+    vertex bootstrap. It is right where everybody is compared with
     everybody, and too wide where most people take part in few comparisons, as in LFW (about
     1.6 times the binomial interval, where comparisons hardly depend on each other).
 
@@ -184,12 +149,13 @@ def people_interval(
     Parameters
     ----------
     distances : array of shape (n,)
+        Smaller means more alike.
     is_genuine : bool array of shape (n,)
     first_people, second_people : arrays of shape (n,)
         Who is on either side of each comparison.
-    statistic : callable, optional
-        ``statistic(fmr, fnmr)`` of the operating points of one drawing, rising
-        thresholds; the equal error rate if not given.
+    fmr : float, optional
+        Below 1; the interval is that of ``fnmr_at_fmr`` at this rate, with the threshold that
+        each drawing would choose. That of the equal error rate if not given.
     confidence : float, default=0.95
         Between 0 and 1.
     draws : int, default=200
@@ -204,17 +170,19 @@ def people_interval(
     Raises
     ------
     ValueError
-        If the scores are refused, fewer than two people are compared, or ``confidence`` or
-        ``draws`` is out of range.
+        If the scores are refused, somebody has no name, fewer than two people are compared, or
+        ``fmr``, ``confidence`` or ``draws`` is out of range.
 
     References
     ----------
-    See ``PeopleResampler``.
+    Owen, "The pigeonhole bootstrap", Annals of Applied Statistics, 2007; Snijders and
+    Borgatti, "Non-parametric standard errors and tests for network statistics",
+    Connections, 1999.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from sfpose.metrics import people_interval
+    >>> from sfpose.metrics import fnmr_at_fmr, people_interval
     >>> rng = np.random.default_rng(0)
     >>> first, second = rng.integers(0, 30, (2, 2000))
     >>> genuine = first == second
@@ -222,23 +190,27 @@ def people_interval(
     >>> low, high = people_interval(distances, genuine, first, second)
     >>> low < 0.16 < high
     True
+    >>> low, high = people_interval(distances, genuine, first, second, fmr=0.1)
+    >>> low < fnmr_at_fmr(distances, genuine, 0.1) < high
+    True
     """
     check_rate(confidence, "confidence")
     draws = check_whole(draws, "draws", 1)
-    resampler = PeopleResampler(distances, is_genuine, first_people, second_people)
-    if resampler._people < 2:
-        raise ValueError("an interval over people needs at least two of them; got one")
+    if fmr is not None:
+        check_rate(fmr, "fmr", zero=True)
+    resampler = _PeopleResampler(distances, is_genuine, first_people, second_people)
     rng = np.random.default_rng(random_state)
     values = []
     for _ in range(draws):
         rates = resampler.draw(rng)
         if rates is None:
             continue
-        if statistic is None:
-            fmr, fnmr = np.r_[0.0, rates[0]], np.r_[1.0, rates[1]]
-            values.append(crossing(fmr, fnmr))
+        # The first operating point refuses all, as that of a DET curve.
+        matches, refusals = np.r_[0.0, rates[0]], np.r_[1.0, rates[1]]
+        if fmr is None:
+            values.append(crossing(matches, refusals))
         else:
-            values.append(statistic(*rates))
+            values.append(float(refusals[np.searchsorted(matches, fmr, side="right") - 1]))
     if not values:
         raise ValueError(
             "no drawing of people had genuine and impostor comparisons; too few people"
@@ -287,12 +259,8 @@ def people_rate_interval(
     Raises
     ------
     ValueError
-        If shapes differ, there is no comparison, a value is neither 0 nor 1, there are fewer
-        than two people, or ``confidence`` or ``draws`` is out of range.
-
-    References
-    ----------
-    See ``PeopleResampler``.
+        If shapes differ, there is no comparison, a value is neither 0 nor 1, somebody has no
+        name, there are fewer than two people, or ``confidence`` or ``draws`` is out of range.
 
     Examples
     --------
@@ -308,30 +276,21 @@ def people_rate_interval(
 
     check_rate(confidence, "confidence")
     draws = check_whole(draws, "draws", 1)
-    errors = np.asarray(is_error, dtype=np.float64)
-    first, second = np.asarray(first_people), np.asarray(second_people)
-    if errors.ndim != 1 or not errors.shape == first.shape == second.shape or not len(errors):
-        raise ValueError(
-            "is_error, first_people and second_people must have one shape (n,), n >= 1; "
-            f"got {errors.shape}, {first.shape} and {second.shape}"
-        )
-    if not np.isin(errors, (0, 1)).all():
-        strange = errors[~np.isin(errors, (0, 1))][0]
-        raise ValueError(f"is_error must be booleans, or 0 and 1; got {strange:g}")
-    people, codes = np.unique(np.concatenate([first, second]), return_inverse=True)
-    if len(people) < 2:
-        raise ValueError("an interval over people needs at least two of them; got one")
-    pairs = codes.reshape(2, -1)
+    given = np.asarray(is_error)
+    if given.ndim != 1 or not len(given):
+        raise ValueError(f"is_error must have shape (n,), n >= 1; got {given.shape}")
+    errors = as_booleans(given, "is_error").astype(np.float64)
+    people, pairs = _numbered(*check_people(first_people, second_people, errors.shape))
     rng = np.random.default_rng(random_state)
-    drawn = rng.integers(0, len(people), (draws, len(people)))
-    times = np.stack([np.bincount(row, minlength=len(people)) for row in drawn]).astype(float)
+    drawn = rng.integers(0, people, (draws, people))
+    times = np.stack([np.bincount(row, minlength=people) for row in drawn]).astype(float)
     apart = pairs[0] != pairs[1]
 
     def weighted(counted: NDArray[np.float64]) -> NDArray[np.float64]:
         """Sum of what is counted in each drawing, one or two people a comparison."""
-        shape = (len(people),) * 2
+        shape = (people, people)
         between = coo_array((counted[apart], tuple(pairs[:, apart])), shape=shape).tocsr()
-        within = np.bincount(pairs[0, ~apart], counted[~apart], minlength=len(people))
+        within = np.bincount(pairs[0, ~apart], counted[~apart], minlength=people)
         return np.asarray(((between.T @ times.T).T * times).sum(axis=1) + times @ within)
 
     totals = weighted(np.ones(len(errors)))
@@ -339,6 +298,17 @@ def people_rate_interval(
     if not len(rates):
         raise ValueError("no drawing of people had a comparison; too few people")
     return _middle(rates, confidence)
+
+
+def _numbered(
+    first: NDArray[np.generic], second: NDArray[np.generic]
+) -> tuple[int, NDArray[np.int64]]:
+    """How many people are on either side of comparisons, and the numbers of both sides, (2, n)."""
+    both = np.concatenate([first, second])
+    people, codes = check_labels(both, len(both), "the people of comparisons must be named")
+    if len(people) < 2:
+        raise ValueError("an interval over people needs at least two of them; got one")
+    return len(people), codes.reshape(2, -1)
 
 
 def people_of(first: NDArray[np.generic], second: NDArray[np.generic]) -> int:

@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.metadata_routing import UNUSED
 
-from sfpose.metrics._checks import check_ratios, check_scores
+from sfpose.metrics._checks import as_numbers, check_ratios, check_scores
 
 if TYPE_CHECKING:
     from sklearn.utils import Tags
@@ -178,6 +178,7 @@ class LikelihoodRatioCalibrator(TransformerMixin, BaseEstimator):  # type: ignor
         Parameters
         ----------
         distances : array of shape (n,)
+            Smaller means more alike.
             Infinite ones are welcome to ``"isotonic"``, which knows only their order.
         is_genuine : bool array of shape (n,)
 
@@ -224,6 +225,7 @@ class LikelihoodRatioCalibrator(TransformerMixin, BaseEstimator):  # type: ignor
         Parameters
         ----------
         distances : array
+            Smaller means more alike.
 
         Returns
         -------
@@ -241,9 +243,10 @@ class LikelihoodRatioCalibrator(TransformerMixin, BaseEstimator):  # type: ignor
         """
         if not (hasattr(self, "slope_") or hasattr(self, "ratios_")):
             raise NotFittedError("a calibrator must be fitted before it transforms; call fit first")
-        scores = np.asarray(distances, dtype=np.float64)
+        scores = as_numbers(distances, "distances")
         if np.isnan(scores).any():
-            raise ValueError(f"distances must not be NaN; got {np.isnan(scores).sum()} NaN")
+            count = np.isnan(scores).sum()
+            raise ValueError(f"distances must not be NaN; got {count} NaN: leave them out")
         if hasattr(self, "slope_"):
             # A level line stays level at infinity, where the product would be NaN.
             rise = self.slope_ * scores if self.slope_ else np.zeros_like(scores)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sfpose.metrics._checks import check_scores
+from sfpose.metrics._checks import as_numbers, check_scores
 from sfpose.metrics.error_rates import d_prime, equal_error_rate, fnmr_at_fmr
 
 __all__ = ["VerificationSummary", "verification_summary"]
@@ -32,7 +32,7 @@ class VerificationSummary:
         False non-match rate at a false match rate of 1 %, of 0.1 %, and without any
         false match.
     d_prime : float
-        Of the comparisons that did not fail.
+        Of the comparisons that did not fail; NaN if one of those is infinite.
 
     References
     ----------
@@ -75,6 +75,7 @@ def verification_summary(distances: ArrayLike, is_genuine: ArrayLike) -> Verific
     Parameters
     ----------
     distances : array of shape (n,)
+        Smaller means more alike.
         NaN where an image of the comparison could not be acquired.
     is_genuine : bool array of shape (n,)
 
@@ -96,8 +97,9 @@ def verification_summary(distances: ArrayLike, is_genuine: ArrayLike) -> Verific
     >>> summary.failed_genuine, summary.failure_to_acquire, round(summary.zero_fmr, 3)
     (1, 0.2, 0.333)
     """
-    failed = np.isnan(np.asarray(distances, dtype=np.float64))
-    refused, genuine = check_scores(np.where(failed, np.inf, distances), is_genuine)
+    given = as_numbers(distances, "distances")
+    failed = np.isnan(given)
+    refused, genuine = check_scores(np.where(failed, np.inf, given), is_genuine)
     acquired = genuine[~failed]
     if acquired.all() or not acquired.any():
         raise ValueError(

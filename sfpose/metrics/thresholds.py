@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from sfpose._checks import check_rate
+from sfpose._checks import LEAST_PEOPLE, RULE_OF_3, check_rate
 from sfpose.metrics._checks import check_scores, people_given
 from sfpose.metrics.error_rates import threshold_at_fmr
 from sfpose.metrics.intervals import (
@@ -26,8 +26,16 @@ RULE_OF_30 = 30
 """With fewer false matches the true rate may be off by more than 30 %, with 90 % confidence."""
 
 
+_AS_BY_CHANCE = 0.4
+"""Share of impostors nearer than the median of genuine ones that is suspect; chance gives half."""
+
+
 class SmallSampleWarning(UserWarning):
     """The data cannot support the false match rate that was asked for.
+
+    There are too few comparisons of different people for it, or too few people in them. Take the
+    threshold that ships with the weights (``TemplateVerifier()`` without ``fit``), a larger
+    ``target_fmr``, or more people.
 
     Examples
     --------
@@ -112,13 +120,14 @@ def calibrate_threshold(
     Parameters
     ----------
     distances : array of shape (n,)
+        Smaller means more alike.
     is_genuine : bool array of shape (n,)
     target_fmr : float
         Between 0 and 1.
     first_people, second_people : arrays of shape (n,), optional
         Who is on either side of each comparison, for intervals that resample people.
     warn : bool, default=True
-        False leaves it to the caller to look at ``expected_false_matches``.
+        False leaves it to the caller to look at ``expected_false_matches`` and ``people``.
 
     Returns
     -------
@@ -128,15 +137,19 @@ def calibrate_threshold(
     ------
     ValueError
         If the scores are refused, ``target_fmr`` is no rate, only one side's people are
-        given, or they have another shape.
+        given, they have another shape, or somebody has no name.
 
     Warns
     -----
     SmallSampleWarning
         If fewer than 30 false matches are expected at the target (rule of 30: the
         true rate is then within 30 % with 90 % confidence), or fewer than 3 (rule of
-        3: not even "below the target" can be claimed with 95 % confidence). Pairs alone are
-        counted: where few people have very many, see ``people``.
+        3: not even "below the target" can be claimed with 95 % confidence); or if people are
+        given and fewer than 10, whose pairs are too alike, however many.
+    UserWarning
+        If genuine distances are not smaller than those of impostors: 40 % of the impostors or
+        more are as near as the median of genuine ones, where labels by chance give half. They
+        may be similarities, or the labels of other rows.
 
     References
     ----------
@@ -180,6 +193,7 @@ def calibrate_threshold(
     )
     if warn:
         warn_of_few(found)
+        warn_of_no_order(scores, genuine)
     return found
 
 
@@ -189,14 +203,42 @@ def rests_on_few(rate: float, impostors: int) -> bool:
 
 
 def warn_of_few(found: ThresholdCalibration, stacklevel: int = 2) -> None:
-    """Warn, at a line so far up, if too few false matches are expected to found a threshold."""
+    """Warn, at a line so far up, if too few false matches or people found a threshold."""
     expected, target = found.expected_false_matches, found.target_fmr
     if rests_on_few(target, found.impostor_pairs):
-        rule = 3 if expected < 3 else RULE_OF_30
+        rule = RULE_OF_3 if expected < RULE_OF_3 else RULE_OF_30
         warnings.warn(
-            f"a target FMR of {target:g} needs at least {int(np.ceil(rule / target))} impostor "
+            f"a target FMR of {target:g} needs at least {pairs_needed(target, rule)} impostor "
             f"pairs (rule of {rule}); got {found.impostor_pairs}, "
             f"in which {expected:.1f} false matches are expected",
             SmallSampleWarning,
+            stacklevel=stacklevel + 1,
+        )
+    if 0 < found.people < LEAST_PEOPLE:
+        warnings.warn(
+            f"a threshold needs at least {LEAST_PEOPLE} people; got {found.people}, so that its "
+            "true FMR may be many times the target: take the threshold that ships "
+            "(TemplateVerifier() without fit; --weights default), or calibrate on more people",
+            SmallSampleWarning,
+            stacklevel=stacklevel + 1,
+        )
+
+
+def pairs_needed(target: float, rule: int) -> int:
+    """Impostor pairs in which so many false matches are expected."""
+    return int(np.ceil(rule / target))
+
+
+def warn_of_no_order(
+    distances: NDArray[np.floating[Any]], genuine: NDArray[np.bool_], stacklevel: int = 2
+) -> None:
+    """Warn, at a line so far up, if genuine distances are not the smaller ones."""
+    own, strangers = float(np.median(distances[genuine])), distances[~genuine]
+    if (strangers <= own).mean() >= _AS_BY_CHANCE:
+        warnings.warn(
+            "distances must be smaller the more alike both sides are; genuine ones have the "
+            f"median {own:.4g}, impostor ones {np.median(strangers):.4g}: are these "
+            "similarities, or the labels of other rows?",
+            UserWarning,
             stacklevel=stacklevel + 1,
         )

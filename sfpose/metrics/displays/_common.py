@@ -17,11 +17,20 @@ if TYPE_CHECKING:
 __all__ = ["Scorer", "all_comparisons", "axes_or_new", "figure_of"]
 
 
-class Scorer(Protocol):
-    """What ``from_estimator`` needs of a fitted TemplateVerifier."""
+class Decider(Protocol):
+    """What decides about a comparison."""
 
-    target_fmr: float
-    threshold_: float
+    @property
+    def threshold(self) -> float: ...
+
+    @property
+    def target_fmr(self) -> float: ...
+
+
+class Scorer(Protocol):
+    """What ``from_estimator`` needs of a TemplateVerifier."""
+
+    def decision_rule(self) -> Decider: ...
 
     def score_matrix(self, A: ArrayLike, B: ArrayLike, /) -> NDArray[np.floating[Any]]: ...
 

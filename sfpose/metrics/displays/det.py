@@ -84,6 +84,7 @@ class DetCurveDisplay:
         Parameters
         ----------
         distances : array of shape (n,)
+            Smaller means more alike.
         is_genuine : bool array of shape (n,)
         name : str, optional
             For the legend.
@@ -145,12 +146,13 @@ class DetCurveDisplay:
         name: str | None = None,
         ax: Axes | None = None,
     ) -> DetCurveDisplay:
-        """Draw the curve of all pairs of descriptors, and the fitted threshold on it.
+        """Draw the curve of all pairs of descriptors, and the threshold on it.
 
         Parameters
         ----------
         verifier : TemplateVerifier
-            Fitted, on other people.
+            Fitted on other people, or deciding by the calibration that ships;
+            its threshold is that of one image a side.
         descriptors : array of shape (n, d), values >= 0
         subjects : array of shape (n,)
         name : str, optional
@@ -164,7 +166,7 @@ class DetCurveDisplay:
         Raises
         ------
         ValueError
-            If lengths differ or descriptors are refused.
+            If lengths differ, descriptors are refused, or nothing decides: see ``verify``.
 
         Examples
         --------
@@ -187,7 +189,7 @@ class DetCurveDisplay:
             distances,
             people[first] == people[second],
             name=name,
-            threshold=verifier.threshold_,
+            threshold=verifier.decision_rule().threshold,
             first_people=people[first],
             second_people=people[second],
             ax=ax,

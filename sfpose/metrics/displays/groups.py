@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
+from sfpose._checks import check_labels
 from sfpose.metrics.displays._common import Scorer, all_comparisons, axes_or_new, figure_of
 from sfpose.metrics.groups import GroupErrorRates, group_error_rates
 from sfpose.metrics.intervals import clopper_pearson_interval
@@ -70,6 +71,7 @@ class GroupErrorDisplay:
         Parameters
         ----------
         distances : array of shape (n,)
+            Smaller means more alike.
         is_genuine : bool array of shape (n,)
         groups : array of shape (n,)
             Group of each comparison.
@@ -111,12 +113,13 @@ class GroupErrorDisplay:
         rate: str = "fmr",
         ax: Axes | None = None,
     ) -> GroupErrorDisplay:
-        """Draw the rates of all pairs within each group at the fitted threshold.
+        """Draw the rates of all pairs within each group at the threshold.
 
         Parameters
         ----------
         verifier : TemplateVerifier
-            Fitted, on other people.
+            Fitted on other people, or deciding by the calibration that ships;
+            its threshold is that of one image a side.
         descriptors : array of shape (n, d), values >= 0
         subjects : array of shape (n,)
         groups : array of shape (n,)
@@ -133,7 +136,8 @@ class GroupErrorDisplay:
         Raises
         ------
         ValueError
-            If lengths differ, descriptors are refused, or ``rate`` is neither.
+            If lengths differ, descriptors are refused, one has no group, nothing decides, or
+            ``rate`` is neither.
 
         Examples
         --------
@@ -152,18 +156,18 @@ class GroupErrorDisplay:
         [1125, 1125]
         """
         first, second, people = all_comparisons(descriptors, subjects)
-        labels = np.asarray(groups)
-        if labels.shape != people.shape:
-            raise ValueError(f"groups must have shape {people.shape}; got {labels.shape}")
+        rule = "groups must name one for each descriptor"
+        names, labels = check_labels(groups, len(people), rule)
         within = labels[first] == labels[second]
         first, second = first[within], second[within]
+        decided = verifier.decision_rule()
         return cls.from_scores(
             verifier.score_matrix(descriptors, descriptors)[first, second],
             people[first] == people[second],
-            labels[first],
-            verifier.threshold_,
+            names[labels[first]],
+            decided.threshold,
             rate=rate,
-            target=verifier.target_fmr if rate == "fmr" else None,
+            target=decided.target_fmr if rate == "fmr" else None,
             ax=ax,
         )
 

@@ -59,6 +59,7 @@ class ScoreHistogramDisplay:
         Parameters
         ----------
         distances : array of shape (n,)
+            Smaller means more alike. Infinite where an image could not be acquired.
         is_genuine : bool array of shape (n,)
         threshold : float, optional
             Drawn as a line.
@@ -95,12 +96,13 @@ class ScoreHistogramDisplay:
         bins: int = 60,
         ax: Axes | None = None,
     ) -> ScoreHistogramDisplay:
-        """Draw the distances of all pairs of descriptors, with the fitted threshold.
+        """Draw the distances of all pairs of descriptors, with the threshold.
 
         Parameters
         ----------
         verifier : TemplateVerifier
-            Fitted, on other people.
+            Fitted on other people, or deciding by the calibration that ships;
+            its threshold is that of one image a side.
         descriptors : array of shape (n, d), values >= 0
         subjects : array of shape (n,)
         bins : int, default=60
@@ -113,7 +115,7 @@ class ScoreHistogramDisplay:
         Raises
         ------
         ValueError
-            If lengths differ or descriptors are refused.
+            If lengths differ, descriptors are refused, or nothing decides: see ``verify``.
 
         Examples
         --------
@@ -133,10 +135,11 @@ class ScoreHistogramDisplay:
         first, second, people = all_comparisons(descriptors, subjects)
         distances = verifier.score_matrix(descriptors, descriptors)[first, second]
         genuine = people[first] == people[second]
-        return cls.from_scores(distances, genuine, threshold=verifier.threshold_, bins=bins, ax=ax)
+        threshold = verifier.decision_rule().threshold
+        return cls.from_scores(distances, genuine, threshold=threshold, bins=bins, ax=ax)
 
     def plot(self, *, bins: int = 60, ax: Axes | None = None) -> ScoreHistogramDisplay:
-        """Draw on ``ax``, or on a new figure.
+        """Draw on ``ax``, or on a new figure; infinite distances are left out and counted.
 
         Parameters
         ----------
@@ -149,9 +152,15 @@ class ScoreHistogramDisplay:
             Itself.
         """
         axes = axes_or_new(ax)
-        edges = np.histogram_bin_edges(np.concatenate([self.genuine, self.impostor]), bins)
-        for values, name in [(self.genuine, "genuine"), (self.impostor, "impostor")]:
-            axes.hist(values, edges.tolist(), density=True, alpha=0.55, label=name)
+        kinds = {"genuine": self.genuine, "impostor": self.impostor}
+        finite = {name: values[np.isfinite(values)] for name, values in kinds.items()}
+        edges = np.histogram_bin_edges(np.concatenate([*finite.values()]), bins)
+        for name, values in finite.items():
+            left_out = len(kinds[name]) - len(values)
+            label = f"{name} ({left_out:,} infinite left out)" if left_out else name
+            # Of no values there is no density.
+            drawn = len(values) > 0
+            axes.hist(values, edges.tolist(), density=drawn, alpha=0.55, label=label)
         if self.threshold is not None:
             axes.axvline(self.threshold, color="0.2", linestyle="--", label="threshold")
         axes.set(xlabel="Distance", ylabel="Density")

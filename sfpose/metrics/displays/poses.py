@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
+from sfpose._checks import check_labels
 from sfpose.metrics._checks import check_scores
 from sfpose.metrics.displays._common import Scorer, all_comparisons, axes_or_new, figure_of
 from sfpose.metrics.error_rates import equal_error_rate
@@ -75,6 +76,7 @@ class PoseErrorDisplay:
         Parameters
         ----------
         distances : array of shape (n,)
+            Smaller means more alike.
         is_genuine : bool array of shape (n,)
         first_poses, second_poses : arrays of shape (n,)
             Pose on either side of each comparison.
@@ -92,7 +94,7 @@ class PoseErrorDisplay:
         Raises
         ------
         ValueError
-            If the scores are refused or shapes differ.
+            If the scores are refused, shapes differ or a pose is missing.
 
         Examples
         --------
@@ -105,11 +107,8 @@ class PoseErrorDisplay:
         """
         scores, genuine = check_scores(distances, is_genuine)
         sides = np.asarray(first_poses), np.asarray(second_poses)
-        if not sides[0].shape == sides[1].shape == scores.shape:
-            raise ValueError(
-                f"first_poses and second_poses must have shape {scores.shape}; "
-                f"got {sides[0].shape} and {sides[1].shape}"
-            )
+        for name, side in zip(("first_poses", "second_poses"), sides, strict=True):
+            check_labels(side, len(scores), f"{name} must name one for each comparison")
         names = np.unique(np.concatenate(sides)).tolist() if poses is None else list(poses)
         rates = np.full((len(names),) * 2, np.nan)
         for one, other in combinations_with_replacement(range(len(names)), 2):
@@ -170,9 +169,8 @@ class PoseErrorDisplay:
         (2, 2)
         """
         first, second, people = all_comparisons(descriptors, subjects)
-        shown = np.asarray(descriptor_poses)
-        if shown.shape != people.shape:
-            raise ValueError(f"descriptor_poses must have shape {people.shape}; got {shown.shape}")
+        rule = "descriptor_poses must name one for each descriptor"
+        check_labels(shown := np.asarray(descriptor_poses), len(people), rule)
         return cls.from_scores(
             verifier.score_matrix(descriptors, descriptors)[first, second],
             people[first] == people[second],

@@ -102,6 +102,7 @@ class TippettDisplay:
         Parameters
         ----------
         distances : array of shape (n,)
+            Smaller means more alike.
         is_genuine : bool array of shape (n,)
         method : {"logistic", "isotonic"}, default="logistic"
             See ``sfpose.metrics.LikelihoodRatioCalibrator``.
@@ -142,7 +143,7 @@ class TippettDisplay:
         Parameters
         ----------
         verifier : TemplateVerifier
-            Fitted, on other people.
+            Fitted on other people, or deciding by the calibration that ships.
         descriptors : array of shape (n, d), values >= 0
         subjects : array of shape (n,)
         ax : matplotlib Axes, optional
@@ -154,7 +155,7 @@ class TippettDisplay:
         Raises
         ------
         ValueError
-            If lengths differ or descriptors are refused.
+            If lengths differ, descriptors are refused, or nothing decides: see ``verify``.
 
         Examples
         --------
