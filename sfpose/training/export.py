@@ -23,8 +23,8 @@ from sfpose.networks.registry import (
 from sfpose.networks.several_looks import SeveralLooks
 from sfpose.networks.squeezefaceposenet import SqueezeFacePoseNet
 from sfpose.runtime.artifact import DISTANCE, Artifact, Json
-from sfpose.runtime.inspection import check_network
 from sfpose.runtime.session import OnnxModel
+from sfpose.training.onnx_files import load_network, network_bytes
 
 if TYPE_CHECKING:
     import onnx
@@ -35,10 +35,7 @@ __all__ = [
     "changed_manifest",
     "check_parity",
     "fold_batch_norm",
-    "load_network",
-    "network_bytes",
     "network_from_artifact",
-    "parse_network",
     "scale_descriptor",
     "scale_filters",
     "stored_parameters",
@@ -161,55 +158,6 @@ def to_onnx(network: nn.Module, size: int) -> bytes:
     data = network_bytes(model)
     check_parity(folded, data, size)
     return data
-
-
-def load_network(model: bytes) -> onnx.ModelProto:
-    """An ONNX file as the onnx package holds it, checked: what changes a network begins here.
-
-    Raises
-    ------
-    ValueError
-        If ``sfpose.runtime.inspection.check_network`` refuses it, or onnx cannot read it.
-    """
-    check_network(model)
-    return parse_network(model)
-
-
-def parse_network(model: bytes) -> onnx.ModelProto:
-    """The same of a file that ``check_network`` need not allow; onnxruntime is not to have it.
-
-    Raises
-    ------
-    ValueError
-        If onnx cannot read it, or a tensor's data lie in another file, which would be read.
-    """
-    import onnx
-
-    try:
-        network = onnx.load_from_string(model)
-    except Exception as error:  # of protobuf's own class
-        raise ValueError(f"the network must be an ONNX file that onnx can load; {error}") from error
-    for tensor in network.graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            raise ValueError(f"it must hold its own data; {tensor.name!r} lies in another file")
-    return network
-
-
-def network_bytes(model: onnx.ModelProto) -> bytes:
-    """The ONNX file of a network that was changed.
-
-    Raises
-    ------
-    ValueError
-        If it is none that ONNX allows any more.
-    """
-    import onnx
-
-    try:
-        onnx.checker.check_model(model)
-    except onnx.checker.ValidationError as error:
-        raise ValueError(f"a changed network must be as ONNX allows; {error}") from error
-    return model.SerializeToString()
 
 
 def _name_every_parameter(model: onnx.ModelProto, parameters: Mapping[str, Tensor]) -> None:

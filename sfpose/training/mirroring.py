@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from sfpose.runtime.artifact import Artifact
-from sfpose.training.export import changed_manifest, load_network, network_bytes
+from sfpose.training.export import changed_manifest
+from sfpose.training.onnx_files import load_network, network_bytes
 
 __all__ = ["mirrored", "without_mirror"]
 

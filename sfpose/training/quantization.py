@@ -17,8 +17,9 @@ from sfpose._embedding import Cropper, crop_kind
 from sfpose.preprocessing import as_network_input
 from sfpose.runtime.artifact import Artifact, Json
 from sfpose.runtime.session import OnnxModel
-from sfpose.training.export import CHANNEL_SCALE, changed_manifest, load_network
+from sfpose.training.export import CHANNEL_SCALE, changed_manifest
 from sfpose.training.mirroring import mirrored, without_mirror
+from sfpose.training.onnx_files import load_network
 
 if TYPE_CHECKING:
     import onnx

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sfpose.training.export import parse_network
+from sfpose.training.onnx_files import parse_network
 from sfpose.training.settings import autocast
 
 __all__ = ["TEACHER_SIZE", "OnnxTeacher", "Teacher", "both_looks", "each_look", "unit_rows"]
