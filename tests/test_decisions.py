@@ -36,6 +36,30 @@ def test_of_two_sizes_as_near_the_one_of_smaller_templates_decides(order):
     assert choose_condition(known, Condition(3, 2)) == Condition(3, 3)
 
 
+@pytest.mark.parametrize("groups", ["size", ("size", "pose")])
+def test_too_large_a_template_is_refused_with_the_sizes_of_its_poses_alone(groups):
+    verifier = TemplateVerifier(groups=groups)
+    row = np.full(256, 1 / 256)
+    with pytest.raises(ValueError, match="got 11 against 1 images, calibrated are: 1 ag") as error:
+        verifier.verify(row, row, template_images=11)
+    assert "frontal" not in str(error.value)
+    if "pose" in groups:
+        poses = ("frontal", "profile")
+        with pytest.raises(ValueError, match="got 11 against 1 images, frontal - prof") as error:
+            verifier.verify(row, row, template_images=11, poses=poses)
+        assert "frontal - frontal" not in str(error.value)
+        with pytest.raises(ValueError, match="calibrated are: frontal - frontal; frontal - profi"):
+            verifier.verify(row, row, poses=("frontal", "three_quarter"))
+
+
+def test_an_unknown_target_names_the_command_that_calibrates_too():
+    row = np.full(256, 1 / 256)
+    with pytest.raises(
+        ValueError, match="or sfpose calibrate --target-fmr 0.02"
+    ):
+        TemplateVerifier(0.02).verify(row, row)
+
+
 LINE = {"slope": -1.0, "intercept": 1.0}
 THRESHOLD = {"target_fmr": 0.1, "threshold": 0.5}
 

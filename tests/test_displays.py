@@ -272,3 +272,55 @@ def test_group_bars_show_rates_and_binomial_intervals(rate):
     np.testing.assert_allclose(limits, 100 * np.array(clopper_pearson_interval(wrong, kind.sum())))
     with pytest.raises(ValueError, match='"fmr" or "fnmr"; got \'eer\''):
         GroupErrorDisplay(rates, "eer")
+
+
+def test_a_histogram_leaves_infinite_distances_out_and_counts_them():
+    distances, genuine = _scores()
+    lost = np.flatnonzero(genuine)[:3]
+    distances[lost] = np.inf
+    axes = ScoreHistogramDisplay.from_scores(distances, genuine).ax_
+    texts = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert texts == ["genuine (3 infinite left out)", "impostor"]
+    rest = np.delete(distances, lost), np.delete(genuine, lost)
+    expected = ScoreHistogramDisplay.from_scores(*rest).ax_
+    for drawn, known in zip(axes.patches, expected.patches, strict=True):
+        assert (drawn.get_x(), drawn.get_height()) == (known.get_x(), known.get_height())
+    distances[genuine] = np.inf
+    texts = ScoreHistogramDisplay.from_scores(distances, genuine).ax_.get_legend().get_texts()
+    assert texts[0].get_text() == "genuine (800 infinite left out)"
+
+
+def _normalised_people():
+    rng = np.random.default_rng(0)
+    subjects = np.repeat(np.arange(20), 4)
+    rows = rng.gamma(rng.gamma(1.0, 1.0, (20, 256))[subjects] * 4 + 0.1)
+    return rows / rows.sum(axis=1, keepdims=True), subjects
+
+
+def test_an_unfitted_verifier_is_drawn_with_the_threshold_that_it_decides_by():
+    rows, subjects = _normalised_people()
+    verifier = TemplateVerifier(0.01)
+    known = verifier.verify(rows[0], rows[1]).threshold
+    assert verifier.decision_rule().threshold == known
+    assert ScoreHistogramDisplay.from_estimator(verifier, rows, subjects).threshold == known
+    curve = DetCurveDisplay.from_estimator(verifier, rows, subjects)
+    first, second = np.triu_indices(len(rows), 1)
+    distances = verifier.score_pairs(rows[first], rows[second])
+    genuine = subjects[first] == subjects[second]
+    expected = error_rates_at_threshold(distances, genuine, known)
+    assert curve.operating_point == pytest.approx(expected)
+    bars = GroupErrorDisplay.from_estimator(verifier, rows, subjects, subjects % 2)
+    assert bars.rates.groups.tolist() == [0, 1]
+    for display in (DetCurveDisplay, ScoreHistogramDisplay):
+        with pytest.raises(ValueError, match="before fit, target_fmr must be one that"):
+            display.from_estimator(TemplateVerifier(0.02), rows, subjects)
+
+
+@pytest.mark.parametrize("missing", [None, np.nan])
+@pytest.mark.parametrize("display", [PoseErrorDisplay, GroupErrorDisplay])
+def test_a_missing_pose_or_group_of_a_descriptor_is_told_with_its_row(display, missing):
+    rows, subjects = _normalised_people()
+    labels = np.where(subjects % 2, "odd", "even").astype(object)
+    labels[5] = missing
+    with pytest.raises(ValueError, match="name one for each descriptor; that of row 5 is missing"):
+        display.from_estimator(TemplateVerifier(0.01), rows, subjects, labels)

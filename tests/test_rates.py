@@ -5,11 +5,18 @@ import pytest
 from scipy import stats
 from sklearn.isotonic import IsotonicRegression
 
+from sfpose import TemplateVerifier
 from sfpose.metrics import (
     LikelihoodRatioCalibrator,
+    clopper_pearson_interval,
     equal_error_rate,
+    error_rates_at_threshold,
+    fnmr_at_fmr,
     group_error_rates,
     identification_rate_at_fpir,
+    k_fold_accuracy,
+    people_interval,
+    people_rate_interval,
     threshold_at_fmr,
     verification_summary,
 )
@@ -65,3 +72,74 @@ def test_a_group_without_a_rate_does_not_count_in_the_inequity():
     rates = group_error_rates(distances, genuine, list("aaaabbbc"), 3)
     np.testing.assert_array_equal(rates.fmr, [1 / 4, 2 / 3, np.nan])
     assert rates.fmr_inequity == pytest.approx((2 / 3) / stats.gmean([1 / 4, 2 / 3]))
+
+
+@pytest.mark.parametrize(("errors", "trials"), [(0.003, 1000), (1.5, 10), (3, 10.0), (True, 10)])
+def test_a_rate_is_no_count(errors, trials):
+    with pytest.raises(ValueError, match=r"(errors|trials) must be a whole number"):
+        clopper_pearson_interval(errors, trials)
+    assert clopper_pearson_interval(np.int64(3), np.int64(10)) == clopper_pearson_interval(3, 10)
+
+
+SCORES = np.array([0.1, 0.2, 0.9, 0.8]), np.array([True, True, False, False])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda d, g: equal_error_rate(iter(d), g), "distances must be an array of numbers; got a"),
+        (lambda d, g: equal_error_rate(["far"] * 4, g), "distances must be an array of numbers"),
+        (lambda d, g: verification_summary(iter(d), g), "distances must be an array of numbers"),
+        (lambda d, g: fnmr_at_fmr(d, g, [0.01, 0.001]), r"fmr must be a rate, .*; got \[0.01, "),
+        (lambda d, g: error_rates_at_threshold(d, g, [0.5]), r"threshold must be a number; got \["),
+        (lambda d, g: equal_error_rate(d, np.where(g, 1, 2)), "booleans, or 0 and 1; got 2$"),
+        (lambda d, g: equal_error_rate(d, ["yes", "yes", "no", "no"]), "0 and 1; got 'yes'$"),
+        (
+            lambda d, g: equal_error_rate(np.r_[d, np.nan], np.r_[g, True]),
+            "got 1 NaN, which stand for failures to acquire: give inf, which is refused at every",
+        ),
+        (lambda d, g: group_error_rates(d, g, ["a", None, "b", "b"], 0.5), "that of row 1 is miss"),
+        (lambda d, g: group_error_rates(d, g, [1, 2, np.nan, 2], 0.5), "that of row 2 is missing"),
+        (lambda d, g: k_fold_accuracy(d, g, ["a", None, "b", "b"]), "that of row 1 is missing"),
+        (
+            lambda d, g: people_rate_interval(g, list("abcd"), ["b", None, "c", "d"]),
+            "second_people must name one person for each comparison; that of row 1 is missing",
+        ),
+    ],
+)
+def test_what_metrics_cannot_read_is_told_with_the_rule(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(*SCORES)
+
+
+def test_a_fit_on_images_says_what_descriptors_are():
+    images = [np.zeros((40, 30, 3)), np.zeros((50, 30, 3))]
+    with pytest.raises(ValueError, match=r"descriptors must have shape \(n, d\); got a list"):
+        TemplateVerifier().fit(images, [1, 2])
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.02, 0.3])
+def test_an_interval_of_fnmr_is_that_of_people_drawn_and_repeated_by_hand(rate):
+    rng = np.random.default_rng(0)
+    people = np.repeat(np.arange(15), 3)
+    first, second = (people[side] for side in np.triu_indices(45, 1))
+    genuine = first == second
+    distances = rng.normal(np.where(genuine, 1.0, 2.5)).round(2)
+    found = people_interval(distances, genuine, first, second, fmr=rate, draws=60, random_state=3)
+    rng, rates = np.random.default_rng(3), []
+    for _ in range(60):
+        drawn = np.bincount(rng.integers(0, 15, 15), minlength=15)
+        times = drawn[first] * np.where(genuine, 1, drawn[second])
+        rates.append(fnmr_at_fmr(np.repeat(distances, times), np.repeat(genuine, times), rate))
+    np.testing.assert_allclose(found, np.percentile(rates, [2.5, 97.5]), rtol=1e-9)
+    with pytest.raises(ValueError, match="fmr must be a rate, 0 <= fmr < 1; got 1"):
+        people_interval(distances, genuine, first, second, fmr=1)
+
+
+def test_infinite_distances_are_refused_at_every_threshold():
+    distances, genuine = SCORES
+    more = np.r_[distances, np.inf, np.inf], np.r_[genuine, True, False]
+    assert error_rates_at_threshold(*more, 1e300) == (2 / 3, 1 / 3)
+    summary = verification_summary(*more)
+    assert (summary.zero_fmr, summary.eer) == (1 / 3, equal_error_rate(*more))
+    assert np.isnan(summary.d_prime)
