@@ -84,6 +84,8 @@ class PoseStudies:
         Those with at least two images in each pose; others take no part.
     left_out : int
         How many do not.
+    enrolled : str
+        The pose that frames are compared with: frontal, or the first one if none is.
 
     Raises
     ------
@@ -124,6 +126,7 @@ class PoseStudies:
                 f"{len(self._rows)}, {len(self._subjects)} and {len(self._poses)}"
             )
         self.poses = sorted(set(self._poses.tolist()))
+        self.enrolled = "frontal" if "frontal" in self.poses else self.poses[0]
         everyone = np.unique(self._subjects)
         counts = np.array(
             [[self._images(person, pose).size for pose in self.poses] for person in everyone]
@@ -258,7 +261,7 @@ class PoseStudies:
         ]
 
     def best_frame(self, measures: dict[str, ArrayLike]) -> list[Row]:
-        """One frame chosen of each person's probes in all poses, against a frontal template.
+        """One frame of each person's probes in all poses, against a template of ``enrolled``.
 
         Parameters
         ----------
@@ -284,8 +287,7 @@ class PoseStudies:
                     f"measure {name!r} must be a number for each of {len(self._rows)} images; "
                     f"got shape {values.shape} with {int(np.isnan(values).sum())} NaN"
                 )
-        enrolled = "frontal" if "frontal" in self.poses else self.poses[0]
-        means = self._of_pose(enrolled)
+        means = self._of_pose(self.enrolled)
         frames = [
             np.concatenate([self._half(person, pose, second=True) for pose in self.poses])
             for person in self.people

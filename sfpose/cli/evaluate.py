@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from sfpose.cli.arguments import at_least_one, people_range
+from sfpose.cli.arguments import people_range
 from sfpose.cli.output import print_json
-from sfpose.cli.photos import add_progress_option, in_steps
+from sfpose.cli.photos import add_embedding_options, in_steps
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -35,7 +35,7 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--people", type=people_range, metavar="FIRST-LAST", help="people to take (not LFW)"
     )
-    parser.add_argument("--weights", default="default", help="shipped name or path of an artifact")
+    add_embedding_options(parser)
     parser.add_argument(
         "--no-align", action="store_true", help="take the paper's loose crop, without landmarks"
     )
@@ -46,11 +46,6 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         help="face score, 0 to 1, below which an image is not acquired (default: that of the "
         "landmark network; 0 takes every image)",
     )
-    parser.add_argument("--batch-size", type=at_least_one, default=32, metavar="N")
-    parser.add_argument(
-        "--n-jobs", type=int, default=-1, metavar="N", help="threads (default: all)"
-    )
-    add_progress_option(parser)
     parser.add_argument("--draws", type=int, default=200, metavar="N", help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)

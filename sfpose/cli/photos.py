@@ -24,6 +24,7 @@ __all__ = [
     "Faces",
     "PeoplePhotos",
     "add_detector_options",
+    "add_embedding_options",
     "add_photo_options",
     "add_progress_option",
     "check_policy",
@@ -54,8 +55,13 @@ class Faces:
 
 def add_photo_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how photos become descriptors."""
-    parser.add_argument("--weights", default="default", help="shipped name or path of an artifact")
+    add_embedding_options(parser)
     add_detector_options(parser)
+
+
+def add_embedding_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say with which weights, and how fast, images are embedded."""
+    parser.add_argument("--weights", default="default", help="shipped name or path of an artifact")
     parser.add_argument("--batch-size", type=at_least_one, default=32, metavar="N")
     parser.add_argument(
         "--n-jobs", type=int, default=-1, metavar="N", help="threads (default: all)"

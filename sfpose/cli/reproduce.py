@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     import numpy as np
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     from sfpose.protocols import PoseFolder
 
@@ -159,15 +159,12 @@ def _figures(folder: PoseFolder, options: argparse.Namespace) -> _Printed:
     return f"wrote {path}\n{embed}".rstrip(), {"out": str(path), **embed.to_dict()}
 
 
-def _studies(folder: PoseFolder, options: argparse.Namespace) -> _Printed:
-    """Every study of section 6 on one data set, by name."""
+def _aligned(folder: PoseFolder, options: argparse.Namespace) -> tuple[NDArray[Any], ...]:
+    """Of the faces that are found: crops, rows of their images, yaw in degrees, face scores."""
     import numpy as np
 
     from sfpose.alignment import FaceAligner
-    from sfpose.embedder import FaceEmbedder
-    from sfpose.evaluation import format_table
     from sfpose.runtime.artifact import read_artifact
-    from sfpose.studies import PoseStudies, keep_ocular_region
 
     size = read_artifact(options.weights).network_input.size
     aligner = FaceAligner(size=size, policy="skip", n_jobs=options.n_jobs)
@@ -178,7 +175,34 @@ def _studies(folder: PoseFolder, options: argparse.Namespace) -> _Printed:
 
     images = folder.images
     parts = in_steps(images, images.names, 128, align, label="aligning", progress=options.progress)
-    crops, index, yaw, scores = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+
+
+def _measures(
+    crops: NDArray[np.uint8], yaw: NDArray[Any], scores: NDArray[Any]
+) -> dict[str, ArrayLike]:
+    """By what the best of several frames may be chosen: less is better."""
+    import numpy as np
+
+    # Differences of neighbours: blur leaves little of them.
+    grey = crops.mean(axis=3)
+    sharpness = np.abs(np.diff(grey, axis=1)).mean((1, 2)) + np.abs(np.diff(grey)).mean((1, 2))
+    return {
+        "absolute yaw": np.abs(yaw),
+        "sharpness": -sharpness,
+        "face score": -scores,
+    }
+
+
+def _studies(folder: PoseFolder, options: argparse.Namespace) -> _Printed:
+    """Every study of section 6 on one data set, by name."""
+    import numpy as np
+
+    from sfpose.embedder import FaceEmbedder
+    from sfpose.evaluation import format_table
+    from sfpose.studies import PoseStudies, keep_ocular_region
+
+    crops, index, yaw, scores = _aligned(folder, options)
     embedder = FaceEmbedder(options.weights, align="done", n_jobs=options.n_jobs)
     whole, ocular = embedder.transform(crops), embedder.transform(keep_ocular_region(crops))
     found = np.asarray(~(np.isnan(whole) | np.isnan(ocular)).any(axis=1))
@@ -188,17 +212,11 @@ def _studies(folder: PoseFolder, options: argparse.Namespace) -> _Printed:
         return PoseStudies(rows[found], subjects, poses, draws=options.draws)
 
     full = of(whole)
-    # Differences of neighbours: blur leaves little of them.
-    grey = crops[found].mean(axis=3)
-    sharpness = np.abs(np.diff(grey, axis=1)).mean((1, 2)) + np.abs(np.diff(grey)).mean((1, 2))
-    measures = {
-        "absolute yaw": np.abs(yaw[found]),
-        "sharpness": -sharpness,
-        "face score": -scores[found],
-    }
-    first = "frontal" if "frontal" in full.poses else full.poses[0]
+    measures = _measures(crops[found], yaw[found], scores[found])
     numbers = [
-        row for pose in full.poses for row in full.number_of_images(first, pose, (1, 2, 3, 5))
+        row
+        for pose in full.poses
+        for row in full.number_of_images(full.enrolled, pose, (1, 2, 3, 5))
     ]
     studies = {
         "number of images of a template": numbers,
@@ -208,14 +226,15 @@ def _studies(folder: PoseFolder, options: argparse.Namespace) -> _Printed:
         "whole face": full.same_pose(),
         "ocular region alone": of(ocular).same_pose(),
     }
-    lost = len(images) - int(found.sum())
-    lines = [f"{len(images)} images, {lost} of them not acquired and left out"]
+    count = len(folder.images)
+    lost = count - int(found.sum())
+    lines = [f"{count} images, {lost} of them not acquired and left out"]
     if full.left_out:
         lines.append(f"{full.left_out} people without two images of each pose were left out")
     lines += [f"{study}\n{format_table(rows)}\n" for study, rows in studies.items()]
     told: dict[str, object] = {
         "weights": str(options.weights),
-        "images": len(images),
+        "images": count,
         "not_acquired": lost,
         "people_left_out": full.left_out,
         "studies": {study: [row.to_dict() for row in rows] for study, rows in studies.items()},

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from sfpose.training.faces import TaughtFaces
     from sfpose.training.mixing import Blends
+    from sfpose.training.recipes import DistillationRecipe
     from sfpose.training.settings import LoopSettings
     from sfpose.training.teachers import Teacher
 
@@ -34,16 +35,14 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     kinds = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
     train_paper.add_parser(kinds)
-    for what, text in (
-        ("landmarks", "Train the landmark network"),
-        ("distil", "Distil the descriptor network"),
-    ):
-        _add_taught(kinds, what, text)
+    _add_landmark_options(_add_taught(kinds, "landmarks", "Train the landmark network"))
+    _add_distil_options(_add_taught(kinds, "distil", "Distil the descriptor network"))
 
 
 def _add_taught(
     kinds: _SubParsersAction[argparse.ArgumentParser], what: str, description: str
-) -> None:
+) -> argparse.ArgumentParser:
+    """A subcommand with what both runs on stored teacher outputs have in common."""
     parser = kinds.add_parser(
         what,
         help=f"{description[0].lower()}{description[1:]} from stored teacher outputs",
@@ -54,7 +53,6 @@ def _add_taught(
     )
     add_run(parser)
     parser.add_argument("--cache", type=Path, default=Path(".cache/sfpose"))
-    parser.set_defaults(run=_run_landmarks if what == "landmarks" else _run_distil)
     parser.add_argument(
         "--stages",
         nargs="+",
@@ -83,17 +81,24 @@ def _add_taught(
         help=".safetensors with the vertices and triangles of a generic face, by which some "
         "faces are turned to the side",
     )
-    if what == "landmarks":
-        parser.add_argument(
-            "--start",
-            help="landmarks to go on from: a shipped name or an artifact; random weights if none",
-        )
-        parser.add_argument(
-            "--only-score",
-            action="store_true",
-            help="teach nothing but the face score; landmarks stay those of --start",
-        )
-        return
+    return parser
+
+
+def _add_landmark_options(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_run_landmarks)
+    parser.add_argument(
+        "--start",
+        help="landmarks to go on from: a shipped name or an artifact; random weights if none",
+    )
+    parser.add_argument(
+        "--only-score",
+        action="store_true",
+        help="teach nothing but the face score; landmarks stay those of --start",
+    )
+
+
+def _add_distil_options(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_run_distil)
     add_start(parser, several=True)
     parser.add_argument("--landmarks", default="landmarks", help="landmark artifact to align by")
     parser.add_argument(
@@ -290,23 +295,13 @@ def _check_distil(options: argparse.Namespace) -> None:
         raise ValueError(f"--scale must be above 0 and finite; got {options.scale}")
 
 
-def _run_distil(options: argparse.Namespace) -> int:
-    """Distil the descriptor network, calibrate it and say where the artifact is."""
-    _check_distil(options)
-    checkpoint = checkpoint_of(options)
-    from sfpose.evaluation import calibrated
-    from sfpose.protocols import CFP
-    from sfpose.runtime.artifact import write_artifact
-    from sfpose.training import recipes
-    from sfpose.training.asking import ask_at_zooms
-    from sfpose.training.faces import load_taught_faces
-    from sfpose.training.landmarks import find_own_landmarks
-    from sfpose.training.settings import find_device
-    from sfpose.training.teachers import OnnxTeacher
+def _recipe(options: argparse.Namespace) -> DistillationRecipe:
+    """The shipped recipe, with what the options say in the place of its own."""
+    from sfpose.training.recipes import DistillationRecipe, shorter
 
-    recipe = recipes.DistillationRecipe()
+    recipe = DistillationRecipe()
     if options.scale is not None:
-        recipe = recipes.shorter(recipe, options.scale)
+        recipe = shorter(recipe, options.scale)
     recipe = replace(
         recipe,
         network=options.network,
@@ -320,7 +315,24 @@ def _run_distil(options: argparse.Namespace) -> int:
         "jitter": options.jitter,
         "light": options.light,
     }
-    recipe = replace(recipe, **{name: value for name, value in own.items() if value is not None})
+    return replace(recipe, **{name: value for name, value in own.items() if value is not None})
+
+
+def _run_distil(options: argparse.Namespace) -> int:
+    """Distil the descriptor network, calibrate it and say where the artifact is."""
+    _check_distil(options)
+    checkpoint = checkpoint_of(options)
+    from sfpose.evaluation import calibrated
+    from sfpose.protocols import CFP
+    from sfpose.runtime.artifact import write_artifact
+    from sfpose.training.asking import ask_at_zooms
+    from sfpose.training.faces import load_taught_faces
+    from sfpose.training.landmarks import find_own_landmarks
+    from sfpose.training.recipes import distil
+    from sfpose.training.settings import find_device
+    from sfpose.training.teachers import OnnxTeacher
+
+    recipe = _recipe(options)
     photos = None
     if options.calibrate_on is not None:
         photos = CFP(options.calibrate_on, people=options.calibrate_people or range(1, 101))
@@ -335,7 +347,7 @@ def _run_distil(options: argparse.Namespace) -> int:
         if options.zooms:
             faces = ask_at_zooms(faces, landmarks, teacher, options.zooms, said, device=device)
         blends = _asked_blends(options, replace(faces, landmarks=landmarks), teacher, said, device)
-    artifact, agreement = recipes.distil(
+    artifact, agreement = distil(
         faces,
         checkpoint,
         landmarks=landmarks,

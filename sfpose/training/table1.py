@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -65,15 +64,11 @@ def _times(models: dict[str, bytes], threads: int, rounds: int) -> dict[str, NDA
     return {name: np.array(values) for name, values in seconds.items()}
 
 
-def measure_networks(
-    names: Iterable[str] = TABLE_1, *, rounds: int = 40
-) -> dict[str, dict[str, Any]]:
-    """Cost of each network, the plain one among them.
+def measure_networks(*, rounds: int = 40) -> dict[str, dict[str, Any]]:
+    """Cost of each network of ``TABLE_1``, the plain one among them.
 
     Parameters
     ----------
-    names : iterable of str
-        Of ``sfpose.networks.NETWORKS``.
     rounds : int, default=40
         Images that each network embeds.
 
@@ -91,8 +86,7 @@ def measure_networks(
     """
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1; got {rounds}")
-    names = list(dict.fromkeys([PLAIN, *names]))
-    models = {name: _export(name) for name in names}
+    models = {name: _export(name) for name in TABLE_1}
     rows: dict[str, dict[str, Any]] = {}
     for name, model in models.items():
         summary = network_summary(name)
