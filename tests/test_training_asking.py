@@ -111,10 +111,10 @@ def test_no_zoom_leaves_targets_as_they_are(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda kept: kept.astype(np.int8), r"float32 embeddings of shape .*; it has int8 of"),
+        (lambda kept: kept.astype(np.int8), r"of shape .* in float32; it has int8 of"),
         (lambda kept: kept.astype(np.float64), "it has float64 of"),
         (lambda kept: kept.astype(">f4"), "it has >f4 of"),
-        (lambda kept: kept[:-1], r"of shape \(5, 2, 4\); it has float32 of \(4, 2, 4\)"),
+        (lambda kept: kept[:-1], r"of shape \(5, 2, 4\) in float32; it has float32 of \(4, 2, 4\)"),
     ],
 )
 def test_kept_answers_of_another_kind_are_refused(tmp_path, change, message):

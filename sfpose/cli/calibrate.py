@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sfpose.cli.arguments import check_new, rate
-from sfpose.cli.evaluate import say_left_out
-from sfpose.cli.output import print_json
+from sfpose.cli.output import print_json, say_left_out
 from sfpose.cli.photos import add_photo_options, embed_photos, photos_by_person
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from sfpose.cli.arguments import people_range
-from sfpose.cli.output import print_json
+from sfpose.cli.output import print_json, say_left_out
 from sfpose.cli.photos import add_embedding_options, in_steps
 
 if TYPE_CHECKING:
@@ -49,12 +49,6 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--draws", type=int, default=200, metavar="N", help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
-
-
-def say_left_out(people: list[str], without: str = "an image") -> None:
-    """Print who took no part because their folder holds no image, or what else they lack."""
-    if people:
-        print(f"{len(people)} people without {without} were left out: {', '.join(people)}")
 
 
 def embed_with_progress(

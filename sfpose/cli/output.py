@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Any, TextIO, cast
 
-__all__ = ["has_controls", "note", "print_json", "shown", "standard_streams"]
+__all__ = ["has_controls", "note", "print_json", "say_left_out", "shown", "standard_streams"]
 
 _TURNS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 """Kinds of characters that turn the direction of the text behind them."""
@@ -28,6 +28,12 @@ def _finite(value: object) -> object:
     if isinstance(value, (list, tuple)):
         return [_finite(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def say_left_out(people: list[str], without: str = "an image") -> None:
+    """Print who took no part because their folder holds no image, or what else they lack."""
+    if people:
+        print(f"{len(people)} people without {without} were left out: {', '.join(people)}")
 
 
 def has_controls(text: str) -> bool:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from sfpose.cli.arguments import check_new, people_range
-from sfpose.cli.evaluate import CountedEmbedding, say_left_out
-from sfpose.cli.output import print_json
+from sfpose.cli.evaluate import CountedEmbedding
+from sfpose.cli.output import print_json, say_left_out
 from sfpose.cli.photos import add_progress_option, in_steps
 
 if TYPE_CHECKING:

@@ -112,7 +112,7 @@ def _open(path: Path, shape: tuple[int, ...]) -> np.memmap:
             raise ValueError(f"{path} must be a whole .npy file; {error}") from error
         if kept.shape != shape or kept.dtype != np.float32:
             raise ValueError(
-                f"{path} must hold float32 embeddings of shape {shape}; "
+                f"{path} must hold embeddings of shape {shape} in float32; "
                 f"it has {kept.dtype} of {kept.shape}"
             )
         return np.lib.format.open_memmap(path, mode="r+")
