@@ -35,7 +35,7 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
 
     By the chi-square distance (Alonso-Fernandez et al., section 4). Before ``fit``, decisions rest
     on the calibration that ships with the weights. ``fit`` replaces it by one on your own people,
-    cameras and poses, which a threshold in use should rest on if there are at least ten.
+    cameras and poses, which a threshold in use should rest on if there are fifty or more.
 
     Parameters
     ----------

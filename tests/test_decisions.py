@@ -54,9 +54,7 @@ def test_too_large_a_template_is_refused_with_the_sizes_of_its_poses_alone(group
 
 def test_an_unknown_target_names_the_command_that_calibrates_too():
     row = np.full(256, 1 / 256)
-    with pytest.raises(
-        ValueError, match="or sfpose calibrate --target-fmr 0.02"
-    ):
+    with pytest.raises(ValueError, match=r"sfpose calibrate --target-fmr 0\.02"):
         TemplateVerifier(0.02).verify(row, row)
 
 
