@@ -48,8 +48,8 @@ BUNDLE_VERSION = 2
 _COHORT, _GALLERY = "cohort.safetensors", "gallery.json"
 _GALLERY_FILES = {
     _GALLERY: 2**20,
-    "ids.json": 2**31,
-    "counts.json": 2**31,
+    "ids.json": 2**28,
+    "counts.json": 2**27,
     "templates.safetensors": 8 * 2**30,
 }
 _COHORT_FILES = {_COHORT: 2**30}
@@ -248,6 +248,8 @@ def _estimators(
             settings["template_sizes"] = [tuple(pair) for pair in settings["template_sizes"]]
         verifier.set_params(**settings)
         _check_parameters(embedder, verifier, artifact)
+        if type(stated["fitted"]) is not bool:
+            raise ValueError(f"fitted must be true or false; got {stated['fitted']!r}")
         if stated["fitted"]:
             if cohort is None:
                 known, strangers = from_conditions(artifact.manifest), None
@@ -311,6 +313,11 @@ def _read(path: Path) -> tuple[Artifact, GalleryContents | None, NDArray[np.floa
             "a newer sfpose wrote this"
         )
     gallery, cohort = stated.get("gallery"), stated.get("cohort")
+    if type(gallery) is not bool or not isinstance(cohort, dict | None):
+        raise ValueError(
+            "a bundle must say of its gallery whether there is one, and of its cohort the file; "
+            f"got {gallery!r} and {cohort!r}"
+        )
     wanted = {**(_GALLERY_FILES if gallery else {}), **(_COHORT_FILES if cohort else {})}
     with contextlib.ExitStack() as stack:
         folder = path
