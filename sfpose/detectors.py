@@ -280,8 +280,8 @@ def _check_landmarks(points: ArrayLike, count: int) -> NDArray[np.float64]:
 def _in_another_order(landmarks: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Faces whose eyes and mouth corners go opposite ways, or both against the head: (n,).
 
-    Nobody's do by as much in CFP's and KDEF's profiles and in FairFace, as YuNet finds them: there
-    -0.003 and -0.61 are the least of what is compared here (``tests/test_landmark_order.py``).
+    Those of no face do by as much among FairFace's by YuNet, nor those of CFP's and KDEF's profiles
+    (``tests/test_landmark_order.py``).
     """
     eyes, mouth = landmarks[:, 1] - landmarks[:, 0], landmarks[:, 4] - landmarks[:, 3]
     down = (landmarks[:, 3:] - landmarks[:, :2]).mean(axis=1)
