@@ -82,12 +82,17 @@ def check_new(out: Path, overwrite: bool, *, artifact: bool = False) -> Path:
 
     Raises
     ------
+    ValueError
+        If the path is none that can be written.
     FileExistsError
         If something is there that may not be replaced, or not by a file (an artifact).
     OSError
         If nothing can be written there.
     """
+    from sfpose.runtime.parts import check_name
+
     place = Path(os.path.realpath(out))
+    check_name(place, out)
     if place.exists():
         if not overwrite:
             raise FileExistsError(f"{str(out)!r} must not exist, or --overwrite be given")

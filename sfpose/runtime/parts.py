@@ -13,6 +13,7 @@ from pathlib import Path
 __all__ = ["check_name", "locked", "own_part", "remove_abandoned"]
 
 _PART = 16
+_MOST_FOLDERS = 255  # pathlib makes them by calling itself
 _LONGEST_NAME = 255 - len("..") - _PART - len(".part")
 
 
@@ -39,9 +40,10 @@ def check_name(path: Path, given: object = None) -> None:
         size = 0 if "\0" in str(path) else len(os.fsencode(path.name))
     except UnicodeEncodeError:
         size = 0
-    if not 0 < size <= _LONGEST_NAME:
+    if not 0 < size <= _LONGEST_NAME or len(path.parts) > _MOST_FOLDERS:
         raise ValueError(
-            f"a path must lead to a name of 1 to {_LONGEST_NAME} bytes, without NUL; "
+            f"a path must lead to a name of 1 to {_LONGEST_NAME} bytes, without NUL, "
+            f"in at most {_MOST_FOLDERS} folders; "
             f"got {str(path if given is None else given)!r}"
         )
 

@@ -190,3 +190,13 @@ def test_what_has_no_name_is_not_mirrored(tmp_path, capsys):
     assert main([*command, "--weights", str(folder)]) == 2
     assert "a manifest must state a name where none is given" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("out", ["x/" * 2000, "x" * 300, "/"])
+def test_places_that_lead_nowhere_are_told(tmp_path, monkeypatch, capsys, out):
+    monkeypatch.chdir(tmp_path)
+    for target in ("onnx", "mirrored"):
+        assert main(["export", "--target", target, "--out", out]) == 2
+        assert "a path must lead to a name of 1 to 232 bytes" in (said := capsys.readouterr().err)
+        assert "Traceback" not in said
+    assert list(tmp_path.iterdir()) == []

@@ -160,13 +160,13 @@ LOADS = {
     "bundle": VerificationBundle.load,
     "artifact": lambda path: FaceEmbedder(path).artifact,
 }
-BAD_PATHS = ["", "/", "a\0b", "a" * 233, "ä" * 117, "a" * 5000, "\ud800", "\udc80\0"]
+BAD_PATHS = ["", "/", "x/" * 300, "a\0b", "a" * 233, "ä" * 117, "a" * 5000, "\ud800", "\udc80\0"]
 
 
 @pytest.mark.parametrize("path", BAD_PATHS, ids=ascii)
 @pytest.mark.parametrize("kind", LOADS)
 def test_paths_that_lead_nowhere_are_told(kind, path):
-    with pytest.raises(ValueError, match="must lead to a name of 1 to 232 bytes, without NUL; got"):
+    with pytest.raises(ValueError, match="must lead to a name of 1 to 232 bytes"):
         LOADS[kind](path)
 
 
