@@ -77,10 +77,14 @@ def load_checkpoint(path: str | Path, needs: Collection[str] = ()) -> dict[str, 
     for name, (is_right, rule) in _FORMS.items():
         if name in state and not is_right(state[name]):
             raise ValueError(f"entry {name!r} of checkpoint {path} must be {rule}; it is not")
+    _check_entries(path, state, needs)
+    return state
+
+
+def _check_entries(path: str | Path, state: Mapping[str, Any], needs: Collection[str]) -> None:
     for name in needs:
         if name not in state:
             raise ValueError(f"checkpoint {path} must have an entry {name!r}; it has none")
-    return state
 
 
 def _is_facts(value: object) -> bool:
@@ -279,15 +283,16 @@ def check_same_run(path: Path, state: Mapping[str, Any], facts: Mapping[str, Any
     path : Path
         What to call it.
     state : mapping
-        What ``load_checkpoint`` gives that needs ``RUN_ENTRIES``.
+        What ``load_checkpoint`` gives.
     facts : mapping
         See ``run_facts``. What only one of both knows is not compared.
 
     Raises
     ------
     ValueError
-        If a fact differs.
+        If a fact differs, or the checkpoint says none.
     """
+    _check_entries(path, state, ["run"])
     kept = state["run"]
     different = [
         f"{name} ({kept[name]} there, {value} here)"

@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch", reason="training needs the [train] extra")
 pytest.importorskip("onnx", reason="training needs the [train] extra")
 
 from test_hostile_data_sets import within_seconds  # noqa: E402
+from test_training_paper import make_people  # noqa: E402
 from test_training_schedules import Halves, Rows  # noqa: E402
 
 from sfpose.networks import build_network  # noqa: E402
@@ -19,6 +20,8 @@ from sfpose.networks.tensor_files import load_without_code  # noqa: E402
 from sfpose.training.checkpoints import RUN_ENTRIES, load_checkpoint, save_checkpoint  # noqa: E402
 from sfpose.training.loop import LoopSettings, Stage, train  # noqa: E402
 from sfpose.training.margins import ArcFaceObjective  # noqa: E402
+from sfpose.training.paper import PaperRecipe, PaperStage, train_paper  # noqa: E402
+from sfpose.training.people import PeopleFolder  # noqa: E402
 from sfpose.training.starts import start_network  # noqa: E402
 
 
@@ -235,3 +238,15 @@ def test_optimisers_of_another_form_are_refused(run, tmp_path, optimizers):
     save_checkpoint(tmp_path / "run.pt", {**run, "optimizers": optimizers})
     with pytest.raises(ValueError, match="must be of the same network, objective, optimiser"):
         _run(tmp_path / "run.pt")
+
+
+def test_a_checkpoint_of_no_run_is_of_no_run_of_the_paper(run, tmp_path):
+    people = make_people(tmp_path / "people")
+    save_checkpoint(tmp_path / "run.stage1.pt", {**run, "run": {"seed": 9}})
+    recipe = PaperRecipe(size=32, batch_size=8, max_epochs=1, workers=0, device="cpu")
+    stages = [PaperStage(PeopleFolder(people))]
+    with pytest.raises(ValueError, match=r"of another seed \(9 there, 0 here\)"):
+        train_paper(stages, tmp_path / "run.pt", recipe=recipe, progress=False)
+    save_checkpoint(tmp_path / "run.stage1.pt", {"seen": 5})
+    with pytest.raises(ValueError, match=r"run\.stage1\.pt must have an entry 'run'; it has none"):
+        train_paper(stages, tmp_path / "run.pt", recipe=recipe, progress=False)
