@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sfpose.cli.arguments import check_names, check_writable
 from sfpose.cli.doubts import look_alikes, odd_photos
@@ -14,6 +14,10 @@ from sfpose.cli.photos import add_photo_options, embed_photos, find_photos, phot
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from sfpose.gallery import TemplateGallery
 
@@ -45,27 +49,10 @@ def run(options: argparse.Namespace) -> int:
     import numpy as np
 
     from sfpose.gallery import TemplateGallery
-    from sfpose.runtime.artifact import read_manifest
     from sfpose.runtime.folders import settled
     from sfpose.templates import build_templates
 
-    without: list[str] = []
-    if options.id is not None:
-        if not options.id.strip():
-            raise ValueError(f"--id must name somebody; got {options.id!r}")
-        photos = find_photos(options.photos)
-        people = [options.id] * len(photos)
-    elif len(options.photos) == 1:
-        photos, people, without = photos_by_person(options.photos[0])
-    else:
-        raise ValueError(
-            "--id must say whose photos these are, or one folder PERSON/photo be given"
-        )
-    if without:
-        raise ValueError(
-            "each person's folder must hold JPEG, PNG or WebP photos; there are none in "
-            f"{', '.join(without)}; nobody was added"
-        )
+    photos, people = _whose(options)
     names = list(dict.fromkeys(people))
     check_names(names)
     check_writable(options.gallery, "the gallery")
@@ -76,13 +63,14 @@ def run(options: argparse.Namespace) -> int:
         _check_new(there, names, options)
     faces = embed_photos(photos, options)
     usable = ~np.isnan(faces.descriptors).any(axis=1)
-    shown = np.array(people)[faces.index[usable]]
-    missing = sorted(set(people) - set(shown.tolist()))
+    rows, index = faces.descriptors[usable], faces.index[usable]
+    whose = np.array(people)[index]
+    missing = sorted(set(people) - set(whose.tolist()))
     if missing:
         raise ValueError(
             f"no face was found in any photo of {', '.join(missing)}; nobody was added"
         )
-    built = build_templates(faces.descriptors[usable], shown)
+    built = build_templates(rows, whose)
     counts = dict(zip(built.groups.tolist(), built.counts.tolist(), strict=True))
     _check_counts(counts, options)
     changing = TemplateGallery.changing(
@@ -91,26 +79,12 @@ def run(options: argparse.Namespace) -> int:
     with changing as gallery:
         _check_new(gallery, names, options)
         old = np.array([name in gallery for name in counts])
-        for put, rows in ((gallery.update, old), (gallery.add, ~old)):
-            if rows.any():
-                put(built.groups[rows], built.templates[rows], counts=built.counts[rows])
-    seen = set(faces.index[usable].tolist())
-    without_face = [str(photo) for row, photo in enumerate(photos) if row not in seen]
-    files = [str(photos[row]) for row in faces.index[usable]]
-    manifest = read_manifest(options.weights)
-    odd = odd_photos(faces.descriptors[usable], shown, files, manifest)
-    alike = look_alikes(gallery, list(counts), manifest)
-    for photo in without_face:
-        note(f"no face was found or taken in {photo}")
-    for doubt in (*odd, *alike):
-        note(str(doubt))
+        for put, chosen in ((gallery.update, old), (gallery.add, ~old)):
+            if chosen.any():
+                put(built.groups[chosen], built.templates[chosen], counts=built.counts[chosen])
+    doubts = _doubts(photos, index, rows, whose, gallery, options)
     if options.json:
         told = {"gallery": str(options.gallery), "people": len(gallery), "photos": counts}
-        doubts = {
-            "photos_without_face": without_face,
-            "may_show_somebody_else": [doubt._asdict() for doubt in odd],
-            "may_be_enrolled_already": [doubt._asdict() for doubt in alike],
-        }
         print_json({**told, **doubts})
     else:
         print(
@@ -118,6 +92,53 @@ def run(options: argparse.Namespace) -> int:
             f"the gallery holds {len(gallery)}"
         )
     return 0
+
+
+def _whose(options: argparse.Namespace) -> tuple[list[Path], list[str]]:
+    """The photos, and whom each shows."""
+    if options.id is not None:
+        if not options.id.strip():
+            raise ValueError(f"--id must name somebody; got {options.id!r}")
+        photos = find_photos(options.photos)
+        return photos, [options.id] * len(photos)
+    if len(options.photos) != 1:
+        raise ValueError(
+            "--id must say whose photos these are, or one folder PERSON/photo be given"
+        )
+    photos, people, without = photos_by_person(options.photos[0])
+    if without:
+        raise ValueError(
+            "each person's folder must hold photos that can be read; there are none in "
+            f"{', '.join(without)}; nobody was added"
+        )
+    return photos, people
+
+
+def _doubts(
+    photos: Sequence[Path],
+    index: NDArray[np.int64],
+    rows: NDArray[np.float32],
+    whose: NDArray[np.str_],
+    gallery: TemplateGallery,
+    options: argparse.Namespace,
+) -> dict[str, list[Any]]:
+    """What somebody should look at, which is said too: by what it is called in JSON."""
+    from sfpose.runtime.artifact import read_manifest
+
+    manifest = read_manifest(options.weights)
+    taken = set(index.tolist())
+    without_face = [str(photo) for row, photo in enumerate(photos) if row not in taken]
+    odd = odd_photos(rows, whose, [str(photos[row]) for row in index], manifest)
+    alike = look_alikes(gallery, list(dict.fromkeys(whose.tolist())), manifest)
+    for photo in without_face:
+        note(f"no face was found or taken in {photo}")
+    for doubt in (*odd, *alike):
+        note(str(doubt))
+    return {
+        "photos_without_face": without_face,
+        "may_show_somebody_else": [doubt._asdict() for doubt in odd],
+        "may_be_enrolled_already": [doubt._asdict() for doubt in alike],
+    }
 
 
 def _check_new(gallery: TemplateGallery, names: list[str], options: argparse.Namespace) -> None:
