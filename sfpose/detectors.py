@@ -9,9 +9,10 @@ the mouth corner on the image's left, the other one. Imports nothing of the libr
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -53,6 +54,8 @@ class YuNet:
         If there is no such file.
     ImportError
         At the first photo, if OpenCV is missing.
+    ValueError
+        At the first photo, if the file is another network, or none.
 
     Examples
     --------
@@ -99,8 +102,9 @@ class YuNet:
         with self._lock:
             if self._network is None:
                 self._network = self._load()
-            self._network.setInputSize((width, height))
-            found = self._network.detect(np.ascontiguousarray(small[:, :, ::-1]))[1]
+            with self._saying():
+                self._network.setInputSize((width, height))
+                found = self._network.detect(np.ascontiguousarray(small[:, :, ::-1]))[1]
         rows = np.zeros((0, 15)) if found is None else np.asarray(found, dtype=np.float64)
         # OpenCV gives pixel indices; here the centre of the first pixel is at 0.5.
         landmarks = (rows[:, 4:14].reshape(-1, 5, 2) + 0.5) * scale
@@ -113,9 +117,22 @@ class YuNet:
             raise ImportError(
                 'YuNet runs in OpenCV, which is missing: pip install "sfpose[opencv]"'
             ) from error
-        return cv2.FaceDetectorYN.create(
-            str(self.path), "", (320, 320), score_threshold=self.score_threshold
-        )
+        with self._saying():
+            return cv2.FaceDetectorYN.create(
+                str(self.path), "", (320, 320), score_threshold=self.score_threshold
+            )
+
+    @contextlib.contextmanager
+    def _saying(self) -> Iterator[None]:
+        """Say which file it is that OpenCV cannot use."""
+        import cv2
+
+        try:
+            yield
+        except cv2.error as error:
+            raise ValueError(
+                f"YuNet's file must be its ONNX network; {str(self.path)!r} is not: {error.err}"
+            ) from error
 
 
 class LibFaceDetection:

@@ -30,6 +30,14 @@ def test_boxes_are_those_of_the_package_that_are_as_sure_as_asked(street, found)
     np.testing.assert_allclose(LibFaceDetection()(street)[:, :2], usual[:, :2])
 
 
+@pytest.mark.parametrize("contents", [b"no network", read_artifact("small").model])
+def test_a_file_that_is_no_yunet_is_named(tmp_path, contents):
+    pytest.importorskip("cv2", reason="YuNet needs the [opencv] extra")
+    (tmp_path / "other.onnx").write_bytes(contents)
+    with pytest.raises(ValueError, match=r"must be its ONNX network; '.*other.onnx' is not"):
+        YuNet(tmp_path / "other.onnx")(PHOTO)
+
+
 def test_yunet_is_made_with_the_threshold_that_is_asked_for(tmp_path, monkeypatch):
     cv2 = pytest.importorskip("cv2", reason="YuNet needs the [opencv] extra")
     (tmp_path / "yunet.onnx").write_bytes(b"")
