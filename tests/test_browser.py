@@ -19,8 +19,14 @@ import pytest
 from PIL import Image
 
 from sfpose import FaceAligner, FaceEmbedder, TemplateVerifier
-from sfpose.geometry import MIRROR, similarity_to_canonical, turn_matrix, widen_matrix
-from sfpose.preprocessing import aligned_crop, letterbox_matrix
+from sfpose.geometry import (
+    MIRROR,
+    similarity_to_canonical,
+    squares_around,
+    turn_matrix,
+    widen_matrix,
+)
+from sfpose.preprocessing import aligned_crop
 from sfpose.runtime.artifact import read_manifest
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "browser"
@@ -255,7 +261,7 @@ def test_alpha_is_dropped_there_too(browse, portrait):
 )
 def test_crops_are_pythons_to_the_byte(browse, size):
     photo = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    whole = letterbox_matrix(photo.shape)
+    (whole,) = squares_around([(0, 0, photo.shape[1], photo.shape[0])])
     squares = [whole, whole @ MIRROR, whole @ widen_matrix(0.8), whole @ turn_matrix(17.0)]
     told = browse.act(
         f"""
