@@ -34,6 +34,18 @@ def bundle():
     return VerificationBundle(FaceEmbedder(), verifier, gallery)
 
 
+@pytest.mark.filterwarnings("ignore:distances must be smaller")
+def test_a_fit_of_other_rows_labels_comes_back_too(tmp_path):
+    """Its ratios rise with the distance: what fit warns of and saves must load."""
+    rows, subjects = _descriptors()
+    shuffled = np.random.default_rng(0).permutation(subjects)
+    noise = np.random.default_rng(4).permuted(rows, axis=1)
+    verifier = TemplateVerifier(target_fmr=0.05).fit(noise, shuffled)
+    assert verifier.decision_rule().slope > 0
+    path = VerificationBundle(FaceEmbedder(), verifier).save(tmp_path / "door")
+    assert VerificationBundle.load(path).verifier.decision_rule() == verifier.decision_rule()
+
+
 @pytest.mark.parametrize("name", ["door", "door.zip"])
 def test_a_bundle_comes_back_as_it_went(bundle, photos, tmp_path, name):
     path = bundle.save(tmp_path / name)

@@ -128,7 +128,6 @@ def test_sizes_that_are_too_large_or_lie_are_refused(tmp_path, name, size, messa
         (("calibration", "conditions", 0, "thresholds", 0, "fmr_interval"), "ab"),
         (("calibration", "conditions", 0, "thresholds", 0, "fmr_interval"), [0, 1, 2]),
         (("calibration", "conditions", 0, "thresholds", 0, "fnmr_interval"), [0, "1"]),
-        (("calibration", "conditions", 0, "log_likelihood_ratio", "slope"), 1),
         (("calibration", "conditions", 0, "log_likelihood_ratio", "slope"), True),
         (("calibration", "conditions", 0, "log_likelihood_ratio", "intercept"), "0"),
         (("descriptor", "size"), 4.9),
