@@ -202,6 +202,8 @@ def _no_collection(images: object) -> str | None:
     kind = type(images).__name__
     if isinstance(images, (set, frozenset)):
         return f"a {kind}, which has no order: give a list, so that row i is of image i"
+    if hasattr(images, "toarray"):
+        return f"a sparse {kind}"
     if isinstance(images, Mapping):
         return f"a {kind}, which goes by its keys: give list(images.values())"
     if hasattr(images, "columns"):

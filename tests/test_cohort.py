@@ -226,10 +226,14 @@ def test_a_changed_cohort_is_refused(bundle, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"must hold cohort\.safetensors"):
         VerificationBundle.load(path)
     file.write_bytes(original)
-    for wrong in ([], "yes", {"sha256": 1}):
-        stated["bundle"]["cohort"] = wrong or {"sha256": "0" * 64}
+    for wrong, message in (
+        ({"sha256": "0" * 64}, "must have the sha256"),
+        ({"sha256": 1}, "must have the sha256"),
+        ("yes", "must say .* of its cohort the file; got False and 'yes'"),
+    ):
+        stated["bundle"]["cohort"] = wrong
         manifest.write_text(json.dumps(stated))
-        with pytest.raises(ValueError, match="must have the sha256"):
+        with pytest.raises(ValueError, match=message):
             VerificationBundle.load(path)
     stated["bundle"]["cohort"] = None
     manifest.write_text(json.dumps(stated))

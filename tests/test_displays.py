@@ -26,12 +26,6 @@ from sfpose.metrics import (  # noqa: E402
 )
 
 
-@pytest.fixture(autouse=True)
-def _close_figures():
-    yield
-    plt.close("all")
-
-
 def _scores():
     rng = np.random.default_rng(0)
     genuine = np.arange(3000) < 800

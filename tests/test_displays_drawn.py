@@ -7,7 +7,6 @@ from scipy.stats import norm
 matplotlib = pytest.importorskip("matplotlib", reason="displays need matplotlib")
 matplotlib.use("Agg")
 
-import matplotlib.pyplot as plt  # noqa: E402
 
 from sfpose import TemplateVerifier  # noqa: E402
 from sfpose.metrics import (  # noqa: E402
@@ -18,12 +17,6 @@ from sfpose.metrics import (  # noqa: E402
     TippettDisplay,
     people_rate_interval,
 )
-
-
-@pytest.fixture(autouse=True)
-def _close_figures():
-    yield
-    plt.close("all")
 
 
 def _people(people=40, images=3):
