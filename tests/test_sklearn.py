@@ -64,8 +64,6 @@ EXPECTED = {
     "FaceAligner": dict.fromkeys(_ON_DATA, TABLE),
     "FaceEmbedder": {
         **dict.fromkeys(_ON_DATA, TABLE),
-        "check_estimator_sparse_array": TABLE,
-        "check_estimator_sparse_matrix": TABLE,
         "check_requires_y_none": MESSAGE,
     },
     "LikelihoodRatioCalibrator": dict.fromkeys(
