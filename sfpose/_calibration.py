@@ -141,7 +141,7 @@ class Calibrator:
         found: dict[Condition, Calibrated] = {}
         for place, (more, fewer) in enumerate(sizes):
             paired = self._compare(more, fewer)
-            if paired is None and place in range(max(needed, 1)):
+            if paired is None and place < max(needed, 1):
                 raise ValueError(
                     "a calibration needs at least one person with two descriptors; everyone has one"
                     if more == fewer == 1

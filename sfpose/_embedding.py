@@ -247,8 +247,9 @@ class Aligner:
         self, images: Images, size: int, margin: float = 1.0
     ) -> Iterator[tuple[list[NDArray[np.uint8]], NDArray[np.bool_]]]:
         """Batches of aligned crops (size, size, 3), and which of them show a face."""
+        widen = widen_matrix(margin)
         for batch, points, scores in self.landmarks(images):
-            matrices = similarity_to_canonical(points) @ widen_matrix(margin)
+            matrices = similarity_to_canonical(points) @ widen
             crops = [
                 aligned_crop(image, matrix, size)
                 for image, matrix in zip(batch, matrices, strict=True)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from sfpose.decision import Weights
     from sfpose.gallery import TemplateGallery
 
 
@@ -48,6 +49,7 @@ def run(options: argparse.Namespace) -> int:
     """Write the gallery anew and say who was added."""
     import numpy as np
 
+    from sfpose.decision import manifest_of
     from sfpose.gallery import TemplateGallery
     from sfpose.runtime.folders import settled
     from sfpose.templates import build_templates
@@ -72,7 +74,8 @@ def run(options: argparse.Namespace) -> int:
         )
     built = build_templates(rows, whose)
     counts = dict(zip(built.groups.tolist(), built.counts.tolist(), strict=True))
-    _check_counts(counts, options)
+    manifest = manifest_of(options.weights)
+    _check_counts(counts, manifest)
     changing = TemplateGallery.changing(
         options.gallery, weights=options.weights, n_jobs=options.n_jobs
     )
@@ -82,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
         for put, chosen in ((gallery.update, old), (gallery.add, ~old)):
             if chosen.any():
                 put(built.groups[chosen], built.templates[chosen], counts=built.counts[chosen])
-    doubts = _doubts(photos, index, rows, whose, gallery, options)
+    doubts = _doubts(photos, index, rows, whose, gallery, manifest)
     if options.json:
         told = {"gallery": str(options.gallery), "people": len(gallery), "photos": counts}
         print_json({**told, **doubts})
@@ -120,16 +123,13 @@ def _doubts(
     rows: NDArray[np.float32],
     whose: NDArray[np.str_],
     gallery: TemplateGallery,
-    options: argparse.Namespace,
+    weights: Weights,
 ) -> dict[str, list[Any]]:
     """What somebody should look at, which is said too: by what it is called in JSON."""
-    from sfpose.runtime.artifact import read_manifest
-
-    manifest = read_manifest(options.weights)
     taken = set(index.tolist())
     without_face = [str(photo) for row, photo in enumerate(photos) if row not in taken]
-    odd = odd_photos(rows, whose, [str(photos[row]) for row in index], manifest)
-    alike = look_alikes(gallery, list(dict.fromkeys(whose.tolist())), manifest)
+    odd = odd_photos(rows, whose, [str(photos[row]) for row in index], weights)
+    alike = look_alikes(gallery, list(dict.fromkeys(whose.tolist())), weights)
     for photo in without_face:
         note(f"no face was found or taken in {photo}")
     for doubt in (*odd, *alike):
@@ -147,12 +147,11 @@ def _check_new(gallery: TemplateGallery, names: list[str], options: argparse.Nam
         raise ValueError(f"people must be new, or --replace be given; {known[0]!r} is enrolled")
 
 
-def _check_counts(counts: dict[str, int], options: argparse.Namespace) -> None:
+def _check_counts(counts: dict[str, int], weights: Weights) -> None:
     """Refuse whom identify could not decide about: nobody has a threshold for so many photos."""
-    from sfpose.decision import shipped_conditions
-    from sfpose.runtime.artifact import read_manifest
+    from sfpose.decision import manifest_of, shipped_conditions
 
-    conditions = shipped_conditions(read_manifest(options.weights))
+    conditions = shipped_conditions(manifest_of(weights))
     most = max((c.template_images for c in conditions if c.poses is None), default=None)
     for name, count in counts.items():
         if most is not None and count > most:

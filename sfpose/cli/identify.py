@@ -15,6 +15,7 @@ from sfpose.cli.rates import chosen_rate
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
+    from sfpose.decision import Weights
     from sfpose.gallery import SearchResult, TemplateGallery
 
 
@@ -53,6 +54,7 @@ def run(options: argparse.Namespace) -> int:
     """Print who is near; 0 if somebody is in every photo, else 1."""
     import numpy as np
 
+    from sfpose.decision import manifest_of
     from sfpose.gallery import SearchResult
 
     options.weights = weights_for(options.gallery, options.weights)
@@ -60,8 +62,9 @@ def run(options: argparse.Namespace) -> int:
     if not len(gallery):
         where = str(options.gallery)
         raise ValueError(f"a gallery that is searched must hold people; {where!r} holds nobody")
-    options.target_fmr = chosen_rate(options.target_fmr, options.weights, 1e-4)
-    thresholds = _thresholds(options, gallery)
+    manifest = manifest_of(options.weights)
+    options.target_fmr = chosen_rate(options.target_fmr, manifest, 1e-4)
+    thresholds = _thresholds(gallery, manifest, options.target_fmr)
     photos = find_photos(options.photos)
     faces = embed_photos(photos, options)
     usable = ~np.isnan(faces.descriptors).any(axis=1)
@@ -106,7 +109,7 @@ def _nears(found: SearchResult, thresholds: dict[str | int, float | None]) -> li
 
 
 def _thresholds(
-    options: argparse.Namespace, gallery: TemplateGallery
+    gallery: TemplateGallery, weights: Weights, target_fmr: float
 ) -> dict[str | int, float | None]:
     """Threshold of each person: templates of more images lie closer to everybody.
 
@@ -114,7 +117,7 @@ def _thresholds(
     keep the others from being found.
     """
     counts = gallery.counts.tolist()
-    by_count = {images: _threshold(options, images) for images in set(counts)}
+    by_count = {images: _threshold(weights, target_fmr, images) for images in set(counts)}
     for images in sorted(images for images, known in by_count.items() if known is None):
         names = [str(name) for name, count in zip(gallery, counts, strict=True) if count == images]
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
@@ -126,15 +129,15 @@ def _thresholds(
     return dict(zip(gallery, (by_count[images] for images in counts), strict=True))
 
 
-def _threshold(options: argparse.Namespace, images: int) -> float | None:
+def _threshold(weights: Weights, target_fmr: float, images: int) -> float | None:
     from sfpose.decision import Condition, shipped_rule
 
     try:
         wanted = Condition.of(images, 1)
-        return shipped_rule(options.weights, options.target_fmr, wanted).threshold
+        return shipped_rule(weights, target_fmr, wanted).threshold
     except ValueError:
         # Raises again where it is the rate that the weights were not calibrated for.
-        shipped_rule(options.weights, options.target_fmr)
+        shipped_rule(weights, target_fmr)
         return None
 
 

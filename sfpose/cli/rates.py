@@ -28,7 +28,7 @@ def calibrated_rates(weights: Weights) -> list[float]:
     return sorted({stated["target_fmr"] for entry in mixed for stated in entry["thresholds"]})
 
 
-def chosen_rate(asked: float | None, weights: str, usual: float) -> float:
+def chosen_rate(asked: float | None, weights: Weights, usual: float) -> float:
     """The rate that is asked for; else the strictest calibrated one that is at least the usual.
 
     Where all are below the usual rate, it is the greatest; where there is none, the usual one,

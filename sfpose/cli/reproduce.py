@@ -213,11 +213,7 @@ def _studies(folder: PoseFolder, options: argparse.Namespace) -> _Printed:
 
     full = of(whole)
     measures = _measures(crops[found], yaw[found], scores[found])
-    numbers = [
-        row
-        for pose in full.poses
-        for row in full.number_of_images(full.enrolled, pose, (1, 2, 3, 5))
-    ]
+    numbers = [row for pose in full.poses for row in full.number_of_images(full.enrolled, pose)]
     studies = {
         "number of images of a template": numbers,
         "templates that mix poses": full.mixed_poses(),

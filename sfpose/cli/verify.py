@@ -78,11 +78,12 @@ def _descriptors(options: argparse.Namespace) -> NDArray[np.float32]:
 def run(options: argparse.Namespace) -> int:
     """Print the decision; 0 for a match, 1 for none."""
     from sfpose._scoring import chi2_pairs
-    from sfpose.decision import shipped_rule
+    from sfpose.decision import manifest_of, shipped_rule
 
     check_policy(options)
     start = time.perf_counter()
-    rule = shipped_rule(options.weights, chosen_rate(options.target_fmr, options.weights, 1e-3))
+    manifest = manifest_of(options.weights)
+    rule = shipped_rule(manifest, chosen_rate(options.target_fmr, manifest, 1e-3))
     rows = _descriptors(options)
     result = rule.decide(float(chi2_pairs(rows[:1], rows[1:])[0]))
     seconds = time.perf_counter() - start

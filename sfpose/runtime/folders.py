@@ -34,7 +34,6 @@ from sfpose.runtime.replacing import (
 )
 
 __all__ = [
-    "change_folder",
     "changing_folder",
     "read_whole",
     "settled",
@@ -176,46 +175,8 @@ def write_folder(
     ...     sorted(file.name for file in path.iterdir())
     ['a', 'manifest.json']
     """
-    return change_folder(path, lambda _: contents, overwrite=overwrite, marker=marker, known=known)
-
-
-def change_folder(
-    path: str | os.PathLike[str],
-    change: Callable[[Path], Contents],
-    *,
-    overwrite: bool = True,
-    marker: str,
-    known: Collection[str] = (),
-) -> Path:
-    """Write a folder anew by what it holds, while no other writer does.
-
-    Parameters
-    ----------
-    path, overwrite, marker, known
-        As for ``write_folder``.
-    change : callable
-        Takes the folder, which need not be there yet, and gives the files that are to be in it.
-
-    Returns
-    -------
-    Path
-
-    Raises
-    ------
-    FileExistsError, ValueError, OSError
-        As ``write_folder`` does, and what ``change`` raises; what was there is there still.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from sfpose.runtime.folders import change_folder
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = change_folder(f"{folder}/one", lambda _: {"mark": b"{}"}, marker="mark")
-    ...     path.name
-    'one'
-    """
-    with changing_folder(path, overwrite=overwrite, marker=marker, known=known) as (place, files):
-        files.update(change(place))
+    with changing_folder(path, overwrite=overwrite, marker=marker, known=known) as (_, files):
+        files.update(contents)
     return Path(path)
 
 

@@ -22,7 +22,7 @@ from sfpose._gallery_files import gallery_files
 from sfpose.bundle import VerificationBundle
 from sfpose.cli import main
 from sfpose.runtime.files import whole_file
-from sfpose.runtime.folders import change_folder, read_whole, write_folder
+from sfpose.runtime.folders import changing_folder, read_whole, write_folder
 
 MARK = b'{"format": "test"}'
 
@@ -150,7 +150,8 @@ def test_a_writer_after_a_killed_one_loses_nobody(tmp_path, monkeypatch, locks, 
         gallery.add(["eve"], np.ones((1, 4)))
         return gallery_files(gallery._contents())
 
-    change_folder(path, enrolled, marker="manifest.json")
+    with changing_folder(path, marker="manifest.json") as (place, files):
+        files.update(enrolled(place))
     found = list(TemplateGallery.load(path))
     assert found == ["ann", "bo", "cy", *(["di"] if both else []), "eve"]
     _gallery("fay").save(path, overwrite=True)
@@ -180,7 +181,8 @@ def test_without_locks_a_change_of_what_another_wrote_meanwhile_is_refused(tmp_p
             meanwhile()
             return {"mark": MARK, "value": value}
 
-        change_folder(path, changed, marker="mark")
+        with changing_folder(path, marker="mark") as (place, files):
+            files.update(changed(place))
 
     for before in (None, b"0"):
         if before:

@@ -9,7 +9,7 @@ import pytest
 from sfpose import FaceEmbedder, TemplateGallery
 from sfpose.bundle import VerificationBundle
 from sfpose.runtime.files import whole_file
-from sfpose.runtime.folders import change_folder, read_whole, write_folder, write_zip
+from sfpose.runtime.folders import changing_folder, read_whole, write_folder, write_zip
 
 MARK = b'{"format": "test"}'
 
@@ -39,7 +39,8 @@ def test_a_folder_can_be_written_while_a_file_is(tmp_path, name):
         (tmp_path / "door").unlink()
         return {"mark": MARK}
 
-    change_folder(tmp_path / name, change, marker="mark")
+    with changing_folder(tmp_path / name, marker="mark") as (place, files):
+        files.update(change(place))
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name / "mark").read_bytes() == MARK
 
@@ -108,7 +109,8 @@ def test_what_a_living_writer_prepares_is_left_alone(tmp_path):
     (tmp_path / "one").rename(tmp_path / "two")
     (tmp_path / "two" / "mark").unlink()
     (tmp_path / "two").rmdir()
-    change_folder(tmp_path / "one", change, marker="mark")
+    with changing_folder(tmp_path / "one", marker="mark") as (place, files):
+        files.update(change(place))
     assert len(parts) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["one"]
 
