@@ -105,17 +105,24 @@ class DescriptorForm(NamedTuple):
         made = cls.of_weights(weights)
         return made if made[:2] == own[:2] else own
 
-    def check_network(self, now: DescriptorForm, weights: Weights) -> None:
-        """Refuse weights that are another network now than the one of this form.
+    def check_network(self, digest: str | None, name: str, source: str) -> None:
+        """Refuse what is known to be of another network than descriptors of this form.
+
+        Parameters
+        ----------
+        digest : str or None
+            SHA-256 of its network; None if it is not known.
+        name, source : str
+            What to call it in an error, and where such descriptors come from.
 
         Raises
         ------
         ValueError
         """
-        if self.digest != now.digest:
+        if digest not in (None, self.digest):
             raise ValueError(
-                f"a threshold holds for the weights that it was calibrated on, {self.digest}; "
-                f"{str(weights)!r} is {now.digest} now: fit or load again"
+                f"{name} must be of the network of {source}, {self.digest}; it is of {digest}: "
+                "take its own weights, or fit, enrol or load again"
             )
 
     def check(self, rows: NDArray[np.floating[Any]], name: str) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +27,6 @@ __all__ = [
     "check_counts",
     "check_digest",
     "check_ids",
-    "check_network",
     "digest_of",
     "gallery_files",
     "read_gallery",
@@ -185,25 +183,6 @@ def check_ids(ids: Sequence[str | int]) -> list[str | int]:
         twice = Counter(names).most_common(1)[0][0]
         raise ValueError(f"ids must differ from each other; {twice!r} is given twice")
     return names
-
-
-def check_network(
-    contents: GalleryContents,
-    path: str | os.PathLike[str],
-    weights: str | os.PathLike[str],
-    digest: str | None,
-) -> None:
-    """Refuse templates that are known to come from another network than weights of this digest.
-
-    Raises
-    ------
-    ValueError
-    """
-    if contents.network not in (None, digest):
-        raise ValueError(
-            f"the templates of a gallery must come from the network of its probes; those in "
-            f"{str(path)!r} come from {contents.network}, {str(weights)!r} is {digest}"
-        )
 
 
 def check_counts(counts: ArrayLike | None, length: int) -> NDArray[np.int64]:

@@ -141,7 +141,7 @@ class VerificationBundle:
                 )
             # A verifier that was told no weights takes them to be "default", which may be wrong.
             if self.verifier.weights != TemplateVerifier().weights:
-                _check_network(self.verifier._form.digest, form, "the verifier")
+                form.check_network(self.verifier._form.digest, "the verifier", "the embedder")
             if {*check_groups(self.verifier.groups)} != {*self.verifier._calibrated_groups}:
                 raise ValueError(
                     f"the verifier must be fitted for its groups, {self.verifier.groups!r}; "
@@ -154,7 +154,8 @@ class VerificationBundle:
             }
         else:
             own = manifest_of(self.verifier._source())
-            _check_network(DescriptorForm.of_weights(own).digest, form, "the verifier")
+            digest = DescriptorForm.of_weights(own).digest
+            form.check_network(digest, "the verifier", "the embedder")
             if own.get("descriptor") != manifest.get("descriptor"):
                 raise ValueError(
                     "the verifier must be for descriptors as the embedder makes them, "
@@ -166,7 +167,7 @@ class VerificationBundle:
         if self.gallery is not None and len(self.gallery):
             contents = self.gallery._contents()
             form.check(contents.templates, "templates of the gallery")
-            _check_network(contents.network, form, "the gallery")
+            form.check_network(contents.network, "the gallery", "the embedder")
             people = gallery_files(contents._replace(network=form.digest), _GALLERY)
             extra = {name: b"".join(parts) for name, parts in people.items()}
         stated: dict[str, Any] = {
@@ -282,13 +283,6 @@ def _plain(value: Any, name: str) -> Any:
     raise ValueError(f"a bundle keeps numbers, texts and lists of them; got {name}={value!r}")
 
 
-def _check_network(digest: str | None, form: DescriptorForm, name: str) -> None:
-    if digest not in (None, form.digest):
-        raise ValueError(
-            f"{name} must be of the weights of the embedder, {form.digest}; it is of {digest}"
-        )
-
-
 def _check_rates(known: Iterable[Calibrated], target: float) -> None:
     """Refuse thresholds for other rates than the verifier states."""
     for calibrated in known:
@@ -330,7 +324,7 @@ def _read(path: Path) -> tuple[Artifact, GalleryContents | None, NDArray[np.floa
         if gallery:
             contents = read_gallery(folder, True, _GALLERY)
             form = DescriptorForm.of_artifact(artifact, str(path))
-            _check_network(contents.network, form, "the gallery")
+            form.check_network(contents.network, "the gallery", "the embedder")
             contents = contents._replace(templates=np.array(contents.templates))
         if cohort:
             check_digest(folder / _COHORT, {_COHORT: cohort})

@@ -19,7 +19,6 @@ from sfpose._gallery_files import (
     GalleryContents,
     check_counts,
     check_ids,
-    check_network,
     gallery_files,
     read_gallery,
 )
@@ -391,10 +390,11 @@ class TemplateGallery:
         """
         contents = read_whole(path, lambda folder: read_gallery(folder, verify))
         gallery = cls(weights=weights, n_jobs=n_jobs)
-        if weights is not None:
-            check_network(contents, path, weights, gallery._network)
-        if gallery._form is not None and verify and contents.ids:
-            gallery._form.check(contents.templates, "templates")
+        if gallery._form is not None:
+            names = f"the gallery {str(path)!r}", f"weights {str(weights)!r}"
+            gallery._form.check_network(contents.network, *names)
+            if verify and contents.ids:
+                gallery._form.check(contents.templates, "templates")
         gallery._network = gallery._network or contents.network
         gallery._rows = TemplateRows(contents)
         return gallery

@@ -195,7 +195,7 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         if form is None or form.digest is not None:
             now = DescriptorForm.of_weights(self._source())
             if form is not None:
-                form.check_network(now, self.weights)
+                now.check_network(form.digest, "the threshold", f"weights {str(self.weights)!r}")
             form = now
         for name, rows in sides.items():
             form.check(rows, name)

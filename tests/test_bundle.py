@@ -152,12 +152,12 @@ def test_parts_that_do_not_fit_together_are_refused_and_nothing_is_left(bundle, 
         ((bundle.embedder, bundle.verifier, gallery), "gallery must have 256 values .*got 30"),
         ((bundle.embedder, bundle.verifier, doubled), "gallery must sum to 1 in each row"),
         ((bundle.embedder, unsure), r"cannot keep \['margin_'\]"),
-        ((bundle.embedder, small), "verifier must be of the weights of the embedder"),
-        ((bundle.embedder, bundle.verifier, other), "gallery must be of the weights of the"),
+        ((bundle.embedder, small), "verifier must be of the network of the embedder"),
+        ((bundle.embedder, bundle.verifier, other), "gallery must be of the network of the"),
         ((bundle.embedder, changed), "for its verifier's target_fmr, 0.5; got some for .0.01."),
         ((bundle.embedder, drawing), "random_state must be a whole number, at least 0; got Gen"),
-        ((bundle.embedder, elsewhere), "verifier must be of the weights of the embedder"),
-        ((FaceEmbedder("small"), TemplateVerifier(0.01)), "verifier must be of the weights of"),
+        ((bundle.embedder, elsewhere), "verifier must be of the network of the embedder"),
+        ((FaceEmbedder("small"), TemplateVerifier(0.01)), "verifier must be of the network of"),
     ]:
         for name in ("door", "door.zip"):
             with pytest.raises(ValueError, match=message):
@@ -329,7 +329,7 @@ def test_people_of_another_network_are_refused(bundle, tmp_path):
     assert stated["network"] == bundle.embedder.artifact.digest
     stated["network"] = "0" * 64
     (path / "gallery.json").write_text(json.dumps(stated))
-    with pytest.raises(ValueError, match="gallery must be of the weights of the embedder"):
+    with pytest.raises(ValueError, match="gallery must be of the network of the embedder"):
         VerificationBundle.load(path)
 
 

@@ -162,7 +162,7 @@ def test_galleries_and_photos_must_be_of_the_same_network(command, people, tmp_p
     wanted = {"enrol": ["--id", "collins"], "identify": []}[command]
     arguments = [command, gallery, str(people / "collins"), *wanted, "--weights", "small"]
     assert main(arguments) == 2
-    assert "must come from the network of its probes" in capsys.readouterr().err
+    assert "must be of the network of weights 'small', " in capsys.readouterr().err
     assert list(TemplateGallery.load(gallery)) == ["hopper"]
 
 

@@ -244,7 +244,7 @@ def test_identify_finds_the_people_of_a_bundle_by_its_own_weights(bundle, people
     assert told["nearest"][0]["distance"] == pytest.approx(distance, rel=1e-3)
     assert main(["identify", bundle, photo, "--weights", bundle, "--target-fmr", "0.01"]) == 0
     assert main(["identify", bundle, photo, "--weights", "default"]) == 2
-    assert "must come from the network of its probes" in capsys.readouterr().err
+    assert "must be of the network of weights 'default', " in capsys.readouterr().err
     assert main(["info", bundle, "--ids"]) == 0
     assert capsys.readouterr().out.splitlines()[1:] == ["hopper: 1 photos"]
 

@@ -327,7 +327,7 @@ def test_the_last_person_is_deleted_from_the_disk(tmp_path, verify, weights):
     with pytest.raises(ValueError, match="it is empty"):
         empty.search(rows)
     if weights:
-        with pytest.raises(ValueError, match="must come from the network of its probes"):
+        with pytest.raises(ValueError, match="must be of the network of weights 'small'"):
             TemplateGallery.load(folder, weights="small")
     empty.add(["bo"], rows[1:])
     empty.save(folder, overwrite=True)

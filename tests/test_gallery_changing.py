@@ -96,7 +96,7 @@ def test_a_gallery_of_other_weights_is_not_changed(tmp_path):
     with TemplateGallery.changing(tmp_path / "door", weights="small") as gallery:
         gallery.add(["ann"], _row(0))
     with (
-        pytest.raises(ValueError, match="must come from the network of its probes"),
+        pytest.raises(ValueError, match="must be of the network of weights 'default'"),
         TemplateGallery.changing(tmp_path / "door", weights="default"),
     ):
         raise AssertionError("the block began")

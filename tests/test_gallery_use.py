@@ -47,7 +47,7 @@ def test_people_out_of_a_bundle_stay_with_its_network(bundle, tmp_path, people):
     stated = json.loads((folder / "manifest.json").read_text())
     assert stated["network"] == bundle.embedder.artifact.digest
     # The default network gives 256 values that sum to 1 as well.
-    with pytest.raises(ValueError, match="the gallery must be of the weights of the embedder"):
+    with pytest.raises(ValueError, match="the gallery must be of the network of the embedder"):
         VerificationBundle(FaceEmbedder(), TemplateVerifier(), loaded.gallery).save(tmp_path / "x")
 
 

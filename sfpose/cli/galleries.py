@@ -56,12 +56,12 @@ def read_people(
 
     if not _is_bundle(path):
         return TemplateGallery.load(path, weights=weights, n_jobs=n_jobs)
-    from sfpose._gallery_files import check_network
     from sfpose.bundle import VerificationBundle
     from sfpose.decision import DescriptorForm
 
     gallery = VerificationBundle.load(path, n_jobs=n_jobs).gallery
     assert gallery is not None  # it is empty if none was saved
     if weights is not None:
-        check_network(gallery._contents(), path, weights, DescriptorForm.of_weights(weights).digest)
+        names = f"the gallery {str(path)!r}", f"weights {weights!r}"
+        DescriptorForm.of_weights(weights).check_network(gallery._network, *names)
     return gallery
