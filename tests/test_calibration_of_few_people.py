@@ -78,6 +78,29 @@ def test_what_ships_rests_on_enough(name):
             assert shipped_rule(name, stated["target_fmr"], wanted).caution is None
 
 
+@pytest.mark.parametrize(
+    ("people", "pairs", "mark"),
+    [(10, 299, "*"), (10, 300, ""), (9, 300, "!"), (10, 29, "!"), (10, 30, "*")],
+)
+def test_info_marks_what_rests_on_little(tmp_path, capsys, people, pairs, mark):
+    artifact = read_artifact("plain")
+    manifest = json.loads(json.dumps(dict(artifact.manifest)))
+    manifest["calibration"]["conditions"][1:] = []
+    stated = {"target_fmr": 0.1, "threshold": 0.5, "fnmr": 0.25, "people": people}
+    stated["impostor_pairs"] = pairs
+    sound = {**stated, "target_fmr": 0.2, "people": 100, "impostor_pairs": 1_000}
+    manifest["calibration"]["conditions"][0]["thresholds"] = [stated, sound]
+    folder = write_artifact(tmp_path / "mine", artifact.model, manifest)
+    assert main(["info", "--weights", str(folder)]) == 0
+    table, *notes = capsys.readouterr().out.partition("1 against 1 images: ")[2].splitlines()
+    assert table == f"0.1: 0.5000{mark} (0.250), 0.2: 0.5000 (0.250)"
+    meanings = {
+        "*": "  * fewer than 30 false matches are expected: the true rate may be far off",
+        "!": "  ! fewer than 10 people, or than 3 expected false matches: decisions state no rate",
+    }
+    assert notes == ([meanings[mark]] if mark else [])
+
+
 @pytest.mark.parametrize("count", ["many", None, float("nan"), [3]])
 def test_a_count_of_a_manifest_that_is_no_number_is_refused(count):
     manifest = json.loads(json.dumps(read_manifest("small")))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sfpose
-from sfpose._checks import is_number
+from sfpose._checks import LEAST_PEOPLE, RULE_OF_3, is_number, little_evidence
 from sfpose.cli.galleries import read_people
 from sfpose.cli.output import print_json, shown
 
@@ -59,10 +59,24 @@ def _share(stated: Mapping[str, Any]) -> str:
     return f"{rate:.3f}" if is_number(rate) else "not stated"
 
 
+def _note(stated: Mapping[str, Any]) -> str:
+    """On how little a threshold rests, behind the mark of it; empty if that is enough."""
+    from sfpose.metrics.thresholds import RULE_OF_30, rests_on_few
+
+    rate = stated["target_fmr"]
+    if little_evidence(rate, stated.get("impostor_pairs"), stated.get("people", 0)):
+        return (
+            f"! fewer than {LEAST_PEOPLE} people, or than {RULE_OF_3} expected false matches: "
+            "decisions state no rate"
+        )
+    if rests_on_few(rate, stated.get("impostor_pairs", 0)):
+        return f"* fewer than {RULE_OF_30} false matches are expected: the true rate may be far off"
+    return ""
+
+
 def run(options: argparse.Namespace) -> int:
     """Print the information."""
     from sfpose.decision import shipped_conditions
-    from sfpose.metrics.thresholds import RULE_OF_30, rests_on_few
     from sfpose.runtime.artifact import read_artifact
 
     if options.gallery is not None:
@@ -93,22 +107,18 @@ def run(options: argparse.Namespace) -> int:
     if calibration:
         print(f"calibrated on {_stated(calibration, 'data')}:")
         print("  thresholds (false non-match rate) at target false match rates")
-        few = False
+        notes: set[str] = set()
         for condition, entry in conditions.items():
+            told = []
             thresholds: Any = entry["thresholds"]
-            marks = [
-                "*" if rests_on_few(stated["target_fmr"], stated.get("impostor_pairs", 0)) else ""
-                for stated in thresholds
-            ]
-            listed = ", ".join(
-                f"{stated['target_fmr']:g}: {stated['threshold']:.4f}{mark} ({_share(stated)})"
-                for stated, mark in zip(thresholds, marks, strict=True)
-            )
-            print(f"  {shown(condition)}: {listed}")
-            few = few or any(marks)
-        if few:
-            expected = f"fewer than {RULE_OF_30} false matches are expected"
-            print(f"  * {expected}: the true rate may be far off")
+            for stated in thresholds:
+                note = _note(stated)
+                notes.add(note)
+                mark, share = note[:1], _share(stated)
+                told.append(f"{stated['target_fmr']:g}: {stated['threshold']:.4f}{mark} ({share})")
+            print(f"  {shown(condition)}: {', '.join(told)}")
+        for note in sorted(notes - {""}):
+            print(f"  {note}")
     return 0
 
 
