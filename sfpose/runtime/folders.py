@@ -219,7 +219,7 @@ def changing_folder(
     ...     folder.is_dir()
     True
     """
-    with replacing(Path(path), marker) as (place, new):
+    with replacing(path, marker) as (place, new):
         version = version_of(place)
         if not overwrite:
             check_free(place)
@@ -228,7 +228,7 @@ def changing_folder(
         for name in contents:
             if name in ("", ".", "..") or any(sign in name for sign in "/\\:\0"):
                 raise ValueError(f"files must have plain names; got {name!r}")
-        with saying(Path(path)):
+        with saying(path):
             if version is not None:
                 check_alike(place, format_of(contents[marker]), {*contents, *known}, marker)
                 check_outside(place)
@@ -278,10 +278,10 @@ def write_zip(
     ...     path.is_file()
     True
     """
-    with replacing(Path(path), marker) as (place, new):
+    with replacing(path, marker) as (place, new):
         if not overwrite:
             check_free(place)
-        with saying(Path(path)):
+        with saying(path):
             if place.exists():
                 wanted = format_of(contents[marker])
                 check_alike(place, wanted, {*contents, *known}, marker, zipped=True)

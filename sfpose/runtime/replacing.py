@@ -91,7 +91,7 @@ def _number(place: Path | int) -> tuple[int, int] | None:
 
 
 @contextlib.contextmanager
-def replacing(asked: Path, marker: str) -> Iterator[tuple[Path, Path]]:
+def replacing(asked: str | os.PathLike[str], marker: str) -> Iterator[tuple[Path, Path]]:
     """Where to write, and a folder beside it to prepare it in, for one writer at a time.
 
     The folder is gone afterwards, and so is what writers that were killed left behind: they are
@@ -119,7 +119,7 @@ def replacing(asked: Path, marker: str) -> Iterator[tuple[Path, Path]]:
 
 
 @contextlib.contextmanager
-def saying(asked: Path) -> Iterator[None]:
+def saying(asked: str | os.PathLike[str]) -> Iterator[None]:
     """Name the place in whatever keeps it from being written."""
     try:
         yield

@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from sfpose import FaceEmbedder, TemplateGallery
+from sfpose import FaceEmbedder, TemplateGallery, TemplateVerifier
 from sfpose.bundle import VerificationBundle
 from sfpose.runtime.files import whole_file
 from sfpose.runtime.folders import changing_folder, read_whole, write_folder, write_zip
@@ -172,14 +172,23 @@ def test_paths_that_lead_nowhere_are_told(kind, path):
         LOADS[kind](path)
 
 
+def _change(path, *, overwrite):
+    with TemplateGallery.changing(path) as gallery:
+        gallery.add(["bo"], np.ones((1, 4)))
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("path", BAD_PATHS, ids=ascii)
-def test_nothing_is_saved_to_a_path_that_leads_nowhere(tmp_path, monkeypatch, path):
-    monkeypatch.chdir(tmp_path)
-    if path:  # the pathlib of "" is the working directory
-        for save in (_gallery("ann").save, FaceEmbedder("plain").save):
-            with pytest.raises(ValueError, match="must lead to a name of 1 to 232 bytes"):
-                save(path)
-    assert list(tmp_path.iterdir()) == []
+def test_nothing_is_saved_to_a_path_that_leads_nowhere(tmp_path, monkeypatch, path, overwrite):
+    _gallery("ann").save(tmp_path / "people")
+    before = {file.name: file.read_bytes() for file in (tmp_path / "people").iterdir()}
+    monkeypatch.chdir(tmp_path / "people")
+    bundle = VerificationBundle(FaceEmbedder("plain"), TemplateVerifier(0.01, weights="plain"))
+    for save in (_gallery("bo").save, FaceEmbedder("plain").save, bundle.save, _change):
+        with pytest.raises(ValueError, match="must lead to a name of 1 to 232 bytes"):
+            save(path, overwrite=overwrite)
+    assert {file.name: file.read_bytes() for file in (tmp_path / "people").iterdir()} == before
+    assert [left.name for left in tmp_path.iterdir()] == ["people"]
 
 
 def test_names_as_long_as_they_may_be_are_saved_and_loaded(tmp_path):
