@@ -197,3 +197,27 @@ def noise(tmp_path, nothing):
     path = tmp_path / "noise.png"
     Image.fromarray(nothing).save(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def faces(portrait, hopper):
+    """Photos of made-up different looks of two real faces."""
+    return {
+        "collins": [portrait, portrait[8:, 5:], portrait[:, ::-1]],
+        "hopper": [hopper, hopper[8:, 5:], hopper[:, ::-1]],
+    }
+
+
+@pytest.fixture(scope="module")
+def service():
+    """The module of the example service."""
+    example = str(ROOT / "examples" / "service")
+    sys.path.insert(0, example)
+    try:
+        import service
+
+        yield service
+    finally:
+        sys.path.remove(example)
+        for name in ("service", "store"):
+            sys.modules.pop(name, None)

