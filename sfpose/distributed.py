@@ -30,12 +30,14 @@ def _dask_array() -> Any:
 
 
 def _rows(X: ArrayLike | dask.array.Array, name: str) -> Any:
-    """``X`` as a dask array whose blocks hold whole rows."""
+    """``X`` as a dask array whose blocks hold whole rows, one at least."""
     array = _dask_array()
     blocks = X if isinstance(X, array.Array) else array.asarray(X)
     if blocks.ndim != 2:
         raise ValueError(f"{name} must have shape (n, d); got {blocks.shape}")
-    return blocks.rechunk({1: -1})
+    # A filter may leave blocks without rows, of which nothing can be asked.
+    filled = tuple(size for size in blocks.chunks[0] if size) or (0,)
+    return blocks.rechunk({0: filled, 1: -1})
 
 
 def score_matrix(

@@ -141,11 +141,11 @@ def _centred(landmarks: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.floa
         raise ValueError(f"landmarks must have shape (n, 5, 2); got {points.shape}")
     if not np.isfinite(points).all():
         raise ValueError("landmarks must be finite; got NaN or infinity")
-    middle = points.mean(1)
-    image = points - middle[:, None]
-    if (np.abs(image).max((1, 2), initial=0) == 0).any():
+    # Not of the distances to the mean, which rounding may leave above 0.
+    if (np.ptp(points, axis=1) == 0).all(axis=1).any():
         raise ValueError("the landmarks of a face must tell its size; got points that do not")
-    return image, middle
+    middle = points.mean(1)
+    return points - middle[:, None], middle
 
 
 def _fit(image: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

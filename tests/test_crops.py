@@ -116,3 +116,31 @@ def test_shrinking_keeps_what_is_smooth_in_its_place():
     places = np.meshgrid(42.7 + steps - 0.5, 31.3 + steps - 0.5, indexing="ij")
     expected = ndimage.map_coordinates(photo[..., 0].astype(float), places, order=1)
     assert np.abs(crop - expected).mean() < 1
+
+
+@pytest.mark.parametrize("size", [5, 10, 20])
+def test_a_square_that_just_misses_the_image_is_black(size):
+    """Of 10 x 10 pixels, past each side by steps of one: at no place is there nothing to cut."""
+    photo = np.full((40, 60, 3), 255, np.uint8)
+    for past in range(9):
+        for left, top in ((-10 - past, 9), (60 + past, 9), (9, -10 - past), (9, 40 + past)):
+            assert not aligned_crop(photo, _square(10, left, top), size).any()
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("shape", [(320, 100), (100, 320)])
+def test_a_long_photo_shrinks_as_much_either_way(shape, axis):
+    """Waves of six pixels of the crop, of a photo that leaves most of the square black."""
+    wave = 127 + 90 * np.sin(2 * np.pi * (np.arange(shape[axis]) + 0.5) / 24)
+    photo = np.uint8(np.rint(np.broadcast_to(wave[:, None] if axis == 0 else wave, shape)))
+    crop = aligned_crop(np.repeat(photo[..., None], 3, 2), _square(320, 0, 0), 80)[..., 0]
+    shown = crop[: shape[0] // 4, : shape[1] // 4]
+    places = (np.arange(shown.shape[axis]) + 0.5) * 4
+    # Means over about eight pixels, as the triangle of the filter has them, lessen the waves.
+    weights = np.bartlett(9)[1:-1] / 4
+    softened = np.convolve(np.pad(wave - 127, 3, mode="reflect"), weights, mode="valid")
+    expected = 127 + np.interp(places - 0.5, np.arange(len(wave)), softened)
+    expected = expected[:, None] if axis == 0 else expected
+    assert np.abs(shown - expected)[1:-1, 1:-1].max() < 6
+    assert not crop[shape[0] // 4 + 1 :].any()
+    assert not crop[:, shape[1] // 4 + 1 :].any()

@@ -65,12 +65,41 @@ def test_a_search_is_that_of_a_gallery(k):
     np.testing.assert_array_equal(distances, expected.distances)
 
 
+@pytest.mark.parametrize("chunks", [((20, 0, 30, 10), (40,)), ((25, 35, 0), (11, 29))])
+def test_blocks_without_rows_and_of_some_columns_change_nothing(chunks):
+    """As a filter leaves them, and whoever cuts a table both ways."""
+    templates, probes = _rows(60), _rows(7, 1)
+    blocks = array.from_array(templates, chunks=chunks)
+    gallery = TemplateGallery()
+    gallery.add(range(60), templates)
+    expected = gallery.search(probes, 4)
+    rows, distances = search(blocks, probes, 4)
+    np.testing.assert_array_equal(rows, expected.ids.astype(int))
+    np.testing.assert_array_equal(distances, expected.distances)
+    scored = score_matrix(blocks, probes).compute(scheduler="synchronous")
+    np.testing.assert_allclose(scored, TemplateVerifier().score_matrix(templates, probes), 1e-6)
+
+
+def test_scores_of_rows_that_a_filter_has_not_counted_yet():
+    templates, probes = _rows(60), _rows(20, 1)
+    kept = np.arange(60) % 3 > 0
+    blocks = array.from_array(templates, chunks=(30, 40))
+    scored = score_matrix(blocks[array.from_array(kept, chunks=30)], probes)
+    expected = TemplateVerifier().score_matrix(templates[kept], probes)
+    np.testing.assert_allclose(scored.compute(scheduler="synchronous"), expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: search(_rows(5), _rows(2), 6), r"k must be a whole number in 1 \.\.\. 5; got 6"),
         (lambda: search(_rows(5), _rows(2, width=3)), "probes must have 40 values a row; got 3"),
         (lambda: search(-_rows(5), _rows(2)), "templates must not be negative"),
+        (lambda: search(_rows(0), _rows(2)), r"k must be a .* in 1 \.\.\. 0; got 1"),
+        (
+            lambda: score_matrix(array.zeros((0, 40)), _rows(2)).compute(),
+            "A must hold at least one",
+        ),
         (lambda: search(np.ones(3), _rows(2)), r"templates must have shape \(n, d\)"),
         (lambda: score_matrix(_rows(2), _rows(2, width=3)), "B must have 40 values a row; got 3"),
         (lambda: score_matrix(_rows(2), _rows(2) * 1j), "B must be numbers; got dtype complex64"),

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from scipy import sparse
 
 from sfpose._batches import batched, name_image
 from sfpose.geometry import (
@@ -59,6 +60,8 @@ def test_every_kind_of_image_gives_the_same_pixels(tmp_path):
         ),
         ([PHOTO, PHOTO[..., 0]], r"image 1: images must be uint8 RGB .* of shape \(48, 40\)"),
         ([np.zeros((0, 5, 3), np.uint8)], "at least one pixel"),
+        ([np.zeros((5, 6, 4), np.uint8)], r"image 0: .* of shape \(H, W, 3\); .* \(5, 6, 4\)"),
+        (sparse.csr_array(np.eye(3)), "got a sparse csr_array"),
         (np.zeros((2, 5, 5, 3), np.float32), "got float32"),
         ([12], "an image must be .*; got int"),
         ({"a.jpg", "b.jpg"}, "got a set, which has no order: give a list"),
@@ -330,3 +333,24 @@ def test_arrays_of_objects_may_hold_images_of_several_sizes():
     assert count_images(images) == 2
     for decoded, image in zip(iterate_images(images), images, strict=True):
         np.testing.assert_array_equal(decoded, image)
+
+
+@pytest.mark.parametrize("kind", ["U", "T", "O"])
+def test_arrays_may_hold_paths(tmp_path, kind):
+    path = tmp_path / "photo.png"
+    Image.fromarray(PHOTO).save(path)
+    if kind == "T":
+        strings = pytest.importorskip("numpy.dtypes", reason="texts of any length need NumPy 2")
+        kind = getattr(strings, "StringDType", str)()
+    for decoded in iterate_images(np.array([str(path)] * 2, dtype=kind)):
+        np.testing.assert_array_equal(decoded, PHOTO)
+
+
+def test_want_of_memory_is_no_fault_of_the_image(tmp_path, monkeypatch):
+    def full(image):
+        raise MemoryError
+
+    monkeypatch.setattr("sfpose.preprocessing.to_srgb", full)
+    Image.fromarray(PHOTO).save(tmp_path / "photo.png")
+    with pytest.raises(MemoryError):
+        list(iterate_images([tmp_path / "photo.png"]))

@@ -113,3 +113,50 @@ def test_faces_in_the_way_of_better_ones_leave_enough_of_others(monkeypatch):
     aligner = FaceAligner(lambda _: [(30, 20, 110, 100)], policy="all")
     (track,) = track_faces(frames, aligner, keep=5, gap=5)
     assert [face.number for face in track.faces] == [7, 22, 37, 52, 67]
+
+
+@pytest.mark.parametrize("roll", [-135, -40, 30, 90, 180])
+def test_a_head_on_one_side_is_worth_as_much(roll):
+    """Its crop is the same, and its size counts along the turned axes too."""
+    crop = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
+    points = _head(25, 3, 0, 0)
+    turn = Rotation.from_euler("z", roll, degrees=True).as_matrix()[:2, :2]
+    upright, turned = face_quality(np.repeat(crop, 2, 0), 300 + np.stack([points, points @ turn.T]))
+    assert 0.2 < upright < 0.7  # so small that its size counts
+    assert turned == pytest.approx(upright, rel=1e-3)
+
+
+def _tracks(boxes, **settings):
+    photo = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+    frames = [Frame(number, number / 25, photo) for number in range(len(boxes))]
+    told = iter(boxes)
+    return track_faces(frames, FaceAligner(lambda _: [next(told)], policy="all"), **settings)
+
+
+@pytest.mark.parametrize("x", [-120, 0, 120])
+@pytest.mark.parametrize("y", [-120, 0, 120])
+def test_boxes_that_lie_apart_both_ways_are_of_two_people(x, y):
+    """By twice their side: neither length in common is above zero."""
+    boxes = [(130, 130, 190, 190), (130 + x, 130 + y, 190 + x, 190 + y)]
+    assert len(_tracks(boxes)) == (1 if x == y == 0 else 2)
+
+
+@pytest.mark.parametrize(("shift", "tracks"), [(32, 1), (33, 2)])
+def test_three_tenths_of_two_boxes_are_enough_unless_told_otherwise(shift, tracks):
+    """Squares of 60: 28 of 92 columns are in both, or 27 of 93."""
+    boxes = [(50, 50, 110, 110), (50 + shift, 50, 110 + shift, 110)]
+    assert len(_tracks(boxes)) == tracks
+
+
+@pytest.mark.parametrize("least", [-0.1, 1.01, float("nan")])
+def test_an_overlap_that_no_boxes_have_is_refused(least):
+    with pytest.raises(ValueError, match="min_overlap must be above 0 and at most 1; got"):
+        _tracks([(50, 50, 110, 110)], min_overlap=least)
+
+
+@pytest.mark.parametrize(
+    "aligner", [FaceAligner(lambda _: [], policy="largest"), FaceAligner(policy="all")]
+)
+def test_tracking_needs_a_detector_and_every_face(aligner):
+    with pytest.raises(ValueError, match=r'tracking needs FaceAligner\(detector=..., policy="all"'):
+        track_faces([], aligner)
