@@ -22,7 +22,8 @@ from sfpose.preprocessing import as_network_input, iterate_images, loose_crop
 from sfpose.runtime.artifact import read_artifact
 
 
-def _told(capsys):
+def printed_json(capsys):
+    """What a command printed, an object a line."""
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
@@ -30,7 +31,7 @@ def _told(capsys):
 def test_embed_writes_what_the_embedder_gives(people, noise, tmp_path, capsys, suffix):
     out = tmp_path / "out" / f"faces.{suffix}"
     assert main(["embed", str(people), str(noise), "--out", str(out), "--json"]) == 0
-    (told,) = _told(capsys)
+    (told,) = printed_json(capsys)
     assert (told["photos"], told["rows"], told["no_face"]) == (7, 7, 1)
     expected_files = [str(path) for path in sorted(people.rglob("*.png"))] + [str(noise)]
     if suffix == "npz":
@@ -59,7 +60,12 @@ def test_embed_with_a_detector_gives_a_row_a_face(street, people, tmp_path, caps
     arguments = ["embed", str(tmp_path / "street.png"), str(tmp_path / "wall.png"), "--json"]
     arguments += ["--detector", "libfacedetection", "--out", str(tmp_path / "faces.npz")]
     assert main([*arguments, "--policy", "all"]) == 0
-    assert _told(capsys)[0] | {"out": ""} == {"out": "", "photos": 2, "rows": 3, "no_face": 1}
+    assert printed_json(capsys)[0] | {"out": ""} == {
+        "out": "",
+        "photos": 2,
+        "rows": 3,
+        "no_face": 1,
+    }
     assert main([*arguments, "--policy", "error", "--overwrite"]) == 2
     error = capsys.readouterr().err
     assert "street.png: a photo must show exactly one face" in error
@@ -73,7 +79,7 @@ def test_calibrate_writes_weights_with_your_threshold(people, tmp_path, capsys):
     out = tmp_path / "mine"
     targets = ["--target-fmr", "0.6", "0.5"]
     assert main(["calibrate", str(people), "--out", str(out), *targets, "--json"]) == 0
-    (told,) = _told(capsys)
+    (told,) = printed_json(capsys)
     files = sorted(people.rglob("*.png"))
     subjects = [file.parent.name for file in files]
     with pytest.warns(UserWarning, match=r"impostor pairs|at least 10 people"):
@@ -114,7 +120,7 @@ def test_export_gives_a_file_that_answers_as_the_artifact(
     out = tmp_path / f"model.{target}"
     arguments = ["export", "--weights", weights, "--target", target, "--out", str(out)]
     assert main([*arguments, "--json"]) == 0
-    (told,) = _told(capsys)
+    (told,) = printed_json(capsys)
     crop = loose_crop(portrait, told["input"]["size"])
     batch = as_network_input([crop], told["input"]["mean"], told["input"]["std"])
     answers = [
@@ -135,7 +141,7 @@ def test_export_gives_a_file_that_answers_as_the_artifact(
 
 def test_benchmark_gives_plausible_figures(capsys):
     assert main(["benchmark", "--repeats", "1", "--json"]) == 0
-    (told,) = _told(capsys)
+    (told,) = printed_json(capsys)
     assert told["embed_batch_ms"] > 0.1
     assert told["pairs_per_second"] > 1000
     assert main(["benchmark", "--repeats", "1"]) == 0

@@ -6,15 +6,12 @@ import os
 
 import numpy as np
 import pytest
+from test_cli import printed_json
 
 from sfpose import FaceEmbedder, TemplateGallery
 from sfpose._kernels import reference
 from sfpose.cli import main
 from sfpose.runtime.artifact import read_artifact, read_manifest, write_artifact
-
-
-def _told(capsys):
-    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
 def _shipped(target, images):
@@ -28,7 +25,7 @@ def _shipped(target, images):
 def test_enrol_and_identify(people, noise, tmp_path, capsys):
     gallery = str(tmp_path / "gallery")
     assert main(["enrol", gallery, str(people), "--json"]) == 0
-    assert _told(capsys)[0]["photos"] == {"collins": 3, "hopper": 3}
+    assert printed_json(capsys)[0]["photos"] == {"collins": 3, "hopper": 3}
     stored = TemplateGallery.load(gallery)
     assert list(stored) == ["collins", "hopper"]
     assert stored.counts.tolist() == [3, 3]
@@ -38,7 +35,7 @@ def test_enrol_and_identify(people, noise, tmp_path, capsys):
 
     probes = [str(people / "hopper" / "0.png"), str(people / "collins" / "1.png")]
     assert main(["identify", gallery, *probes, "--json", "--target-fmr", "0.01"]) == 0
-    told = _told(capsys)
+    told = printed_json(capsys)
     assert [entry["nearest"][0]["id"] for entry in told] == ["hopper", "collins"]
     assert [len(entry["nearest"]) for entry in told] == [2, 2]
     # Both templates are of three photos, which has a threshold of its own.
@@ -77,7 +74,7 @@ def test_photos_without_a_face_have_their_place_and_their_keys(people, noise, tm
     assert main(["enrol", gallery, str(people / "hopper"), "--id", "hopper"]) == 0
     capsys.readouterr()
     assert main(["identify", gallery, str(noise), photo, "--json"]) == 1
-    told = _told(capsys)
+    told = printed_json(capsys)
     assert [(entry["photo"], entry["id"]) for entry in told] == [
         (str(noise), None),
         (photo, "hopper"),
@@ -116,7 +113,7 @@ def test_calibrate_names_whose_folders_give_no_photo_or_face(left_out, noise, tm
     arguments = ["calibrate", str(left_out), "--out", str(tmp_path / "mine"), "--overwrite"]
     arguments += ["--target-fmr", "0.5"]
     assert main([*arguments, "--json"]) == 0
-    (told,) = _told(capsys)
+    (told,) = printed_json(capsys)
     assert told["people_without_image"] == ["ann"]
     assert told["people_without_face"] == ["bo"]
     assert main(arguments) == 0
@@ -133,7 +130,7 @@ def test_links_to_folders_of_people_are_followed(people, tmp_path, capsys):
     (people / "notes.txt").write_text("mine")
     (people / "._0.png").write_text("a Mac's")
     assert main(["enrol", str(tmp_path / "gallery"), str(people), "--json"]) == 0
-    assert _told(capsys)[0]["photos"] == {"collins": 3, "hopper": 3}
+    assert printed_json(capsys)[0]["photos"] == {"collins": 3, "hopper": 3}
 
 
 @pytest.mark.parametrize("command", ["enrol", "calibrate", "embed"])
@@ -203,14 +200,14 @@ def uneven(people, tmp_path):
     other = FaceEmbedder().transform([people / "collins" / "0.png"])[0]
     ten, one = _shipped(1e-4, 10), _shipped(1e-4, 1)
     assert ten < one
-    near = [_mixed(probe, other, ten + share * (one - ten)) for share in (0.2, 0.6)]
+    near = [mixed_descriptor(probe, other, ten + share * (one - ten)) for share in (0.2, 0.6)]
     gallery = TemplateGallery()
     gallery.add(["ten", "one"], np.stack(near), counts=[10, 1])
     gallery.save(tmp_path / "gallery")
     return str(tmp_path / "gallery"), str(people / "hopper" / "0.png")
 
 
-def _mixed(probe, other, distance):
+def mixed_descriptor(probe, other, distance):
     """Of both descriptors, so much of the other as lies this far from the first."""
     least, most = 0.0, 1.0
     for _ in range(40):
@@ -227,7 +224,7 @@ def _mixed(probe, other, distance):
 def test_who_it_is_does_not_depend_on_how_many_are_listed(uneven, count, capsys):
     gallery, photo = uneven
     assert main(["identify", gallery, photo, "--count", str(count), "--json"]) == 0
-    (told,) = _told(capsys)
+    (told,) = printed_json(capsys)
     assert (told["match"], told["id"]) == (True, "one")
     assert [(near["id"], near["match"]) for near in told["nearest"]] == [
         ("ten", False),

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image, features
+from test_cli import printed_json
 
 from sfpose import FaceEmbedder, TemplateGallery, TemplateVerifier
 from sfpose._kernels import reference
@@ -16,10 +17,6 @@ from sfpose.protocols.files import is_image
 from sfpose.runtime.artifact import read_artifact, read_manifest, write_artifact
 
 ONE_THREAD = ["--n-jobs", "1"]
-
-
-def _told(capsys):
-    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
 def _row(seed):
@@ -37,7 +34,7 @@ def door(tmp_path):
 
 def test_remove_deletes_who_is_named_and_keeps_the_others(door, capsys):
     assert main(["remove", str(door), "--id", "bo", "7", "bo", "--json"]) == 0
-    assert _told(capsys) == [{"gallery": str(door), "people": 3, "removed": ["bo", 7]}]
+    assert printed_json(capsys) == [{"gallery": str(door), "people": 3, "removed": ["bo", 7]}]
     left = TemplateGallery.load(door, weights="default")
     assert (list(left), left.counts.tolist()) == (["ann", "8", 8], [1, 4, 5])
     np.testing.assert_array_equal(left.templates, [_row(0), _row(3), _row(4)])
@@ -71,10 +68,10 @@ def test_info_tells_who_is_enrolled_if_it_is_asked_to(door, capsys):
     digest = read_artifact("default").digest
     assert main(["info", str(door), "--json"]) == 0
     counted = {"gallery": str(door), "people": 5, "photos": 15, "network": digest}
-    assert _told(capsys) == [counted]
+    assert printed_json(capsys) == [counted]
     assert main(["info", str(door), "--ids", "--json"]) == 0
     listed = {"ids": ["ann", "bo", 7, "8", 8], "counts": [1, 2, 3, 4, 5]}
-    assert _told(capsys) == [counted | listed]
+    assert printed_json(capsys) == [counted | listed]
     assert main(["info", str(door)]) == 0
     (line,) = capsys.readouterr().out.splitlines()
     assert "5 people from 15 photos" in line
@@ -119,7 +116,7 @@ def test_enrol_names_a_photo_that_shows_somebody_else(people, tmp_path, capsys):
 def test_enrol_names_both_of_two_photos_that_differ(people, tmp_path, capsys):
     photos = [str(people / name / "0.png") for name in ("hopper", "collins")]
     assert main(["enrol", str(tmp_path / "door"), *photos, "--id", "x", "--json"]) == 0
-    odd = _told(capsys)[0]["may_show_somebody_else"]
+    odd = printed_json(capsys)[0]["may_show_somebody_else"]
     assert [entry["photo"] for entry in odd] == photos
     assert {entry["threshold"] for entry in odd} == {_limit(0.01, [1, 1])}
 
@@ -149,7 +146,7 @@ def test_of_two_who_are_enrolled_together_the_later_is_said_to_be_the_other(
 ):
     shutil.copytree(people / "hopper", people / "ann")
     assert main(["enrol", str(tmp_path / "door"), str(people), "--json"]) == 0
-    (alike,) = _told(capsys)[0]["may_be_enrolled_already"]
+    (alike,) = printed_json(capsys)[0]["may_be_enrolled_already"]
     assert (alike["id"], alike["other"]) == ("hopper", "ann")
 
 
@@ -209,7 +206,7 @@ def test_weights_without_such_rates_give_no_reason_to_look(at, people, tmp_path,
     weights = at(0.005)
     arguments = ["enrol", str(tmp_path / "door"), *photos, "--id", "x", "--weights", weights]
     assert main([*arguments, "--json"]) == 0
-    assert _told(capsys)[0]["may_show_somebody_else"] == []
+    assert printed_json(capsys)[0]["may_show_somebody_else"] == []
 
 
 def test_many_who_have_no_threshold_are_told_in_one_line(people, tmp_path, capsys):
@@ -235,7 +232,7 @@ def bundle(request, people, tmp_path):
 def test_identify_finds_the_people_of_a_bundle_by_its_own_weights(bundle, people, capsys):
     photo = str(people / "hopper" / "1.png")
     assert main(["identify", bundle, photo, "--target-fmr", "0.01", "--json"]) == 0
-    (told,) = _told(capsys)
+    (told,) = printed_json(capsys)
     assert (told["id"], told["nearest"][0]["id"]) == ("hopper", "hopper")
     rows = FaceEmbedder("small").transform(
         [people / "hopper" / name for name in ("0.png", "1.png")]
@@ -282,7 +279,7 @@ def test_names_forge_neither_lines_nor_colours(people, tmp_path, capsys, name):
         f"(threshold {_limit(1e-4, [1, 1]):.4f})"
     )
     assert main(["identify", str(door), str(photo), "--json"]) == 0
-    assert _told(capsys)[0]["id"] == name
+    assert printed_json(capsys)[0]["id"] == name
     assert main(["info", str(door), "--ids"]) == 0
     assert capsys.readouterr().out.split("\n")[1] == f"{wanted}: 1 photos"
     photo.write_bytes(b"no photo")

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from test_cli_galleries import mixed_descriptor
 
 from sfpose import FaceEmbedder, TemplateGallery, TemplateVerifier
-from sfpose._scoring import chi2_pairs
 from sfpose.decision import Condition, shipped_rule
 
 httpx = pytest.importorskip("httpx", reason="the service needs the [service] extra")
@@ -187,19 +187,6 @@ def test_the_nearest_are_among_the_candidates_of_both_stores(service, database):
         opened.close()
 
 
-def _mixed(probe, other, distance):
-    """Of both descriptors, so much of the other as lies this far from the first."""
-    least, most = 0.0, 1.0
-    for _ in range(40):
-        share = (least + most) / 2
-        mixed = (1 - share) * probe + share * other
-        if chi2_pairs(probe[None], mixed[None])[0] < distance:
-            least = share
-        else:
-            most = share
-    return mixed
-
-
 def test_who_is_nearest_but_not_near_enough_hides_nobody(service, database, faces):
     """A person of ten photos, whose threshold is stricter, and one of thirty, who has none."""
     import store
@@ -218,7 +205,7 @@ def test_who_is_nearest_but_not_near_enough_hides_nobody(service, database, face
         ("farther", 1, ten + 0.8 * (one - ten)),
         ("one", 1, ten + 0.6 * (one - ten)),
     ]:
-        person = store.Person(_mixed(probe, other, distance), photos)
+        person = store.Person(mixed_descriptor(probe, other, distance), photos)
         assert opened.add(name, person, embedder.artifact.digest)
     with Running(app) as url, httpx.Client(timeout=60) as client:
 

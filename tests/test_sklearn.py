@@ -28,8 +28,7 @@ MESSAGE = "the input is refused with ValueError, in other words than scikit-lear
 DISTANCES = "X is one distance a comparison, y whether it is genuine; a table is refused"
 POSITIVE = "descriptors are not negative, and the check draws negative ones"
 
-# Every check that gets as far as data. What is left is about parameters, tags and names.
-_ON_DATA = [
+_ON_FIT_DATA = [
     "check_fit_score_takes_y",
     "check_estimators_overwrite_params",
     "check_dont_overwrite_parameters",
@@ -41,6 +40,11 @@ _ON_DATA = [
     "check_complex_data",
     "check_dtype_object",
     "check_estimators_empty_data_messages",
+]
+
+# Every check that gets as far as data. What is left is about parameters, tags and names.
+_ON_DATA = [
+    *_ON_FIT_DATA,
     "check_pipeline_consistency",
     "check_estimators_nan_inf",
     "check_estimators_pickle",
@@ -68,17 +72,7 @@ EXPECTED = {
     },
     "LikelihoodRatioCalibrator": dict.fromkeys(
         [
-            "check_fit_score_takes_y",
-            "check_estimators_overwrite_params",
-            "check_dont_overwrite_parameters",
-            "check_estimators_fit_returns_self",
-            "check_readonly_memmap_input",
-            "check_n_features_in_after_fitting",
-            "check_positive_only_tag_during_fit",
-            "check_estimators_dtypes",
-            "check_complex_data",
-            "check_dtype_object",
-            "check_estimators_empty_data_messages",
+            *_ON_FIT_DATA,
             "check_estimators_nan_inf",
             "check_estimator_sparse_tag",
             "check_estimator_sparse_array",

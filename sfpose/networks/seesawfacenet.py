@@ -12,11 +12,9 @@ from sfpose.networks.layers import (
     depthwise_convolution,
     interleave_channels,
 )
+from sfpose.networks.mobilefacenet import MobileFaceNet
 
 __all__ = ["SeesawBlock", "SeesawFaceNet"]
-
-# Channels between, channels after, blocks, stride of the first, as in MobileFaceNet.
-_STAGES = ((128, 64, 5, 2), (256, 128, 1, 2), (256, 128, 6, 1), (512, 128, 1, 2), (256, 128, 2, 1))
 
 
 class SqueezeExcite(nn.Module):
@@ -133,7 +131,7 @@ class SeesawFaceNet(BottleneckNetwork):
     torch.Size([1, 512])
     """
 
-    stages = _STAGES
+    stages = MobileFaceNet.stages
     block = SeesawBlock
     outputs = 512
 

@@ -248,6 +248,16 @@ def fuzz_manifests(data):
         assert width >= 1
 
 
+@contextlib.contextmanager
+def _file_alone(name, data):
+    """A file of these bytes, beside which nothing may be written."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_bytes(data)
+        yield path
+        assert [entry.name for entry in Path(folder).iterdir()] == [name]
+
+
 @functools.cache
 def archives():
     buffer = io.BytesIO()
@@ -260,23 +270,15 @@ def archives():
 @given(damaged(archives))
 def fuzz_archives(data):
     """A zip file gives its manifest, or is refused; nothing is written."""
-    with tempfile.TemporaryDirectory() as name:
-        path = Path(name) / "artifact.zip"
-        path.write_bytes(data)
-        try:
-            assert read_manifest(path)["format"] == "sfpose-artifact"
-            read_artifact(path)
-        except REFUSED:
-            pass
-        assert [entry.name for entry in Path(name).iterdir()] == ["artifact.zip"]
+    with _file_alone("artifact.zip", data) as path, contextlib.suppress(*REFUSED):
+        assert read_manifest(path)["format"] == "sfpose-artifact"
+        read_artifact(path)
 
 
 @given(damaged((tensor_file("templates", np.ones((3, 5), np.float32)),)))
 def fuzz_tensors(data):
     """A tensor file is a matrix that lies in the file, or is refused."""
-    with tempfile.TemporaryDirectory() as name:
-        path = Path(name) / "templates.safetensors"
-        path.write_bytes(data)
+    with _file_alone("templates.safetensors", data) as path:
         try:
             values = map_tensor(path, "templates")
         except REFUSED:
@@ -318,15 +320,11 @@ def bundles():
 @given(damaged(bundles))
 def fuzz_bundles(data):
     """A bundle has the people and the network that were saved, or is refused."""
-    with tempfile.TemporaryDirectory() as name:
-        path = Path(name) / "bundle.zip"
-        path.write_bytes(data)
+    with _file_alone("bundle.zip", data) as path:
         try:
             bundle = VerificationBundle.load(path)
         except REFUSED:
             return
-        finally:
-            assert [entry.name for entry in Path(name).iterdir()] == ["bundle.zip"]
         assert list(bundle.gallery) in (["ann", "bo", 3], [])
         assert bundle.embedder.n_features_out == 16
 
