@@ -12,13 +12,19 @@ torch = pytest.importorskip("torch", reason="training needs the [train] extra")
 onnx = pytest.importorskip("onnx", reason="training needs the [train] extra")
 
 from sfpose.alignment import FaceAligner  # noqa: E402
-from sfpose.geometry import CANONICAL_LANDMARKS, LANDMARK_CROP_SCALE  # noqa: E402
+from sfpose.geometry import (  # noqa: E402
+    CANONICAL_LANDMARKS,
+    LANDMARK_CROP_SCALE,
+    similarity_to_canonical,
+)
 from sfpose.runtime.artifact import write_artifact  # noqa: E402
 from sfpose.training import landmarks as module  # noqa: E402
 from sfpose.training.export import to_manifest  # noqa: E402
 from sfpose.training.faces import (  # noqa: E402
     decode_archives,
+    known_matrices,
     load_taught_faces,
+    pass_order,
 )
 from sfpose.training.landmarks import find_own_landmarks  # noqa: E402
 
@@ -49,7 +55,7 @@ def _data_set(folder, photos):
         own = {name: images[name] for name in names[part::2]}
         _zipped(folder / f"fairface_128_{part}.zip", own)
     rows = np.arange(len(photos), dtype=np.float32)
-    looks = {name: np.tile(rows[:, None], 4) for name in ("embedding", "embedding_flip")}
+    looks = {"embedding": np.tile(rows[:, None], 4), "embedding_flip": -np.tile(rows[:, None], 4)}
     points = np.tile(rows[:, None, None], (5, 2))
     np.savez(folder / "fairface_teacher.npz", files=names, landmarks=points, score=rows, **looks)
     return folder
@@ -67,7 +73,11 @@ def test_each_data_set_has_its_own_photos(tmp_path, count):
     for name, photos in sets.items():
         faces = load_taught_faces(_data_set(tmp_path / name, photos), cache)
         np.testing.assert_array_equal(faces.photos, photos)
-        np.testing.assert_array_equal(faces.landmarks[:, 0, 0], np.arange(len(photos)))
+        rows = np.arange(len(photos))
+        np.testing.assert_array_equal(faces.landmarks[:, 0, 0], rows)
+        np.testing.assert_array_equal(faces.scores, rows)
+        np.testing.assert_array_equal(faces.embeddings, np.tile(rows[:, None], 4))
+        np.testing.assert_array_equal(faces.mirror_embeddings, -faces.embeddings)
         assert np.flatnonzero(faces.held_out).tolist() == [2, 5][: 1 + len(photos) // 6]
         keys.add(faces.photos_key)
     assert len(keys) == len(_kept(cache)) == 2
@@ -102,6 +112,44 @@ def test_what_breaks_off_leaves_nothing(tmp_path):
     with pytest.raises(OSError, match="truncated"):
         decode_archives([broken], list(images), cache / "photos.npy")
     assert _kept(cache) == []
+
+
+@pytest.mark.parametrize(
+    ("largest", "method", "message"),
+    [
+        (1000, zipfile.ZIP_DEFLATED, r"must have at most 1000 bytes; '1' has 1001$"),
+        (10**6, zipfile.ZIP_LZMA, r"must be readable; '1' is not: it is neither stored nor"),
+    ],
+)
+def test_entries_that_unpack_to_more_than_an_image_needs_are_refused(
+    tmp_path, monkeypatch, largest, method, message
+):
+    monkeypatch.setattr("sfpose.protocols.files._LARGEST", largest)
+    path, cache = _zipped(tmp_path / "a.zip", {"0": _encoded(_photos(1)[0])}), tmp_path / "cache"
+    with zipfile.ZipFile(path, "a", method) as archive:
+        archive.writestr("1", bytes(1001))
+    assert len(decode_archives([path], ["0"], cache / "photos.npy")) == 1
+    with pytest.raises(ValueError, match=message):
+        decode_archives([path], ["0", "1"], cache / "photos.npy")
+    assert len(_kept(cache)) == 1
+
+
+def test_each_seed_has_an_order_of_its_own_however_it_is_cut():
+    orders = {seed: pass_order(50, seed, 0, 120).tolist() for seed in range(4)}
+    assert len({tuple(order) for order in orders.values()}) == 4
+    for seed, order in orders.items():
+        parts = [pass_order(50, seed, first, 8) for first in range(0, 120, 8)]
+        assert np.concatenate(parts).tolist() == order
+
+
+def test_matrices_of_known_faces_stand_in_their_own_rows():
+    landmarks = np.random.default_rng(0).uniform(0, 90, (5, 5, 2)).astype(np.float32)
+    known = np.array([False, True, False, True, True])
+    landmarks[~known] = 0
+    found = known_matrices(similarity_to_canonical, landmarks, known, torch.device("cpu")).numpy()
+    for row, matrix in enumerate(found):
+        expected = similarity_to_canonical(landmarks[row : row + 1])[0] if known[row] else 0
+        np.testing.assert_allclose(matrix, np.zeros((3, 3)) + expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import io
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -18,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sfpose.protocols.files import ImageFiles
 from sfpose.runtime.files import whole_file
 
 __all__ = [
@@ -171,7 +171,8 @@ def decode_archives(
     Raises
     ------
     ValueError
-        If an image is in none of the archives.
+        If an image is in none of the archives, or its file is none that ``ImageFiles`` reads:
+        damaged, or of more than 256 MB.
     """
     entries = _listed_entries(archives, names)
     file = cache.with_stem(f"{cache.stem}_{_key(entries)}")
@@ -185,11 +186,9 @@ def _decode(entries: _Entries, file: Path) -> None:
     from PIL import Image
 
     def encoded() -> Iterator[bytes]:
-        with ExitStack() as stack:
-            paths = {path for path, _ in entries}
-            opened = {path: stack.enter_context(zipfile.ZipFile(path)) for path in paths}
-            for path, entry in entries:
-                yield opened[path].read(entry)
+        opened = {path: ImageFiles(path) for path in {path for path, _ in entries}}
+        for path, entry in entries:
+            yield opened[path].read(entry.filename)
 
     def decode(data: bytes) -> NDArray[np.uint8]:
         with Image.open(io.BytesIO(data)) as image:
