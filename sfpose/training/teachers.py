@@ -83,9 +83,7 @@ class OnnxTeacher(nn.Module):
                 continue
             _, filters, options = steps.pop()
             weight, bias, *_ = (*(getattr(self, at) for at in filters), None)
-            gamma, beta, mean, variance = (getattr(self, at) for at in step[1])
-            epsilon = step[2].get("epsilon", 1e-5)
-            folded = fuse_conv_bn_weights(weight, bias, mean, variance, epsilon, gamma, beta)
+            folded = _fused(weight, bias, *(getattr(self, at) for at in step[1]), **step[2])
             names = [f"folded{len(steps)}_{part}" for part in ("weight", "bias")]
             for name, values in zip(names, folded, strict=True):
                 self.register_buffer(name, values.detach())
@@ -154,6 +152,20 @@ def _normalisation(
     momentum: float = 0.9,
 ) -> Tensor:
     return F.batch_norm(x, mean, var, gamma, beta, eps=epsilon)
+
+
+def _fused(
+    weight: Tensor,
+    bias: Tensor | None,
+    gamma: Tensor,
+    beta: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    *,
+    epsilon: float = 1e-5,
+    momentum: float = 0.9,
+) -> tuple[Tensor, Tensor]:
+    return fuse_conv_bn_weights(weight, bias, mean, var, epsilon, gamma, beta)
 
 
 def _linear(
