@@ -109,6 +109,14 @@ def test_of_several_the_one_that_fills_most_is_taken(tmp_path):
     assert (rows[:, 0] != rows[:, 1]).all()
 
 
+def test_what_fills_most_is_judged_as_it_is_shown(tmp_path):
+    """Magnified, one that lacks a sixth at its side lacks less than one that lacks much above."""
+    faces = _faces([_grey(200)] * 3, [0, 0, -0.3 * SIDE])
+    faces.landmarks[:, :, 0] -= SIDE * np.array([[0.4], [0.17], [0]], np.float32)
+    rows = make_surrounded(faces, Watching(), 30, tmp_path).pairs.rows
+    assert (rows[rows[:, 0] == 0, 1] == 1).all()
+
+
 def test_photos_that_fill_their_crop_are_left_as_they_are(tmp_path):
     faces = _faces([_grey(200)] * 3, [0, -40, 0])
     rows = make_surrounded(faces, Watching(), 6, tmp_path).pairs.rows

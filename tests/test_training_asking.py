@@ -32,6 +32,10 @@ def _faces(count=5, unknown=()):
     )
 
 
+def _arrays(faces):
+    return {name: value for name, value in vars(faces).items() if value is not None}
+
+
 class Corners:
     """A teacher that tells the means of the four quarters of a crop, and what it was shown."""
 
@@ -87,6 +91,16 @@ def test_faces_that_nobody_found_are_not_asked_about(tmp_path):
     assert [len(each) for each in teacher.shown] == [3, 3]
     assert not taught.embeddings[[1, 3]].any()
     assert np.linalg.norm(taught.embeddings[[0, 2, 4]], axis=1).min() > 0.1
+
+
+def test_faces_beside_lost_ones_keep_their_own_answers(tmp_path):
+    faces, kept = _faces(unknown=[1, 3]), [0, 2, 4]
+    alone = replace(faces, **{name: value[kept] for name, value in _arrays(faces).items()})
+    some = ask_at_zooms(faces, None, Corners(), [0.9, 1.2], tmp_path / "some")
+    every = ask_at_zooms(alone, None, Corners(), [0.9, 1.2], tmp_path / "every")
+    assert len(np.unique(every.embeddings, axis=0)) == 3
+    np.testing.assert_array_equal(some.embeddings[kept], every.embeddings)
+    np.testing.assert_array_equal(some.mirror_embeddings[kept], every.mirror_embeddings)
 
 
 def test_a_teacher_is_asked_once_about_the_same_crops(tmp_path):
