@@ -9,6 +9,8 @@ from sfpose.training.augmentation import (  # noqa: E402
     GeometryJitter,
     jitter_matrices,
     photometric_jitter,
+    round_at_random,
+    sample_images,
 )
 
 CPU = torch.device("cpu")
@@ -75,3 +77,59 @@ def test_gain_and_gamma_spread_as_told():
     expected = np.log(np.median(lit ** np.exp(0.2 * rng.normal(size=(count, 1))), axis=1))
     assert grey.std() == pytest.approx(expected.std(), rel=0.05)
     assert grey.mean() == pytest.approx(expected.mean(), abs=0.02)
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_contrast_is_changed_about_the_mean_of_each_image(strength):
+    """Images of two levels, dark ones and brighter ones; NumPy draws as many."""
+    count, levels = 4000, np.array([[0.15, 0.3], [0.4, 0.6]])
+    torch.manual_seed(0)
+    crops = torch.from_numpy(levels).float().repeat(count, 1)[:, None, None]
+    crops = crops.repeat_interleave(8, 3).expand(-1, 3, 16, -1)
+    found = photometric_jitter(crops.clone(), strength=strength).numpy().astype(float)
+    # The middle of each half, which neither softness nor noise changes.
+    halves = [np.median(found[..., own], axis=(1, 2, 3)) for own in (slice(5), slice(11, 16))]
+    found = np.log(np.reshape(halves, (2, count, 2)).clip(1e-3))
+    rng = np.random.default_rng(0)
+
+    def normal(size=1):
+        return strength * rng.normal(size=(count, 1, size))
+
+    shown = levels - levels.mean(1, keepdims=True)
+    shown = shown * np.exp(0.18 * normal()) + levels.mean(1, keepdims=True) + 0.04 * normal()
+    shown = shown * np.exp(0.18 * normal()) * np.exp(0.05 * np.median(normal(3), axis=2)[..., None])
+    expected = np.log(shown.clip(1e-3, 1) ** np.exp(0.2 * normal())).transpose(2, 0, 1)
+    for mine, theirs in ((found, expected), (found[1] - found[0], expected[1] - expected[0])):
+        np.testing.assert_allclose(mine.mean(-2), theirs.mean(-2), atol=0.03)
+        np.testing.assert_allclose(mine.std(-2), theirs.std(-2), rtol=0.08)
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_three_tenths_are_soft_and_an_eighth_are_coarse(strength):
+    """Of chequered images, of which neither leaves much."""
+    torch.manual_seed(0)
+    board = 0.2 + 0.4 * (torch.arange(16)[:, None] + torch.arange(16)).remainder(2)
+    crops = board.expand(2000, 3, -1, -1).clone()
+    changed = photometric_jitter(crops, strength=strength).numpy().mean(1)
+    plain = changed.std((1, 2)) < changed.mean((1, 2)) / 4
+    expected = 1 - (1 - 0.3 * strength) * (1 - 0.12 * strength)
+    assert plain.mean() == pytest.approx(expected, abs=0.03)
+
+
+def test_numbers_are_rounded_at_random_to_what_they_are_on_average():
+    torch.manual_seed(0)
+    for number in (0.3, 2.8, 4.0):
+        drawn = [round_at_random(number) for _ in range(3000)]
+        assert set(drawn) == {int(np.floor(number)), int(np.ceil(number))}
+        assert np.mean(drawn) == pytest.approx(number, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("padding", "mode"), [("zeros", "constant"), ("border", "edge"), ("reflection", "symmetric")]
+)
+def test_around_a_photo_lies_what_is_asked_for(padding, mode):
+    photos = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
+    matrix = torch.tensor([[16.0, 0, -4], [0, 16, -4], [0, 0, 1]]).expand(2, -1, -1)
+    found = sample_images(torch.from_numpy(photos), matrix, 16, padding=padding)
+    expected = np.pad(photos, [(0, 0), (4, 4), (4, 4), (0, 0)], mode=mode) / 255
+    np.testing.assert_allclose(found.permute(0, 2, 3, 1), expected, atol=1e-5)

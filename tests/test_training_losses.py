@@ -123,3 +123,12 @@ def test_losses_go_by_name():
         assert objective.dropout10.p == 0.25
     with pytest.raises(ValueError, match="loss must be one of"):
         identification_objective("triplet", WIDTH, PEOPLE)
+
+
+def test_losses_by_name_have_the_margins_of_their_papers():
+    angles = np.array([0.3, 1.0, 1.8, 2.5])
+    cosines = torch.from_numpy(np.cos(angles))
+    arcface, cosface = (identification_objective(n, WIDTH, PEOPLE) for n in ("arcface", "cosface"))
+    np.testing.assert_allclose(arcface.with_margin(cosines), np.cos(angles + 0.5), atol=1e-9)
+    np.testing.assert_allclose(cosface.with_margin(cosines), np.cos(angles) - 0.35)
+    assert (arcface.scale, cosface.scale) == (64, 64)

@@ -3,6 +3,7 @@
 import io
 import os
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -87,6 +88,18 @@ def test_listed_images_are_cut_out_by_their_boxes(vggface2):
 def test_a_list_without_boxes_takes_images_whole(vggface2):
     (vggface2 / "loose_bb_train.csv").unlink()
     np.testing.assert_array_equal(open_people(vggface2).image(0), picture(0))
+
+
+def test_lists_and_boxes_may_lie_where_vggface2_has_them(vggface2):
+    for name, home in (("train_list.txt", "meta"), ("loose_bb_train.csv", "bb_landmark")):
+        (vggface2 / home).mkdir()
+        (vggface2 / name).rename(vggface2 / home / name)
+    (vggface2 / "train" / "n000002").rename(vggface2 / "n000002")
+    (vggface2 / "train" / "n000007").rename(vggface2 / "n000007")
+    (vggface2 / "train").rmdir()
+    table = open_people(vggface2)
+    assert table.people == ["n000002", "n000007"]
+    np.testing.assert_array_equal(table.image(0), picture(0)[5:35, 10:30])
 
 
 @pytest.mark.parametrize(
@@ -204,6 +217,13 @@ def test_what_is_left_out_is_counted_and_logged(folder, caplog):
         "left out: 1 people with fewer than 2 images",
         "left out: 1 images of these",
     ]
+
+
+def test_classes_have_no_gap_where_the_first_people_are_left_out():
+    table = SimpleNamespace(people=["a", "b", "c", "d"], labels=np.array([3, 0, 1, 1, 3, 2, 3]))
+    chosen = choose_people(table, min_images=2)
+    assert (chosen.people, chosen.rows.tolist()) == (["b", "d"], [0, 2, 3, 4, 6])
+    assert chosen.labels.tolist() == [1, 0, 0, 1, 1]
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,16 @@ def test_people_come_from_the_ranges_of_the_header(tmp_path):
     assert PaperStage(table, share=0.9).crop_share == 0.9
 
 
+def test_ranges_of_people_may_lie_in_any_order(tmp_path):
+    records = faces(_6=labelled([4, 6]), _8=labelled([1, 4]))
+    table = open_people(write(tmp_path / "train.rec", records))
+    assert table.people == ["6", "7", "8"]
+    assert table.labels.tolist() == [0, 0, 2, 2, 2]
+    for row, key in enumerate((4, 5, 1, 2, 3)):
+        np.testing.assert_array_equal(table.image(row), png(key)[1])
+        assert table.name(row) == f"train.rec[{key}]"
+
+
 def test_without_a_header_every_record_is_an_image(tmp_path):
     records = {
         4: labelled([10], png(4)[0]),

@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 torch = pytest.importorskip("torch", reason="training needs the [train] extra")
 
 from sfpose.geometry import similarity_to_canonical  # noqa: E402
 from sfpose.pose import FACE_POINTS, head_cameras  # noqa: E402
 from sfpose.training.augmentation import sample_images  # noqa: E402
-from sfpose.training.turning import FaceTurner  # noqa: E402
+from sfpose.training.turning import FaceTurner, TurnedFaces  # noqa: E402
 
 FRONTAL = FACE_POINTS[:, :2] * 5 + 64
 
@@ -84,3 +85,21 @@ def test_no_second_face_is_drawn_on_the_back_of_the_head(surface):
     back = drawn[16:42, :26]
     assert (back[..., 0] > 200).mean() > 0.95
     assert (back[..., 2] > 60).mean() < 0.02
+
+
+def test_a_turned_face_is_seen_through_a_map_between_unit_squares():
+    """SciPy's lines between pixels, four to a pixel that is drawn; the border goes on."""
+    rng = np.random.default_rng(0)
+    crops = rng.uniform(0, 255, (2, 24, 24, 3)).astype(np.float32)
+    matrices = np.array([[[0.9, 0.3, 0.1], [-0.2, 0.7, 0.2], [0, 0, 1]], np.eye(3)])
+    matrices[1, :2, 2] = [-0.3, 0.25]
+    faces = TurnedFaces(torch.from_numpy(crops), torch.zeros(2, 5, 2))
+    found = faces.seen_through(torch.from_numpy(matrices).float(), 10).numpy()
+    steps = (np.arange(20) + 0.5) / 20
+    points = np.stack([*np.meshgrid(steps, steps), np.ones((20, 20))], axis=-1)
+    for mine, crop, matrix in zip(found, crops, matrices, strict=True):
+        x, y, _ = np.moveaxis(24 * points @ matrix.T - 0.5, -1, 0)
+        for channel in range(3):
+            fine = ndimage.map_coordinates(crop[..., channel], [y, x], order=1, mode="nearest")
+            expected = fine.reshape(10, 2, 10, 2).mean((1, 3)) / 255
+            np.testing.assert_allclose(mine[channel], expected, atol=1e-4)
