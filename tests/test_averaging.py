@@ -85,6 +85,22 @@ def test_what_has_no_mean_is_refused(run):
         mean_of_weights([one, run(0, size=64)])
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("kind", "landmarks"),
+        ("alignment", {"landmarks": "other"}),
+        ("descriptor", {"size": 256, "normalization": "l1", "less_mean": 0.5}),
+    ],
+)
+def test_runs_that_see_or_say_otherwise_have_no_mean(run, key, value):
+    one, other = run(0), run(1)
+    other = Artifact(other.model, {**other.manifest, key: value})
+    for given in ([one, other], [other, one]):
+        with pytest.raises(ValueError, match=f"of one form; their {key} are "):
+            mean_of_weights(given)
+
+
 def test_the_command_averages_what_it_is_given(run, tmp_path, capsys):
     paths = []
     for seed in range(2):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import scipy.ndimage
+from PIL import Image
 
 torch = pytest.importorskip("torch", reason="training needs the [train] extra")
 
@@ -20,6 +21,7 @@ from sfpose.training.loop import LoopSettings, Stage  # noqa: E402
 from sfpose.training.maps import (  # noqa: E402
     join_map,
     place_shape,
+    placed_at,
     rebalance,
     resized_places,
     split_map,
@@ -254,6 +256,18 @@ def test_weights_of_places_are_drawn_at_the_places_of_another_size():
     after = larger.network.state_dict()
     for key, value in one.network.state_dict().items():
         assert "placed" in key or torch.equal(after[key], value)
+
+
+@pytest.mark.parametrize("side", [4, 12])
+def test_weights_of_places_are_drawn_as_pillow_draws_them(side):
+    """Of fewer places each one stands for all that it covers."""
+    weight = torch.randn(3, 2, 9, 9, generator=torch.Generator().manual_seed(0))
+    images = [Image.fromarray(each) for each in weight.numpy().reshape(-1, 9, 9)]
+    drawn = [np.asarray(each.resize((side, side), Image.Resampling.BILINEAR)) for each in images]
+    expected = np.reshape(drawn, (3, 2, side, side)) * (9 / side)
+    flat = placed_at(weight.flatten(1), 2, side)
+    np.testing.assert_allclose(flat.numpy(), expected.reshape(3, -1), atol=1e-5)
+    np.testing.assert_allclose(placed_at(weight, 2, side), expected * (9 / side), atol=1e-5)
 
 
 def test_states_whose_places_fit_or_are_none_stay_as_they_are():

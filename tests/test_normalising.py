@@ -54,6 +54,9 @@ def test_a_normalised_network_says_the_same_to_its_objective(places_normalised):
         with torch.no_grad():
             network.train()(images)
     network.eval()
+    # What the objective divides by already counts on.
+    drawn = torch.rand(2, 1000, generator=torch.Generator().manual_seed(3)) + 0.5
+    state |= {"mean": drawn[0], "place_divisors": drawn[1, : place_shape(network)[0]]}
     normalised_state = dict(state)
     normalised = normalise_last(network, normalised_state, images).eval()
     assert lacks_batch_norm(network)
@@ -103,6 +106,30 @@ def test_silent_modules_are_found_and_learn_again():
     gradients = {key: value.grad for key, value in woken.named_parameters() if "deeper" in key}
     assert all(bool(each.any()) for each in gradients.values())
     assert silent_modules(woken, images) == []
+
+
+def test_filters_shorter_than_random_ones_are_as_long_as_those():
+    network, images = _network("squeezefaceposenet+deeper"), _images()
+    layers = ["fire9.squeeze", "fire9.expand3x3", "deeper.1.expand1x1", "conv10"]
+    with torch.no_grad():
+        for name in layers:
+            convolution = network.get_submodule(name)[0]
+            for part in (convolution.weight, convolution.bias):
+                part[:4] *= 1e-3
+                part[4:8] *= 1e2
+        before = network.eval()(images)
+    state = {}
+    normalised = normalise_last(network, state, images).eval()
+    for name in layers:
+        old, new = (
+            each.get_submodule(name)[0].weight.detach().double().flatten(1).norm(dim=1)
+            for each in (network, normalised)
+        )
+        assert bool((old[:4] < 0.1).all() and (old[4:8] > 10).all())
+        torch.testing.assert_close(new, old.clamp(min=2**0.5))
+    with torch.inference_mode():
+        after = normalised(images) / state["mean"]
+    torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-4 * float(before.max()))
 
 
 def test_what_is_another_network_or_normalised_is_refused():

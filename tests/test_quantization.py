@@ -16,6 +16,7 @@ from sfpose.cli import main  # noqa: E402
 from sfpose.preprocessing import as_network_input  # noqa: E402
 from sfpose.runtime.artifact import Artifact, read_artifact, write_artifact  # noqa: E402
 from sfpose.runtime.session import OnnxModel  # noqa: E402
+from sfpose.training.export import CHANNEL_SCALE, network_from_artifact  # noqa: E402
 from sfpose.training.mirroring import mirrored  # noqa: E402
 from sfpose.training.quantization import (  # noqa: E402
     _inputs,
@@ -131,6 +132,34 @@ def test_halves_of_a_fire_module_are_rounded_at_one_scale(small, mapped):
     eight = quantize(mapped, list(photos)).model
     several = "coarse" in mapped.manifest["network"]
     _check_concatenated_at_one_scale(eight, 25 if several else 15)
+
+
+def test_ranges_are_those_of_all_images(small, faces):
+    """Of a whole fire module the mean of the maxima of batches, of a value's map the highest."""
+    torch = pytest.importorskip("torch", reason="training needs the [train] extra")
+    network, settings = network_from_artifact(read_artifact("plain")).eval(), small.network_input
+    modules = [f"fire{number}" for number in range(2, 10)]
+    seen = {name: [] for name in (*modules, "conv10")}
+    for name in seen:
+        network.get_submodule(name).register_forward_hook(
+            lambda _module, _given, result, name=name: seen[name].append(result.numpy())
+        )
+    crops = list(FaceAligner(size=settings.size, min_face_score=0).transform(faces[:48]))
+    with torch.inference_mode():
+        for first in (0, 16, 32):
+            batch = crops[first : first + 16]
+            network(torch.from_numpy(as_network_input(batch, settings.mean, settings.std)))
+    graph = onnx.load_from_string(small.model).graph
+    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    joined = [node.output[0] for node in graph.node if node.op_type == "Concat"]
+    rounds = {node.input[0]: node for node in graph.node if node.op_type == "QuantizeLinear"}
+    scales = [stored[rounds[name].input[1]] for name in joined]
+    highest = [[batch.max() for batch in seen[name]] for name in modules]
+    assert np.ptp(highest, axis=1).min() > 0
+    np.testing.assert_allclose(255 * np.array(scales), np.mean(highest, axis=1), rtol=1e-3)
+    tops = np.concatenate(seen["conv10"]).max((0, 2, 3))
+    expected = np.maximum(tops, 1e-3 * tops.max())
+    np.testing.assert_allclose(stored[CHANNEL_SCALE], expected, rtol=1e-3)
 
 
 def test_training_can_go_on_from_eight_bits(small, faces):

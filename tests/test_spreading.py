@@ -78,6 +78,29 @@ def test_all_values_fire_and_so_do_all_filters_of_fire9():
     assert spread_values(network, images, targets) == 0
 
 
+def test_new_filters_are_as_large_as_others_and_below_zero_in_half_of_all_places():
+    network = _network()
+    images, targets = _faces(network, 160)
+    spread_values(network, images, targets)
+    narrow = []
+    network.fire9.squeeze.register_forward_hook(lambda _m, _g, result: narrow.append(result))
+    with torch.no_grad():
+        last = network.last_maps(images)
+        for layer, new in ((network.fire9.expand1x1, slice(40)), (network.fire9.expand3x3, -20)):
+            new = new if isinstance(new, slice) else slice(new, None)
+            found = layer[0](narrow[0][:128]).transpose(0, 1).flatten(1).double()
+            is_new = torch.zeros(len(found), dtype=torch.bool)
+            is_new[new] = True
+            size = found.std(1)
+            others = size[~is_new].median().expand(int(is_new.sum()))
+            torch.testing.assert_close(size[is_new], others, rtol=1e-3, atol=0)
+            middle = found.mean(1)[is_new].abs()
+            torch.testing.assert_close(middle / others, 0 * others, rtol=0, atol=1e-3)
+            assert 0.3 < float((found[is_new] > 0).double().mean()) < 0.7
+        spread = network.conv10[0](last).transpose(0, 1).flatten(1).std(1)
+    assert float(spread.max() / spread.min()) < 2
+
+
 @pytest.mark.parametrize(("count", "size"), [(1000, 128), (7, 3), (24, 16)])
 def test_directions_are_spread_evenly(count, size):
     directions = spread_directions(count, size).double()
