@@ -189,8 +189,11 @@ class PoseStudies:
         Raises
         ------
         ValueError
-            If a count is no whole number of at least 1.
+            If there is no such pose, or a count is no whole number of at least 1.
         """
+        for pose in (enrolled, probed):
+            if pose not in self.poses:
+                raise ValueError(f"pose must be one of {self.poses}; got {pose!r}")
         for count in counts:
             check_whole(count, "counts", 1)
         fewest = min(len(self._half(person, enrolled, second=False)) for person in self.people)

@@ -149,3 +149,43 @@ def test_brows_to_cheekbones_stay():
     crops = np.repeat(np.uint8(np.arange(100) + 20)[None, :, None, None], 100, 2).repeat(3, 3)
     kept = keep_ocular_region(crops)[0, :, 0, 0]
     assert np.flatnonzero(kept == np.arange(100) + 20).tolist() == list(range(30, 62))
+
+
+def test_a_band_may_reach_both_edges_and_is_not_empty():
+    crops = np.random.default_rng(0).integers(0, 256, (2, 20, 20, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(keep_ocular_region(crops, top=0, bottom=1), crops)
+    for top, bottom in ((0.5, 0.5), (-0.1, 0.5), (0.5, 1.1), (0.2, float("nan"))):
+        with pytest.raises(ValueError, match=r"band must lie in 0 <= top < bottom <= 1; got"):
+            keep_ocular_region(crops, top=top, bottom=bottom)
+
+
+@pytest.mark.parametrize("shape", [(20, 20, 3), (2, 20, 20, 4), (2, 20, 20)])
+def test_what_are_no_crops_have_no_band(shape):
+    """Of a single crop the band would be of columns."""
+    with pytest.raises(ValueError, match=r"crops must be uint8 of shape \(n, size, size, 3\); got"):
+        keep_ocular_region(np.zeros(shape, np.uint8))
+
+
+def test_who_has_a_single_image_of_a_pose_takes_no_part(table):
+    """One is enrolled, so that none is left to probe with; of two, one is."""
+    rows, subjects, poses = table
+    kept = np.ones(len(subjects), bool)
+    for person, count in ((4, 1), (7, 2)):
+        kept[np.flatnonzero((subjects == person) & (poses == "profile"))[count:]] = False
+    studies = PoseStudies(rows[kept], subjects[kept], poses[kept], compare=_distance, draws=3)
+    assert studies.people.tolist() == [who for who in range(PEOPLE) if who != 4]
+    assert studies.left_out == 1
+
+
+def test_each_image_needs_a_pose(table):
+    rows, subjects, poses = table
+    count = len(rows)
+    with pytest.raises(ValueError, match=f"got {count}, {count} and {count - 1}"):
+        PoseStudies(rows, subjects, poses[1:])
+
+
+@pytest.mark.parametrize("pair", [("profil", "frontal"), ("frontal", "profil")])
+def test_poses_that_nobody_shows_are_refused(studies, pair):
+    """And do not give an empty table."""
+    with pytest.raises(ValueError, match=r"pose must be one of \['frontal', .*; got 'profil'"):
+        studies.number_of_images(*pair)

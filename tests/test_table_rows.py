@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sfpose.evaluation import format_table, row_from_distances
-from sfpose.metrics import k_fold_accuracy
+from sfpose.metrics import k_fold_accuracy, people_interval
 from sfpose.protocols import Trials, all_pairs
 
 
@@ -44,6 +44,40 @@ def test_folds_refuse_whom_nobody_could_acquire():
     far = k_fold_accuracy(np.where(lost, 1e6, distances), trials.is_genuine, trials.folds)
     assert row.accuracy == pytest.approx(far.mean)
     assert row.accuracy == pytest.approx(1 - lost.mean())
+
+
+def test_a_row_as_plain_values_has_each_under_its_name():
+    trials = _trials(np.arange(600) // 60)
+    distances = np.random.default_rng(0).normal(np.where(trials.is_genuine, 1.0, 3.0))
+    row = row_from_distances("pairs", trials, distances, draws=5)
+    told = row.to_dict()
+    folds = k_fold_accuracy(distances, trials.is_genuine, trials.folds)
+    assert (told["name"], told["people"], told["genuine"]) == ("pairs", row.people, 300)
+    assert (told["accuracy"], told["accuracy_standard_error"]) == (folds.mean, folds.standard_error)
+    assert told["eer_interval"] == [row.eer_interval.low, row.eer_interval.high]
+    assert told["eer_interval"][0] < told["eer"] < told["eer_interval"][1]
+
+
+def test_an_interval_resamples_the_people_of_either_side():
+    trials = all_pairs(np.repeat(np.arange(20), 4), range(80))
+    distances = np.random.default_rng(0).normal(np.where(trials.is_genuine, 1.0, 3.0))
+    row = row_from_distances("all", trials, distances, draws=40)
+    sides = trials.first_people, trials.second_people
+    of_both, of_one = (
+        people_interval(distances, trials.is_genuine, *people, draws=40)
+        for people in (sides, sides[:1] * 2)
+    )
+    assert row.eer_interval == of_both
+    assert of_both != of_one
+
+
+def test_people_of_few_impostor_comparisons_are_those_of_either_side():
+    """Six people meet themselves, and one of them two others."""
+    first, second = np.array([0, 1, 2, 3, 4, 5, 0, 0]), np.array([0, 1, 2, 3, 4, 5, 1, 2])
+    trials = Trials(np.arange(8), np.arange(8) + 8, first == second, first, second)
+    row = row_from_distances("few", trials, 1.0 + (first != second), draws=3)
+    assert row.people == 3
+    assert row.interval_in_percent() == f"below {100 * (1 - 0.05 ** (1 / 3)):.1f}"
 
 
 def test_both_kinds_of_lost_comparisons_are_counted():
