@@ -118,6 +118,18 @@ def test_new_layers_learn_ten_times_faster_at_the_first_rate_only():
     assert again.finished
 
 
+def test_a_schedule_goes_on_waiting_where_it_stopped():
+    schedule = PlateauSchedule((0.01, 0.005), patience=3)
+    for loss in (1.0, 2.0, 2.0):
+        schedule.observe(loss)
+    again = PlateauSchedule((0.01, 0.005), patience=3)
+    again.load_state_dict(json.loads(json.dumps(schedule.state_dict())))
+    assert again.rate == 0.01
+    # The third in a row that is no lower than the lowest of all.
+    again.observe(1.5)
+    assert again.rate == 0.005
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
