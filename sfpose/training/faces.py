@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -194,13 +193,18 @@ def _decode(entries: _Entries, file: Path) -> None:
         with Image.open(io.BytesIO(data)) as image:
             return np.asarray(image.convert("RGB"))
 
+    archived = encoded()
+    first = decode(next(archived))
+    shape = (len(entries), *first.shape)
+    array = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
+    array[0] = first
+
+    def keep(row: int, data: bytes) -> None:
+        array[row] = decode(data)  # Here, or what is decoded would wait in memory for its turn.
+
     with ThreadPoolExecutor(4) as pool:
-        images = pool.map(decode, encoded())
-        first = next(images)
-        shape = (len(entries), *first.shape)
-        array = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
-        for row, image in enumerate(chain([first], images)):
-            array[row] = image
+        for _ in pool.map(keep, range(1, len(entries)), archived):
+            pass
     array.flush()
 
 
