@@ -104,13 +104,13 @@ def share_scored(gallery, probes, k):
     scored = []
     block, pairs = kernels.chi2_block, kernels.chi2_pairs
 
-    def counted_block(first, second, tiny, out):
+    def counted_block(first, second, lowest, out):
         scored.append(out.size)
-        block(first, second, tiny, out)
+        block(first, second, lowest, out)
 
-    def counted_pairs(first, second, rows, columns, tiny, out):
+    def counted_pairs(first, second, rows, columns, lowest, out):
         scored.append(len(rows))
-        pairs(first, second, rows, columns, tiny, out)
+        pairs(first, second, rows, columns, lowest, out)
 
     kernels.chi2_block, kernels.chi2_pairs = counted_block, counted_pairs
     try:

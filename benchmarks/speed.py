@@ -84,7 +84,7 @@ def limit(results):
     ours = 0.02 / median_seconds(lambda: chi2_matrix(a, b))
     results["arithmetic, 1 thread"] = {
         "thousand million terms a second": ours,
-        "share of a loop that only divides": ours / alone,
+        "times the speed of a loop that only divides": ours / alone,
     }
 
 

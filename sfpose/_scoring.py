@@ -237,12 +237,12 @@ def chi2_matrix_of_checked(first: Floats, second: Floats, *, n_jobs: int | None 
     if len(first) * len(second) <= FEW_PAIRS:
         few = reference.chi2_matrix(first, second) * factor
         return few.astype(first.dtype, copy=False)
-    from sfpose._kernels.chi2 import chi2_block
+    from sfpose._kernels.chi2 import LOWEST, chi2_block
 
-    tiny = np.finfo(first.dtype).tiny
+    lowest = LOWEST[first.dtype]
     out = np.empty((len(first), len(second)), first.dtype)
     over_blocks(
-        lambda rows: chi2_block(first[rows], second, tiny, out[rows]),
+        lambda rows: chi2_block(first[rows], second, lowest, out[rows]),
         len(first),
         _BLOCK_ROWS,
         n_jobs,
@@ -364,12 +364,13 @@ def _pairs(
     if len(rows) <= FEW_PAIRS:
         few = reference.chi2_pairs(first[rows], second[columns]) * factor
         return few.astype(first.dtype, copy=False)
+    from sfpose._kernels.chi2 import LOWEST
     from sfpose._kernels.chi2 import chi2_pairs as kernel
 
-    tiny = np.finfo(first.dtype).tiny
+    lowest = LOWEST[first.dtype]
     out = np.empty(len(rows), first.dtype)
     over_blocks(
-        lambda part: kernel(first, second, rows[part], columns[part], tiny, out[part]),
+        lambda part: kernel(first, second, rows[part], columns[part], lowest, out[part]),
         len(rows),
         _BLOCK_PAIRS,
         n_jobs,

@@ -71,9 +71,9 @@ class _Searcher:
             How many of the nearest are wanted: where the limit is infinite still, so
             many by the bound give a first one.
         """
-        from sfpose._kernels.chi2 import chi2_block, chi2_pairs
+        from sfpose._kernels.chi2 import LOWEST, chi2_block, chi2_pairs
 
-        tiny = np.finfo(np.float32).tiny
+        lowest = LOWEST[np.dtype(np.float32)]
         wants_the_bound = self.wants_the_bound
         self._wait -= 1
         if wants_the_bound and products is not None and sums is not None:
@@ -83,7 +83,7 @@ class _Searcher:
                 first = np.argpartition(lower, seeds - 1, axis=1)[:, :seeds]
                 scored = np.empty(first.size, np.float32)
                 owner = np.repeat(np.arange(len(first)), seeds)
-                chi2_pairs(self.probes, rows, owner, first.ravel(), tiny, scored)
+                chi2_pairs(self.probes, rows, owner, first.ravel(), lowest, scored)
                 limit = np.minimum(limit, scored.reshape(first.shape).max(axis=1))
             probe, row = np.nonzero(lower <= limit[:, None])
             share = len(probe) / lower.size
@@ -92,11 +92,11 @@ class _Searcher:
                 distances = lower
                 distances.fill(np.inf)
                 scored = np.empty(len(probe), np.float32)
-                chi2_pairs(self.probes, rows, probe, row, tiny, scored)
+                chi2_pairs(self.probes, rows, probe, row, lowest, scored)
                 distances[probe, row] = scored
                 return distances
         distances = np.empty((len(self.probes), len(rows)), np.float32)
-        chi2_block(self.probes, rows, tiny, distances)
+        chi2_block(self.probes, rows, lowest, distances)
         return distances
 
     def _lower(self, products: Rows, sums: Rows, width: int) -> Rows:
@@ -166,9 +166,9 @@ def _scan_few(
 
 
 def _block_of_rows(rows: Rows, probes: Rows, out: Rows, part: slice) -> None:
-    from sfpose._kernels.chi2 import chi2_block
+    from sfpose._kernels.chi2 import LOWEST, chi2_block
 
-    chi2_block(rows[part], probes, np.finfo(np.float32).tiny, out[part])
+    chi2_block(rows[part], probes, LOWEST[np.dtype(np.float32)], out[part])
 
 
 def _searchers(probes: Rows, limit: float) -> list[_Searcher]:

@@ -210,12 +210,26 @@ def test_distance_is_homogeneous_and_blind_to_order(batches, factor, random):
     )
 
 
+@given(
+    npst.arrays(np.float32, 7, elements=st.floats(-12, 0, width=32)),
+    npst.arrays(bool, 7),
+    st.sampled_from([1e-6, 1.0, 9.9e17]),
+)
+@settings(max_examples=60, deadline=None)
+def test_values_that_are_not_far_below_the_largest_count(exponents, held, largest):
+    """Down to the 1e-12th part of it, at both ends of what is not scaled."""
+    row = np.float32(largest) * np.float32(10) ** exponents
+    a, b = np.tile(np.where(held, row, 0), (20, 1)), np.tile(np.where(held, 0, row), (20, 1))
+    b[0, 0] = largest
+    np.testing.assert_allclose(chi2_matrix(a, b), reference.chi2_matrix(a, b), rtol=1e-6)
+
+
 @given(two_batches())
 @settings(max_examples=40, deadline=None)
 def test_kernel_and_reference_agree_on_any_input(batches):
     a, b = batches
     out = np.empty((len(a), len(b)), np.float32)
-    chi2.chi2_block(a, b, np.finfo(np.float32).tiny, out)
+    chi2.chi2_block(a, b, chi2.LOWEST[out.dtype], out)
     np.testing.assert_allclose(out, reference.chi2_matrix(a, b), rtol=1e-5, atol=1e-30)
 
 
