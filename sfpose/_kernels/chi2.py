@@ -21,6 +21,9 @@ LOWEST = {
 }
 """What sums of two values count as at least, by type: squares of it are normal numbers."""
 
+_NEAR = 6144
+"""Values that stay in the first cache, with a row beside them."""
+
 # The order of a sum is free, that of the factors of a term is not: products of three values
 # would leave the range. Division stays exact: an estimate with a Newton step is no faster.
 _SUM = {"reassoc", "contract", "nsz"}
@@ -65,6 +68,9 @@ def chi2_pairs(first, second, rows, columns, lowest, out):  # type: ignore[no-un
 @njit(nogil=True, fastmath=_SUM, error_model="numpy")
 def chi2_block(first, second, lowest, out):  # type: ignore[no-untyped-def]
     """Distances of all rows of ``first`` with all rows of ``second``, into ``out``."""
-    for i in range(first.shape[0]):
-        for j in range(second.shape[0]):
-            out[i, j] = _distance(first[i], second[j], lowest)
+    # Some rows of ``second`` at a time, which stay near for all of ``first``.
+    tile = max(1, _NEAR // second.shape[1])
+    for start in range(0, second.shape[0], tile):
+        for i in range(first.shape[0]):
+            for j in range(start, min(start + tile, second.shape[0])):
+                out[i, j] = _distance(first[i], second[j], lowest)
