@@ -364,13 +364,12 @@ def _pairs(
     if len(rows) <= FEW_PAIRS:
         few = reference.chi2_pairs(first[rows], second[columns]) * factor
         return few.astype(first.dtype, copy=False)
-    from sfpose._kernels.chi2 import LOWEST
-    from sfpose._kernels.chi2 import chi2_pairs as kernel
+    from sfpose._kernels import chi2
 
-    lowest = LOWEST[first.dtype]
+    lowest = chi2.LOWEST[first.dtype]
     out = np.empty(len(rows), first.dtype)
     over_blocks(
-        lambda part: kernel(first, second, rows[part], columns[part], lowest, out[part]),
+        lambda part: chi2.chi2_pairs(first, second, rows[part], columns[part], lowest, out[part]),
         len(rows),
         _BLOCK_PAIRS,
         n_jobs,

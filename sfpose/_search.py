@@ -73,7 +73,7 @@ class _Searcher:
         """
         from sfpose._kernels.chi2 import LOWEST, chi2_block, chi2_pairs
 
-        lowest = LOWEST[np.dtype(np.float32)]
+        lowest = LOWEST[rows.dtype]
         wants_the_bound = self.wants_the_bound
         self._wait -= 1
         if wants_the_bound and products is not None and sums is not None:
@@ -168,7 +168,7 @@ def _scan_few(
 def _block_of_rows(rows: Rows, probes: Rows, out: Rows, part: slice) -> None:
     from sfpose._kernels.chi2 import LOWEST, chi2_block
 
-    chi2_block(rows[part], probes, LOWEST[np.dtype(np.float32)], out[part])
+    chi2_block(rows[part], probes, LOWEST[rows.dtype], out[part])
 
 
 def _searchers(probes: Rows, limit: float) -> list[_Searcher]:

@@ -5,11 +5,21 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training needs the [train] extra")
 
-from test_training_mixing import _save_teacher  # noqa: E402
-
 from sfpose.training.teachers import OnnxTeacher  # noqa: E402
 
 SQUARE = {"kernel_shape": [3, 3], "group": 1, "pads": [2, 2, 2, 2], "dilations": [2, 2]}
+
+
+def save_teacher(path, nodes, stored):
+    onnx = pytest.importorskip("onnx")
+    helper = onnx.helper
+    image = helper.make_tensor_value_info("data", onnx.TensorProto.FLOAT, [1, 3, 112, 112])
+    answer = helper.make_tensor_value_info("answer", onnx.TensorProto.FLOAT, [1, 4])
+    initializers = [onnx.numpy_helper.from_array(value, name) for name, value in stored.items()]
+    made = [helper.make_node(name, ins, [out], **rest) for name, ins, out, rest in nodes]
+    graph = helper.make_graph(made, "teacher", [image], [answer], initializers)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.save(model, path)
 
 
 def _norm(rng, name, count):
@@ -20,6 +30,47 @@ def _norm(rng, name, count):
 
 def _normalise(given, name, got, **settings):
     return ("BatchNormalization", [given, *(f"{name}.{part}" for part in range(4))], got, settings)
+
+
+@pytest.mark.parametrize(("fast", "tolerance"), [(False, 1e-5), (True, 0.02)])
+def test_a_teacher_answers_as_onnxruntime_does(fast, tolerance, tmp_path, monkeypatch):
+    monkeypatch.setattr("sfpose.training.settings.has_fast_bfloat16", lambda _: fast)
+    onnxruntime = pytest.importorskip("onnxruntime")
+    rng = np.random.default_rng(0)
+
+    def some(*shape):
+        return rng.normal(0, 0.3, shape).astype(np.float32)
+
+    stored = {
+        "mean": np.float32([127.5]),
+        "scale": np.float32([1 / 128]),
+        "filters": some(6, 3, 3, 3),
+        "uneven": some(6, 1, 3, 3),
+        "slope": some(6, 1, 1),
+        "weight": some(4, 6 * 28 * 28),
+        "bias": some(4),
+        **{f"norm{number}": np.abs(some(6)) + 0.1 for number in range(4)},
+    }
+    square = {"kernel_shape": [3, 3], "strides": [2, 2], "dilations": [1, 1]}
+    nodes = [
+        ("Sub", ["data", "mean"], "a", {}),
+        ("Mul", ["a", "scale"], "b", {}),
+        ("Conv", ["b", "filters"], "c", {**square, "pads": [1, 1, 1, 1], "group": 1}),
+        ("BatchNormalization", ["c", *(f"norm{n}" for n in range(4))], "d", {"epsilon": 1e-3}),
+        ("PRelu", ["d", "slope"], "e", {}),
+        ("Conv", ["e", "uneven"], "f", {**square, "pads": [0, 0, 1, 1], "group": 6}),
+        ("Dropout", ["f"], "g", {}),
+        ("Flatten", ["g"], "h", {}),
+        ("Gemm", ["h", "weight", "bias"], "answer", {"transB": 1}),
+    ]
+    path = tmp_path / "teacher.onnx"
+    save_teacher(path, nodes, stored)
+    crops = rng.random((3, 3, 112, 112), dtype=np.float32)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    expected = [session.run(None, {"data": 255 * crop[None]})[0][0] for crop in crops]
+    found = OnnxTeacher(path)(torch.from_numpy(crops))
+    largest = np.abs(expected).max()
+    np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=tolerance * largest)
 
 
 def test_normalisations_with_and_without_a_convolution_before_them(tmp_path, monkeypatch):
@@ -50,7 +101,7 @@ def test_normalisations_with_and_without_a_convolution_before_them(tmp_path, mon
         ("Gemm", ["h", "weight", "bias"], "answer", {"alpha": 0.5, "beta": 2.0}),
     ]
     stored["half"] = np.float32([0.5])
-    _save_teacher(tmp_path / "teacher.onnx", nodes, stored)
+    save_teacher(tmp_path / "teacher.onnx", nodes, stored)
     crops = rng.random((2, 3, 112, 112), dtype=np.float32)
     session = onnxruntime.InferenceSession(str(tmp_path / "teacher.onnx"))
     expected = [session.run(None, {"data": 255 * crop[None]})[0][0] for crop in crops]
@@ -69,6 +120,16 @@ def test_a_normalisation_of_another_kind_is_refused(before, tmp_path):
     nodes = [convolution] if before == "filters" else []
     nodes += [_normalise("a" if nodes else "data", "norm", "b", training_mode=1)]
     nodes += [("Flatten", ["b"], "answer", {})]
-    _save_teacher(tmp_path / "teacher.onnx", nodes, stored)
+    save_teacher(tmp_path / "teacher.onnx", nodes, stored)
     with pytest.raises(TypeError, match="unexpected keyword argument 'training_mode'"):
         OnnxTeacher(tmp_path / "teacher.onnx")(torch.zeros(1, 3, 112, 112))
+
+
+def test_a_teacher_of_other_operations_is_refused(tmp_path):
+    path = tmp_path / "teacher.onnx"
+    save_teacher(path, [("Sigmoid", ["data"], "answer", {})], {})
+    with pytest.raises(ValueError, match=r"must be made of BatchNormalization, .* holds Sigmoid"):
+        OnnxTeacher(path)
+    save_teacher(path, [("Mul", ["data", "data"], "answer", {})], {})
+    with pytest.raises(ValueError, match=r"must be a chain of operations; .* branches"):
+        OnnxTeacher(path)

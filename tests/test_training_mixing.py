@@ -7,6 +7,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training needs the [train] extra")
 
+from test_teachers import save_teacher  # noqa: E402
+
 from sfpose.cli import main  # noqa: E402
 from sfpose.geometry import CANONICAL_LANDMARKS, similarity_to_canonical  # noqa: E402
 from sfpose.pose import FACE_POINTS, head_pose  # noqa: E402
@@ -15,7 +17,6 @@ from sfpose.training.distillation import TaughtFaceSource, normalise_images  # n
 from sfpose.training.faces import TaughtFaces  # noqa: E402
 from sfpose.training.mixing import make_blends  # noqa: E402
 from sfpose.training.non_faces import turn_into_non_faces  # noqa: E402
-from sfpose.training.teachers import OnnxTeacher  # noqa: E402
 
 SIDE = 112
 
@@ -257,59 +258,6 @@ def test_blends_are_shown_as_often_as_asked_for_under_their_own_embeddings(tmp_p
     torch.testing.assert_close(images[mixed, :, 16, 16], centre[:, :, 0, 0], atol=1e-4, rtol=0)
 
 
-def _save_teacher(path, nodes, stored):
-    onnx = pytest.importorskip("onnx")
-    helper = onnx.helper
-    image = helper.make_tensor_value_info("data", onnx.TensorProto.FLOAT, [1, 3, 112, 112])
-    answer = helper.make_tensor_value_info("answer", onnx.TensorProto.FLOAT, [1, 4])
-    initializers = [onnx.numpy_helper.from_array(value, name) for name, value in stored.items()]
-    made = [helper.make_node(name, ins, [out], **rest) for name, ins, out, rest in nodes]
-    graph = helper.make_graph(made, "teacher", [image], [answer], initializers)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    onnx.save(model, path)
-
-
-@pytest.mark.parametrize(("fast", "tolerance"), [(False, 1e-5), (True, 0.02)])
-def test_a_teacher_answers_as_onnxruntime_does(fast, tolerance, tmp_path, monkeypatch):
-    monkeypatch.setattr("sfpose.training.settings.has_fast_bfloat16", lambda _: fast)
-    onnxruntime = pytest.importorskip("onnxruntime")
-    rng = np.random.default_rng(0)
-
-    def some(*shape):
-        return rng.normal(0, 0.3, shape).astype(np.float32)
-
-    stored = {
-        "mean": np.float32([127.5]),
-        "scale": np.float32([1 / 128]),
-        "filters": some(6, 3, 3, 3),
-        "uneven": some(6, 1, 3, 3),
-        "slope": some(6, 1, 1),
-        "weight": some(4, 6 * 28 * 28),
-        "bias": some(4),
-        **{f"norm{number}": np.abs(some(6)) + 0.1 for number in range(4)},
-    }
-    square = {"kernel_shape": [3, 3], "strides": [2, 2], "dilations": [1, 1]}
-    nodes = [
-        ("Sub", ["data", "mean"], "a", {}),
-        ("Mul", ["a", "scale"], "b", {}),
-        ("Conv", ["b", "filters"], "c", {**square, "pads": [1, 1, 1, 1], "group": 1}),
-        ("BatchNormalization", ["c", *(f"norm{n}" for n in range(4))], "d", {"epsilon": 1e-3}),
-        ("PRelu", ["d", "slope"], "e", {}),
-        ("Conv", ["e", "uneven"], "f", {**square, "pads": [0, 0, 1, 1], "group": 6}),
-        ("Dropout", ["f"], "g", {}),
-        ("Flatten", ["g"], "h", {}),
-        ("Gemm", ["h", "weight", "bias"], "answer", {"transB": 1}),
-    ]
-    path = tmp_path / "teacher.onnx"
-    _save_teacher(path, nodes, stored)
-    crops = rng.random((3, 3, 112, 112), dtype=np.float32)
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    expected = [session.run(None, {"data": 255 * crop[None]})[0][0] for crop in crops]
-    found = OnnxTeacher(path)(torch.from_numpy(crops))
-    largest = np.abs(expected).max()
-    np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=tolerance * largest)
-
-
 def test_the_command_asks_the_teacher_that_it_is_given(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     given = []
@@ -328,7 +276,7 @@ def test_the_command_asks_the_teacher_that_it_is_given(tmp_path, monkeypatch):
         flat = ("Flatten", ["data"], "flat", {})
         linear = ("Gemm", ["flat", "weight", "bias"], "answer", {"transB": 1})
         stored = {"weight": weight, "bias": np.zeros(2, np.float32)}
-        _save_teacher(tmp_path / name, [flat, linear], stored)
+        save_teacher(tmp_path / name, [flat, linear], stored)
         asked = ["--teacher", str(tmp_path / name), "--cache", str(tmp_path), "--device", "cpu"]
         assert main([*command, *asked, "--mixed", "5"]) == 2
     assert main(command) == 2
@@ -338,16 +286,6 @@ def test_the_command_asks_the_teacher_that_it_is_given(tmp_path, monkeypatch):
     np.testing.assert_array_equal(blends.pairs.rows, other_blends.pairs.rows)
     # What the first one said is not taken for what the second says.
     assert (np.abs(blends.embeddings - other_blends.embeddings) > 1e-3).any(1).sum() >= 4
-
-
-def test_a_teacher_of_other_operations_is_refused(tmp_path):
-    path = tmp_path / "teacher.onnx"
-    _save_teacher(path, [("Sigmoid", ["data"], "answer", {})], {})
-    with pytest.raises(ValueError, match=r"must be made of BatchNormalization, .* holds Sigmoid"):
-        OnnxTeacher(path)
-    _save_teacher(path, [("Mul", ["data", "data"], "answer", {})], {})
-    with pytest.raises(ValueError, match=r"must be a chain of operations; .* branches"):
-        OnnxTeacher(path)
 
 
 def test_non_faces_are_pictures_and_differ_from_the_faces():

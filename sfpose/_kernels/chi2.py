@@ -47,6 +47,8 @@ def _two_terms(x, y, u, v, lowest):  # type: ignore[no-untyped-def]
     return first * first * (other * inverse) + second * second * (one * inverse)
 
 
+# A call for each pair would cost as much as the pair, so this is put in its callers' place.
+# The terms have one caller each: the compiler inlines those, whose factors keep their order.
 @njit(inline="always")
 def _distance(x, y, lowest):  # type: ignore[no-untyped-def]
     half = x.shape[0] // 2

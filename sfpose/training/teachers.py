@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from sfpose.training.onnx_files import parse_network
 from sfpose.training.settings import autocast
@@ -77,17 +76,24 @@ class OnnxTeacher(nn.Module):
     def _fold_normalisations(self) -> None:
         # A convolution that does what the normalisation after it does: a third more faces a second.
         steps: list[tuple[str, list[str], dict[str, Any]]] = []
-        for step in self._steps:
-            if step[0] != "BatchNormalization" or not steps or steps[-1][0] != "Conv":
-                steps.append(step)
+        for operation, stored, options in self._steps:
+            if operation != "BatchNormalization" or not steps or steps[-1][0] != "Conv":
+                steps.append((operation, stored, options))
                 continue
-            _, filters, options = steps.pop()
-            weight, bias, *_ = (*(getattr(self, at) for at in filters), None)
-            folded = _fused(weight, bias, *(getattr(self, at) for at in step[1]), **step[2])
+            _, filters, around = steps.pop()
+            weight, *biases = (getattr(self, at) for at in filters)
+            gamma, beta, mean, variance = (getattr(self, at) for at in stored)
+            none = torch.zeros_like(mean)
+            bias = biases[0] if biases else none
+            # Filters are scaled as what they give is, and the bias is shifted too.
+            scaled = _normalisation(
+                weight.transpose(0, 1), gamma, none, none, variance, **options
+            ).transpose(0, 1)
+            shifted = _normalisation(bias[None], gamma, beta, mean, variance, **options)[0]
             names = [f"folded{len(steps)}_{part}" for part in ("weight", "bias")]
-            for name, values in zip(names, folded, strict=True):
-                self.register_buffer(name, values.detach())
-            steps.append(("Conv", names, options))
+            for name, values in zip(names, (scaled.contiguous(), shifted), strict=True):
+                self.register_buffer(name, values)
+            steps.append(("Conv", names, around))
         self._steps = steps
         for unused in self._buffers.keys() - {at for _, stored, _ in steps for at in stored}:
             delattr(self, unused)
@@ -152,20 +158,6 @@ def _normalisation(
     momentum: float = 0.9,
 ) -> Tensor:
     return F.batch_norm(x, mean, var, gamma, beta, eps=epsilon)
-
-
-def _fused(
-    weight: Tensor,
-    bias: Tensor | None,
-    gamma: Tensor,
-    beta: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    *,
-    epsilon: float = 1e-5,
-    momentum: float = 0.9,
-) -> tuple[Tensor, Tensor]:
-    return fuse_conv_bn_weights(weight, bias, mean, var, epsilon, gamma, beta)
 
 
 def _linear(
