@@ -212,6 +212,11 @@ def test_its_thresholds_serve_no_distance_without_the_cohort(bundle, photos, tmp
     photo = str(tmp_path / "a.png")
     assert main(["verify", photo, photo, "--weights", str(path), "--target-fmr", "0.01"]) != 0
     assert "calibrated for (none)" in capsys.readouterr().err
+    assert main(["info", "--weights", str(path)]) == 0
+    told = capsys.readouterr().out
+    assert "calibrated on TemplateVerifier.fit on 40 people" in told
+    assert "of distances normalised by the bundle's cohort" in told
+    assert f"0.01: {bundle.verifier.threshold_:.4f}" in told
 
 
 def test_a_changed_cohort_is_refused(bundle, tmp_path):

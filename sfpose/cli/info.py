@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +17,9 @@ from sfpose.cli.output import print_json, shown
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
+
+    from sfpose.decision import Condition
+    from sfpose.runtime.artifact import Json, Manifest
 
 _PACKAGES = ("numpy", "numba", "scikit-learn", "onnxruntime", "Pillow", "torch")
 
@@ -74,9 +78,18 @@ def _note(stated: Mapping[str, Any]) -> str:
     return ""
 
 
+def _calibration(manifest: Manifest) -> tuple[Manifest, dict[Condition, dict[str, Json]]]:
+    """The table that states a calibration, and its conditions."""
+    from sfpose.decision import shipped_conditions
+
+    bundle = manifest.get("bundle")
+    if isinstance(bundle, dict) and "cohort" in bundle:
+        return bundle, shipped_conditions(bundle, least=-math.inf)
+    return manifest, shipped_conditions(manifest)
+
+
 def run(options: argparse.Namespace) -> int:
     """Print the information."""
-    from sfpose.decision import shipped_conditions
     from sfpose.runtime.artifact import read_artifact
 
     if options.gallery is not None:
@@ -84,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
     if options.ids:
         raise ValueError("--ids needs a gallery; got none")
     artifact = read_artifact("default" if options.weights is None else options.weights)
-    conditions = shipped_conditions(artifact.manifest)
+    stated, conditions = _calibration(artifact.manifest)
     information: dict[str, Any] = {
         "sfpose": sfpose.__version__,
         "python": platform.python_version(),
@@ -97,25 +110,27 @@ def run(options: argparse.Namespace) -> int:
         return 0
     print(f"sfpose {sfpose.__version__}, Python {platform.python_version()}")
     print(", ".join(f"{name} {number}" for name, number in information["packages"].items()))
-    manifest: dict[str, Any] = information["weights"]
+    manifest = artifact.manifest
     print(
         f"weights {_stated(manifest, 'name')}: {_stated(manifest, 'network')}, "
         f"{len(artifact.model):,} bytes, sha256 {artifact.digest[:16]}..., "
         f"licence {_stated(manifest, 'license')}"
     )
-    calibration = manifest.get("calibration")
+    calibration: Any = stated.get("calibration")
     if calibration:
         print(f"calibrated on {_stated(calibration, 'data')}:")
         print("  thresholds (false non-match rate) at target false match rates")
+        if stated is not manifest:
+            print("  of distances normalised by the bundle's cohort")
         notes: set[str] = set()
         for condition, entry in conditions.items():
             told = []
             thresholds: Any = entry["thresholds"]
-            for stated in thresholds:
-                note = _note(stated)
+            for each in thresholds:
+                note = _note(each)
                 notes.add(note)
-                mark, share = note[:1], _share(stated)
-                told.append(f"{stated['target_fmr']:g}: {stated['threshold']:.4f}{mark} ({share})")
+                mark, share = note[:1], _share(each)
+                told.append(f"{each['target_fmr']:g}: {each['threshold']:.4f}{mark} ({share})")
             print(f"  {shown(condition)}: {', '.join(told)}")
         for note in sorted(notes - {""}):
             print(f"  {note}")
