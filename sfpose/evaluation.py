@@ -8,18 +8,26 @@ identical comparisons.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sfpose._calibrated import to_conditions
 from sfpose._calibration import TEMPLATE_SIZES, Calibrator
+from sfpose._comparisons import (
+    Comparison,
+    Descriptors,
+    PoseColumn,
+    compared,
+    distances_of,
+    mean_of_known,
+    plan,
+)
 from sfpose._scoring import chi2_pairs_at
 from sfpose.embedder import FaceEmbedder
 from sfpose.error_table import Row, format_table, row_from_distances
 from sfpose.pose import POSES
-from sfpose.protocols import CFP, LFW, LazyImages, PoseFolder, Trials, VGGFace2Pose, all_pairs
+from sfpose.protocols import CFP, LFW, LazyImages, PoseFolder, Trials, all_pairs
 from sfpose.runtime.artifact import Artifact, Json
 
 __all__ = [
@@ -36,27 +44,11 @@ __all__ = [
     "row_from_distances",
 ]
 
-Descriptors = NDArray[np.floating]
 Embed = Callable[[LazyImages], Descriptors]
 
 
-class Comparison(Protocol):
-    """Distances of pairs of rows given by index: ``compare(rows, first, second)``."""
-
-    def __call__(  # noqa: D102
-        self, rows: Descriptors, first: NDArray[np.int64], second: NDArray[np.int64], /
-    ) -> Descriptors: ...
-
-
-def _distances(trials: Trials, rows: Descriptors, compare: Comparison) -> Descriptors:
-    """Distances of trials; NaN where a row is of NaN."""
-    lost = np.asarray(np.isnan(rows).any(axis=1))
-    distances = compare(np.where(lost[:, None], 1, rows), trials.first, trials.second)
-    return np.where(lost[trials.first] | lost[trials.second], np.nan, distances)
-
-
 def _row(name: str, trials: Trials, rows: Descriptors, compare: Comparison, draws: int) -> Row:
-    return row_from_distances(name, trials, _distances(trials, rows, compare), draws=draws)
+    return row_from_distances(name, trials, distances_of(trials, rows, compare), draws=draws)
 
 
 def evaluate_lfw(
@@ -152,18 +144,14 @@ def evaluate_cfp(
     >>> [(row.name, row.rates.genuine, row.rates.eer) for row in rows][-1]
     ('5 frontal against 4 profile', 3, 0.0)
     """
+    pairs = {
+        "frontal-profile": cfp.trials("frontal", "profile"),
+        "frontal-frontal": cfp.trials("frontal", "frontal"),
+    }
+    chosen = [cfp.template_rows("frontal", 5), cfp.template_rows("profile", 4)]
     rows = embed(cfp.images)
-    table = []
-    for name, poses in [
-        ("frontal-profile", ("frontal", "profile")),
-        ("frontal-frontal", ("frontal", "frontal")),
-    ]:
-        trials = cfp.trials(*poses)
-        table.append(_row(name, trials, rows, compare, draws))
-    parts = []
-    for pose, count in [("frontal", 5), ("profile", 4)]:
-        chosen = cfp.template_rows(pose, count)
-        parts.append(_means(rows[chosen], cfp.subjects[chosen]))
+    table = [_row(name, trials, rows, compare, draws) for name, trials in pairs.items()]
+    parts = [_means(rows[own], cfp.subjects[own]) for own in chosen]
     templates = np.concatenate([part for part, _ in parts])
     people = np.concatenate([names for _, names in parts])
     half = len(parts[0][0])
@@ -229,21 +217,6 @@ def evaluate_poses(
     ]
 
 
-class PoseColumn(NamedTuple):
-    """A column of Table 4: its comparisons and their distances."""
-
-    template_size: int
-    poses: tuple[str, str]
-    trials: Trials
-    distances: Descriptors
-
-    @property
-    def name(self) -> str:
-        """Both poses and the number of images."""
-        images = "1 image" if self.template_size == 1 else f"{self.template_size} images"
-        return f"{self.poses[0]} - {self.poses[1]}, {images}"
-
-
 def pose_columns(
     folder: PoseFolder,
     embed: Embed,
@@ -279,16 +252,8 @@ def pose_columns(
     >>> [(column.name, len(column.distances)) for column in columns]
     [('frontal - frontal, 1 image', 24), ('frontal - frontal, 2 images', 9)]
     """
-    kept = np.isin(folder.poses, list(poses))
-    protocol = VGGFace2Pose(folder.subjects[kept], folder.poses[kept])
-    rows = embed(folder.images)[kept]
-    for size in template_sizes:
-        made_of = rows[protocol.templates(size).rows]
-        templates = np.stack([_mean_of_known(images) for images in made_of])
-        for first, second in protocol.columns(poses):
-            trials = protocol.trials(first, second, size)
-            distances = _distances(trials, templates, compare)
-            yield PoseColumn(size, (first, second), trials, distances)
+    planned = plan(folder, dict.fromkeys(template_sizes, poses))
+    yield from compared(planned, embed(folder.images), compare)
 
 
 TARGET_FMRS = (0.1, 0.01, 0.001, 0.0001)
@@ -334,15 +299,9 @@ def calibrated(artifact: Artifact, cfp: CFP) -> Artifact:
     return Artifact(artifact.model, {**artifact.manifest, "calibration": calibration})
 
 
-def _mean_of_known(rows: Descriptors) -> Descriptors:
-    """Mean over the first axis of rows without NaN; NaN if there is none."""
-    known = rows[~np.isnan(rows).any(axis=-1)]
-    return known.mean(axis=0) if len(known) else np.full(rows.shape[-1], np.nan)
-
-
 def _means(
     rows: Descriptors, people: NDArray[np.generic]
 ) -> tuple[Descriptors, NDArray[np.generic]]:
     """Mean of each person's rows and whose they are; a peer's rows may be negative."""
     names, codes = np.unique(people, return_inverse=True)
-    return np.stack([_mean_of_known(rows[codes == code]) for code in range(len(names))]), names
+    return np.stack([mean_of_known(rows[codes == code]) for code in range(len(names))]), names

@@ -1,6 +1,6 @@
 """The paper's tables and figures, measured on the data at hand, beside the paper's rows.
 
-May import ``_scoring``, ``evaluation``, ``metrics`` and ``protocols``.
+May import ``_comparisons``, ``_scoring``, ``evaluation``, ``metrics`` and ``protocols``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from sfpose._comparisons import Descriptors, compared, plan
 from sfpose._scoring import chi2_pairs_at
 from sfpose.evaluation import (
     Comparison,
@@ -20,13 +21,12 @@ from sfpose.evaluation import (
     PoseColumn,
     Row,
     evaluate_cfp,
-    pose_columns,
     row_from_distances,
 )
 from sfpose.metrics import DetCurveDisplay
 from sfpose.metrics.displays._common import pyplot
 from sfpose.pose import POSES
-from sfpose.protocols import CFP, PoseFolder, VGGFace2Pose
+from sfpose.protocols import CFP, LazyImages, PoseFolder, VGGFace2Pose
 
 __all__ = [
     "TABLE_4",
@@ -128,14 +128,14 @@ def table_columns(
     Raises
     ------
     ValueError
-        If somebody has too few images of a pose.
+        If the folder has none of the poses, or somebody has too few images of one.
     """
-    poses = [pose for pose in POSES if pose in folder.poses]
-    rows = embed(folder.images)
-    for size, kinds in ((1, poses), (5, poses if len(poses) == 3 else poses[:1])):
-        yield from pose_columns(
-            folder, lambda _: rows, compare, poses=kinds, template_sizes=(size,)
-        )
+    known = set(folder.poses.tolist())
+    poses = [pose for pose in POSES if pose in known]
+    if not poses:
+        raise ValueError(f"poses must be called {', '.join(POSES)}; got {sorted(known)}")
+    planned = plan(folder, {1: poses, 5: poses if len(poses) == len(POSES) else poses[:1]})
+    yield from compared(planned, embed(folder.images), compare)
 
 
 def table_cells(
@@ -175,10 +175,16 @@ def table_cells(
     >>> sorted(table_cells(folder, np.asarray))
     [(1, 'F-F'), (1, 'F-P'), (1, 'P-P'), (5, 'F-F')]
     """
-    rows = embed(folder.images)
-    cells = cells_of(table_columns(folder, lambda _: rows, compare), draws=draws)
+    held: list[Descriptors] = []
+
+    def once(images: LazyImages) -> Descriptors:
+        if not held:
+            held.append(embed(images))
+        return held[0]
+
+    cells = cells_of(table_columns(folder, once, compare), draws=draws)
     if isinstance(folder, CFP) and len(set(folder.poses.tolist())) == 2:
-        cells[5, "F-P"] = evaluate_cfp(folder, lambda _: rows, compare, draws=draws)[-1]
+        cells[5, "F-P"] = evaluate_cfp(folder, once, compare, draws=draws)[-1]
     return cells
 
 

@@ -104,12 +104,14 @@ ALLOWED = {
         "verifier",
     },
     "studies": {"_checks", "_scoring", "evaluation", "protocols"},
-    "reproduction": {"pose", "_scoring", "evaluation", "metrics", "protocols"},
+    "_comparisons": {"protocols"},
+    "reproduction": {"pose", "_comparisons", "_scoring", "evaluation", "metrics", "protocols"},
     "error_table": {"metrics", "protocols"},
     "evaluation": {
         *(
             "_calibrated",
             "_calibration",
+            "_comparisons",
             "_scoring",
             "embedder",
             "error_table",

@@ -1,5 +1,6 @@
 """The paper's tables and figures: each number in its place beside those that were measured."""
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +16,7 @@ from sfpose.reproduction import (
     det_figure,
     pose_table,
     table_cells,
+    table_columns,
 )
 
 
@@ -54,6 +56,45 @@ def test_published_rates_of_one_and_of_five_images_have_their_own_lines():
         ["five", "images", *heads],
         ["paper:", "theirs", *(f"{rate}.00" for rate in range(7, 13))],
     ]
+
+
+def _not_reached(images):
+    raise AssertionError("embedded what cannot be compared")
+
+
+@pytest.mark.parametrize(
+    ("poses", "count", "message"),
+    [
+        (["left", "right"], 10, "called frontal, three_quarter, profile; got ['left', 'right']"),
+        (["frontal"], 9, "two templates of 5 need 10 images of each person and pose; ann has 9"),
+        (["frontal", "three_quarter", "profile"], 1, "two templates of 1 need 2 images"),
+    ],
+)
+@pytest.mark.parametrize("measure", [table_cells, lambda *given: list(table_columns(*given))])
+def test_what_cannot_be_compared_is_refused_before_it_is_embedded(measure, poses, count, message):
+    folder = SimpleNamespace(
+        subjects=np.repeat(["ann", "bo", "cy"], len(poses) * count),
+        poses=np.tile(np.repeat(poses, count), 3),
+        images=[],
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        measure(folder, _not_reached)
+
+
+def test_all_columns_are_of_one_embedding():
+    calls = []
+
+    def embed(rows):
+        calls.append(len(rows))
+        return rows
+
+    folder = SimpleNamespace(
+        subjects=np.repeat(["ann", "bo", "cy"], 20),
+        poses=np.tile(np.repeat(["frontal", "profile"], 10), 3),
+        images=np.repeat(np.eye(3), 20, axis=0),
+    )
+    assert len(table_cells(folder, embed)) == 4
+    assert calls == [60]
 
 
 def test_images_of_all_poses_follow_the_protocol_whoever_reads_them(tmp_path):
