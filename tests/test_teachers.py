@@ -121,8 +121,9 @@ def test_a_normalisation_of_another_kind_is_refused(before, tmp_path):
     nodes += [_normalise("a" if nodes else "data", "norm", "b", training_mode=1)]
     nodes += [("Flatten", ["b"], "answer", {})]
     save_teacher(tmp_path / "teacher.onnx", nodes, stored)
-    with pytest.raises(TypeError, match="unexpected keyword argument 'training_mode'"):
-        OnnxTeacher(tmp_path / "teacher.onnx")(torch.zeros(1, 3, 112, 112))
+    message = "BatchNormalization of a teacher may state epsilon, momentum; .* has training_mode"
+    with pytest.raises(ValueError, match=message):
+        OnnxTeacher(tmp_path / "teacher.onnx")
 
 
 def test_a_teacher_of_other_operations_is_refused(tmp_path):
@@ -133,3 +134,27 @@ def test_a_teacher_of_other_operations_is_refused(tmp_path):
     save_teacher(path, [("Mul", ["data", "data"], "answer", {})], {})
     with pytest.raises(ValueError, match=r"must be a chain of operations; .* branches"):
         OnnxTeacher(path)
+    save_teacher(path, [], {"data": np.float32([1])})
+    with pytest.raises(ValueError, match=r"must have one input; .* has 0"):
+        OnnxTeacher(path)
+
+
+def test_what_a_convolution_does_not_state_is_as_onnx_has_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("sfpose.training.settings.has_fast_bfloat16", lambda _: False)
+    onnxruntime = pytest.importorskip("onnxruntime")
+    rng = np.random.default_rng(0)
+    stored = {
+        "filters": rng.normal(0, 0.1, (2, 3, 5, 3)).astype(np.float32),
+        "again": rng.normal(0, 0.1, (4, 2, 108, 110)).astype(np.float32),
+    }
+    nodes = [
+        ("Conv", ["data", "filters"], "a", {}),
+        ("Conv", ["a", "again"], "b", {}),
+        ("Flatten", ["b"], "answer", {}),
+    ]
+    save_teacher(tmp_path / "teacher.onnx", nodes, stored)
+    crops = rng.random((1, 3, 112, 112), dtype=np.float32)
+    session = onnxruntime.InferenceSession(str(tmp_path / "teacher.onnx"))
+    (expected,) = session.run(None, {"data": 255 * crops})
+    found = OnnxTeacher(tmp_path / "teacher.onnx")(torch.from_numpy(crops)).numpy()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())

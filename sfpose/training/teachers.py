@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ class OnnxTeacher(nn.Module):
         If there is no such file.
     ValueError
         If the file is no ONNX file, holds an operation other than those of plain convolutional
-        networks, is not a chain of them, or refers to data in other files.
+        networks or one with an attribute of another kind, is not a chain of them with one input,
+        or refers to data in other files.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -57,7 +59,10 @@ class OnnxTeacher(nn.Module):
             values = torch.from_numpy(numpy_helper.to_array(stored).copy())
             self.register_buffer(f"stored{number}", values)
         self._steps: list[tuple[str, list[str], dict[str, Any]]] = []
-        before = next(each.name for each in graph.input if each.name not in self._places)
+        inputs = [each.name for each in graph.input if each.name not in self._places]
+        if len(inputs) != 1:
+            raise ValueError(f"a teacher must have one input; {str(path)!r} has {len(inputs)}")
+        before = inputs[0]
         for node in graph.node:
             if node.op_type not in _OPERATIONS:
                 raise ValueError(
@@ -68,6 +73,13 @@ class OnnxTeacher(nn.Module):
             if first != before or not self._places.keys() >= set(stored_ones):
                 raise ValueError(f"a teacher must be a chain of operations; {str(path)!r} branches")
             options = {each.name: helper.get_attribute_value(each) for each in node.attribute}
+            known = _attributes(node.op_type)
+            if not known >= options.keys():
+                allowed = ", ".join(sorted(known)) or "nothing"
+                raise ValueError(
+                    f"{node.op_type} of a teacher may state {allowed}; {str(path)!r} has "
+                    f"{', '.join(sorted(options.keys() - known))}"
+                )
             self._steps.append((node.op_type, [self._places[at] for at in stored_ones], options))
             before = node.output[0]
         self._fold_normalisations()
@@ -127,7 +139,13 @@ def unit_rows(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-8)
 
 
-# Each names every attribute that it knows, so that one that it does not know is an error.
+def _attributes(operation: str) -> set[str]:
+    """Attributes that an operation takes account of."""
+    takes = signature(_OPERATIONS[operation]).parameters.values()
+    return {each.name for each in takes if each.kind is each.KEYWORD_ONLY}
+
+
+# Each names every attribute that it knows, with ONNX's value for one that a file leaves out.
 
 
 def _convolution(
@@ -135,11 +153,11 @@ def _convolution(
     weight: Tensor,
     bias: Tensor | None = None,
     *,
-    kernel_shape: list[int],
-    strides: list[int],
-    pads: list[int],
-    dilations: list[int],
-    group: int,
+    kernel_shape: Sequence[int] = (),
+    strides: Sequence[int] = (1, 1),
+    pads: Sequence[int] = (0, 0, 0, 0),
+    dilations: Sequence[int] = (1, 1),
+    group: int = 1,
 ) -> Tensor:
     top, left, bottom, right = pads
     if (top, left) != (bottom, right):
@@ -180,7 +198,7 @@ _OPERATIONS: dict[str, Callable[..., Tensor]] = {
     "Dropout": lambda x, *, ratio=0.5: x,
     "Flatten": lambda x, *, axis=1: x.flatten(axis),
     "Gemm": _linear,
-    "Mul": torch.mul,
+    "Mul": lambda x, factor: x * factor,
     "PRelu": lambda x, slope: F.prelu(x, slope.flatten()),
-    "Sub": torch.sub,
+    "Sub": lambda x, subtrahend: x - subtrahend,
 }
