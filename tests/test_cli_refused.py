@@ -46,6 +46,10 @@ _PHOTOS = ["embed", ".", "--out", "x.npz"]
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["enrol", "", "x.png", "--id", "ann"], "gallery: must be a path; got ''"),
+        (["remove", "", "--id", "ann"], "gallery: must be a path; got ''"),
+        (["info", ""], "gallery: must be a path; got ''"),
+        (["export", "--out", ""], "--out: must be a path; got ''"),
         ([*_PHOTOS, "--batch-size", "0"], "a whole number, at least 1; got '0'"),
         ([*_PHOTOS, "--batch-size", "-1"], "a whole number, at least 1; got '-1'"),
         (["evaluate", "lfw", ".", "--batch-size", "0"], "a whole number, at least 1; got '0'"),

@@ -12,7 +12,15 @@ from sfpose.cli.output import has_controls
 
 Number = TypeVar("Number", int, float)
 
-__all__ = ["at_least_one", "check_names", "check_new", "check_writable", "people_range", "rate"]
+__all__ = [
+    "at_least_one",
+    "check_names",
+    "check_new",
+    "check_writable",
+    "people_range",
+    "rate",
+    "to_path",
+]
 
 
 def at_least_one(text: str) -> int:
@@ -34,6 +42,18 @@ def rate(text: str) -> float:
     argparse.ArgumentTypeError
     """
     return _number(text, float, lambda number: 0 < number < 1, "above 0 and below 1")
+
+
+def to_path(text: str) -> Path:
+    """A path; an empty one, as an unset variable gives, would be the working folder.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("must be a path; got ''")
+    return Path(text)
 
 
 def _number(text: str, kind: type[Number], fits: Callable[[Number], bool], rule: str) -> Number:
@@ -109,14 +129,14 @@ def check_new(out: Path, overwrite: bool, *, artifact: bool = False) -> Path:
     return place
 
 
-def check_writable(path: Path, name: str) -> None:
+def check_writable(place: Path, name: str) -> None:
     """Refuse a place, which an error calls by its name, in a folder that cannot be written to.
 
     Raises
     ------
     OSError
     """
-    parents = Path(os.path.realpath(path)).parents
+    parents = Path(os.path.realpath(place)).parents
     parent = next(folder for folder in parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise OSError(f"{name} must lie in a folder that can be written to; got {str(path)!r}")
+        raise OSError(f"{name} must lie in a folder that can be written to; got {str(place)!r}")

@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfpose.cli.arguments import check_new, rate
+from sfpose.cli.arguments import check_new, rate, to_path
 from sfpose.cli.output import print_json, say_left_out
 from sfpose.cli.photos import add_photo_options, embed_photos, photos_by_person
 
@@ -27,7 +27,7 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "matches are expected among the photos is left out, and nothing written if none is left.",
     )
     parser.add_argument("people", help="folder PERSON/photo of at least two people")
-    parser.add_argument("--out", type=Path, required=True, help="artifact folder to write")
+    parser.add_argument("--out", type=to_path, required=True, help="artifact folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace the artifact")
     parser.add_argument(
         "--target-fmr",

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sfpose.cli.arguments import check_new
+from sfpose.cli.arguments import check_new, to_path
 from sfpose.cli.output import print_json, shown
 from sfpose.cli.photos import add_photo_options, embed_photos, find_photos
 
@@ -30,7 +30,7 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "is found gets a row of NaN; with a detector, it gets no row.",
     )
     parser.add_argument("photos", nargs="+", help="photos, or folders that hold some at any depth")
-    parser.add_argument("--out", type=Path, required=True, help="FILE.npz or FILE.safetensors")
+    parser.add_argument("--out", type=to_path, required=True, help="FILE.npz or FILE.safetensors")
     parser.add_argument("--overwrite", action="store_true", help="replace the file")
     add_photo_options(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfpose.cli.arguments import check_names, check_writable
+from sfpose.cli.arguments import check_names, check_writable, to_path
 from sfpose.cli.doubts import look_alikes, odd_photos
 from sfpose.cli.galleries import check_changeable
 from sfpose.cli.output import note, print_json
@@ -34,7 +34,7 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "unless everybody can be. Photos that may show somebody else, and people who may be "
         "enrolled already, are named.",
     )
-    parser.add_argument("gallery", type=Path, help="folder of the gallery")
+    parser.add_argument("gallery", type=to_path, help="folder of the gallery")
     parser.add_argument(
         "photos", nargs="+", help="photos of one person (with --id), or one folder PERSON/photo"
     )

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfpose.cli.arguments import check_new
+from sfpose.cli.arguments import check_new, to_path
 from sfpose.cli.output import print_json
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--target", choices=("onnx", "ort", *_ARTIFACTS), default="onnx")
     parser.add_argument(
-        "--out", type=Path, required=True, help="file, or for an artifact folder, to write"
+        "--out", type=to_path, required=True, help="file, or for an artifact folder, to write"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace it")
     parser.add_argument(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from sfpose.cli.arguments import at_least_one, rate
+from sfpose.cli.arguments import at_least_one, rate, to_path
 from sfpose.cli.galleries import read_people, weights_for
 from sfpose.cli.output import note, print_json, shown
 from sfpose.cli.photos import add_photo_options, embed_photos, find_photos
@@ -29,7 +28,7 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "Where N people are enrolled, a stranger is taken for one of them up to N times as often "
         "as --target-fmr says.",
     )
-    parser.add_argument("gallery", type=Path, help="folder that enrol made, or a bundle")
+    parser.add_argument("gallery", type=to_path, help="folder that enrol made, or a bundle")
     parser.add_argument("photos", nargs="+", help="photos, or folders that hold some at any depth")
     parser.add_argument(
         "--count",

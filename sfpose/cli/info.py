@@ -7,11 +7,11 @@ import math
 import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sfpose
 from sfpose._checks import LEAST_PEOPLE, RULE_OF_3, is_number, little_evidence
+from sfpose.cli.arguments import to_path
 from sfpose.cli.galleries import read_people
 from sfpose.cli.output import print_json, shown
 
@@ -34,7 +34,7 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument(
         "gallery",
-        type=Path,
+        type=to_path,
         nargs="?",
         help="folder that enrol made, or a bundle that holds people",
     )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sfpose.cli.arguments import to_path
 from sfpose.cli.galleries import check_changeable
 from sfpose.cli.output import print_json, shown
 
@@ -23,7 +23,7 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         description="Delete people and their templates from a gallery: all who are named, or "
         'nobody if one of them is not enrolled. "sfpose info GALLERY --ids" lists who is.',
     )
-    parser.add_argument("gallery", type=Path, help="folder of the gallery")
+    parser.add_argument("gallery", type=to_path, help="folder of the gallery")
     parser.add_argument(
         "--id", metavar="NAME", nargs="+", required=True, help="who is to be deleted"
     )

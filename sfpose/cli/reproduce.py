@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from sfpose.cli.arguments import check_new, people_range
+from sfpose.cli.arguments import check_new, people_range, to_path
 from sfpose.cli.evaluate import CountedEmbedding
 from sfpose.cli.output import print_json, say_left_out
 from sfpose.cli.photos import add_progress_option, in_steps
@@ -52,7 +52,7 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--people", type=people_range, metavar="FIRST-LAST", help="people to take")
     parser.add_argument("--weights", help="shipped name or path of an artifact (default: default)")
     parser.add_argument("--n-jobs", type=int, metavar="N", help="threads (default: all)")
-    parser.add_argument("--out", type=Path, help="image of figures (default: det.png)")
+    parser.add_argument("--out", type=to_path, help="image of figures (default: det.png)")
     parser.add_argument(
         "--rounds", type=int, metavar="N", help="images a network for table1 (default: 40)"
     )

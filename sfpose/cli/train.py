@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sfpose.cli import train_paper
-from sfpose.cli.arguments import people_range
+from sfpose.cli.arguments import people_range, to_path
 from sfpose.cli.training import RESUME, add_run, add_start, checkpoint_of
 
 if TYPE_CHECKING:
@@ -49,10 +49,10 @@ def _add_taught(
         description=f"{description} from stored teacher outputs. {RESUME}",
     )
     parser.add_argument(
-        "data", type=Path, help="folder with fairface_128_*.zip and fairface_teacher.npz"
+        "data", type=to_path, help="folder with fairface_128_*.zip and fairface_teacher.npz"
     )
     add_run(parser)
-    parser.add_argument("--cache", type=Path, default=Path(".cache/sfpose"))
+    parser.add_argument("--cache", type=to_path, default=Path(".cache/sfpose"))
     parser.add_argument(
         "--stages",
         nargs="+",
@@ -76,7 +76,7 @@ def _add_taught(
     )
     parser.add_argument(
         "--face-surface",
-        type=Path,
+        type=to_path,
         metavar="FILE",
         help=".safetensors with the vertices and triangles of a generic face, by which some "
         "faces are turned to the side",
@@ -103,7 +103,7 @@ def _add_distil_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--landmarks", default="landmarks", help="landmark artifact to align by")
     parser.add_argument(
         "--teacher",
-        type=Path,
+        type=to_path,
         metavar="ONNX",
         help="the network that gave the stored embeddings, to ask about --zooms, --mixed or "
         "--surrounded",
@@ -151,7 +151,7 @@ def _add_distil_options(parser: argparse.ArgumentParser) -> None:
         help="of the images shown, those that are blends or surrounded (default: the recipe's)",
     )
     parser.add_argument(
-        "--calibrate-on", type=Path, metavar="CFP", help="CFP folder or zip for the threshold"
+        "--calibrate-on", type=to_path, metavar="CFP", help="CFP folder or zip for the threshold"
     )
     parser.add_argument(
         "--calibrate-people", type=people_range, metavar="FIRST-LAST", help="(default: 1-100)"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sfpose.cli.arguments import to_path
 from sfpose.cli.training import RESUME, add_run, add_start, checkpoint_of
 
 if TYPE_CHECKING:
@@ -27,9 +27,11 @@ def add_parser(kinds: _SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     number: dict[str, Any] = {"type": int, "metavar": "N"}
     share: dict[str, Any] = {"type": float, "metavar": "SHARE"}
-    parser.add_argument("--stage1", type=Path, required=True, metavar="DATA", help="first data set")
     parser.add_argument(
-        "--stage2", type=Path, metavar="DATA", help="data set to go on with, under a new head"
+        "--stage1", type=to_path, required=True, metavar="DATA", help="first data set"
+    )
+    parser.add_argument(
+        "--stage2", type=to_path, metavar="DATA", help="data set to go on with, under a new head"
     )
     add_run(parser)
     add_start(parser)

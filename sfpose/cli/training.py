@@ -5,17 +5,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sfpose.cli.arguments import check_new
+from sfpose.cli.arguments import check_new, to_path
 
 RESUME = "A run that was stopped goes on from its checkpoint when it is called again."
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Where a run is kept, what it writes, and how long it may take."""
-    parser.add_argument("--out", type=Path, required=True, help="artifact folder to write")
+    parser.add_argument("--out", type=to_path, required=True, help="artifact folder to write")
     parser.add_argument(
         "--checkpoint",
-        type=Path,
+        type=to_path,
         metavar="FILE",
         help="where the run is kept; that of another run is refused (default: runs/NAME.pt, after "
         "the folder of --out)",
