@@ -122,7 +122,7 @@ class FaceAligner(GivesImages, KeepsWhatItMade, TransformerMixin, BaseEstimator)
     weights : str or path, default="landmarks"
         Artifact of the landmark network.
     batch_size : int, default=32
-        Images per call of the landmark network; fewer where they are large.
+        Images that are decoded together; fewer where they are large.
     n_jobs : int, default=None
         Threads inside the network. None means one unless in a
         ``joblib.parallel_config``, -1 means all processors.

@@ -63,8 +63,9 @@ class FaceEmbedder(KeepsWhatItMade, TransformerMixin, BaseEstimator):  # type: i
         0 embeds everything, pictures of no face too, which then pass for each other.
         ``fit`` learns from every image.
     batch_size : int, default=32
-        Images per call of the network, in ``transform`` and in ``fit``; fewer in ``transform``
-        where photos are large, which are not held in memory together.
+        Images a step in ``fit``. In ``transform``, images that are decoded and aligned together;
+        fewer where photos are large, which are not held in memory together. The network then sees
+        an image a thread at a time, which is faster than more.
     n_jobs : int, default=None
         Threads inside the network. None means one unless in a
         ``joblib.parallel_config``, -1 means all processors.

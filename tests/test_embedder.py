@@ -23,6 +23,7 @@ from sfpose import FaceAligner, FaceEmbedder, TemplateVerifier
 from sfpose._embedding import Embedding
 from sfpose.preprocessing import as_network_input, loose_crop
 from sfpose.runtime.artifact import read_artifact, read_manifest, write_artifact
+from sfpose.runtime.session import OnnxModel
 from sfpose.runtime.session import _session as session
 
 
@@ -350,3 +351,29 @@ def test_a_second_fit_is_what_runs_then(portrait):
         embedder.artifact_ = read_artifact(name)
         expected = FaceEmbedder(name, align=True).transform([portrait])
         np.testing.assert_array_equal(embedder.transform([portrait]), expected)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_a_batch_goes_through_the_network_an_image_a_thread_at_a_time(photos, threads, monkeypatch):
+    crops = FaceAligner(size=100).transform([*photos, *photos[:2]])
+    artifact = read_artifact("default")
+    settings = artifact.network_input
+    whole = OnnxModel(artifact.model).run(as_network_input(crops, settings.mean, settings.std))
+    seen, run = [], OnnxModel.run
+    monkeypatch.setattr(OnnxModel, "run", lambda self, x: seen.append(len(x)) or run(self, x))
+    rows = FaceEmbedder(align="done", n_jobs=threads).transform(crops)
+    assert seen == {1: [1] * 5, 2: [2, 2, 1], 3: [3, 2]}[threads]
+    np.testing.assert_allclose(rows, whole / whole.sum(1, keepdims=True), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (np.full((1, 11), np.inf, np.float32), "must give finite values"),
+        (np.zeros((1, 10), np.float32), r"must give 11 values an image; got shape \(1, 10\)"),
+    ],
+)
+def test_a_landmark_network_that_answers_otherwise_is_refused(photos, answer, message, monkeypatch):
+    monkeypatch.setattr(OnnxModel, "run", lambda self, x: answer)
+    with pytest.raises(ValueError, match=message):
+        FaceAligner().find_landmarks(photos)

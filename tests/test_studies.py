@@ -372,6 +372,22 @@ def test_json_of_networks_is_that_of_the_registry(capsys):
     assert told["squeezefaceposenet+dwc"]["parameters"] == 694_056
 
 
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ("table4", "two templates of 1 need 2 images of each person and pose; P0 has 1 of"),
+        ("studies", "two people need two images in each of"),
+    ],
+)
+def test_too_few_images_are_refused_before_any_is_read(folder, part, message, capsys, monkeypatch):
+    for pose in folder.glob("*/*"):
+        for image in sorted(pose.iterdir())[1:]:
+            image.unlink()
+    monkeypatch.setattr("sfpose._embedding.Aligner.landmarks", None)
+    assert main(["reproduce", part, "--data", str(folder), "--n-jobs", "1"]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_data_must_be_given(capsys):
     assert main(["reproduce", "table4"]) == 2
     assert "table4 needs --data" in capsys.readouterr().err

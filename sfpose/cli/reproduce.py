@@ -202,6 +202,8 @@ def _studies(folder: PoseFolder, options: argparse.Namespace) -> _Printed:
     from sfpose.evaluation import format_table
     from sfpose.studies import PoseStudies, keep_ocular_region
 
+    # What nobody has the images for is refused before minutes go into them.
+    PoseStudies(np.ones((len(folder.poses), 1)), folder.subjects, folder.poses)
     crops, index, yaw, scores = _aligned(folder, options)
     embedder = FaceEmbedder(options.weights, align="done", n_jobs=options.n_jobs)
     whole, ocular = embedder.transform(crops), embedder.transform(keep_ocular_region(crops))
