@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from sfpose._calibrated import to_conditions
 from sfpose._calibration import TEMPLATE_SIZES, Calibrator
-from sfpose._comparisons import (
+from sfpose._scoring import chi2_pairs_at
+from sfpose.comparisons import (
     Comparison,
     Descriptors,
     PoseColumn,
@@ -23,7 +24,6 @@ from sfpose._comparisons import (
     mean_of_known,
     plan,
 )
-from sfpose._scoring import chi2_pairs_at
 from sfpose.embedder import FaceEmbedder
 from sfpose.error_table import Row, format_table, row_from_distances
 from sfpose.pose import POSES

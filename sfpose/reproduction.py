@@ -1,6 +1,6 @@
 """The paper's tables and figures, measured on the data at hand, beside the paper's rows.
 
-May import ``_comparisons``, ``_scoring``, ``evaluation``, ``metrics`` and ``protocols``.
+May import ``comparisons``, ``_scoring``, ``evaluation``, ``metrics`` and ``protocols``.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from sfpose._comparisons import Descriptors, compared, plan
 from sfpose._scoring import chi2_pairs_at
+from sfpose.comparisons import Descriptors, compared, plan
 from sfpose.evaluation import (
     Comparison,
     Embed,

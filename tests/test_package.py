@@ -104,14 +104,14 @@ ALLOWED = {
         "verifier",
     },
     "studies": {"_checks", "_scoring", "evaluation", "protocols"},
-    "_comparisons": {"protocols"},
-    "reproduction": {"pose", "_comparisons", "_scoring", "evaluation", "metrics", "protocols"},
+    "comparisons": {"protocols"},
+    "reproduction": {"pose", "comparisons", "_scoring", "evaluation", "metrics", "protocols"},
     "error_table": {"metrics", "protocols"},
     "evaluation": {
         *(
             "_calibrated",
             "_calibration",
-            "_comparisons",
+            "comparisons",
             "_scoring",
             "embedder",
             "error_table",

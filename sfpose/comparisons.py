@@ -17,6 +17,7 @@ from sfpose.protocols import PoseFolder, Trials, VGGFace2Pose
 __all__ = [
     "Comparison",
     "Descriptors",
+    "PlannedTemplates",
     "PoseColumn",
     "compared",
     "distances_of",
@@ -36,7 +37,25 @@ class Comparison(Protocol):
 
 
 class PoseColumn(NamedTuple):
-    """A column of Table 4: its comparisons and their distances."""
+    """A column of Table 4: its comparisons and their distances.
+
+    Attributes
+    ----------
+    template_size : int
+        Images a template.
+    poses : (str, str)
+    trials : Trials
+    distances : array of shape (n,)
+        NaN where an image could not be acquired.
+
+    Examples
+    --------
+    >>> from sfpose.evaluation import PoseColumn
+    >>> from sfpose.protocols import all_pairs
+    >>> trials = all_pairs(list("aabb"), range(4))
+    >>> PoseColumn(1, ("frontal", "profile"), trials, 1.0 - trials.is_genuine).name
+    'frontal - profile, 1 image'
+    """
 
     template_size: int
     poses: tuple[str, str]
