@@ -31,7 +31,7 @@ Descriptors = NDArray[np.floating]
 class Comparison(Protocol):
     """Distances of pairs of rows given by index: ``compare(rows, first, second)``."""
 
-    def __call__(
+    def __call__(  # noqa: D102
         self, rows: Descriptors, first: NDArray[np.int64], second: NDArray[np.int64], /
     ) -> Descriptors: ...
 
