@@ -265,7 +265,7 @@ def _damaged(data, kind):
 def test_a_damaged_entry_is_named(tmp_path, capsys, kind, compression):
     path = tmp_path / "set.zip"
     with zipfile.ZipFile(path, "w", compression) as archive:
-        for name, data in _cfp_files().items():
+        for name, data in _cfp_files(frontal=5, profile=4).items():
             archive.writestr(name, data)
     path.write_bytes(_damaged(path.read_bytes(), kind))
     images = CFP(path).images
