@@ -22,6 +22,14 @@ def save_teacher(path, nodes, stored):
     onnx.save(model, path)
 
 
+def _answers(path, crops):
+    """What the teacher says of crops, and what onnxruntime does, one crop a call."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    expected = [session.run(None, {"data": 255 * crop[None]})[0][0] for crop in crops]
+    return OnnxTeacher(path)(torch.from_numpy(crops)).numpy(), np.stack(expected)
+
+
 def _norm(rng, name, count):
     """Scale, shift, mean and a variance so small that an epsilon counts."""
     parts = rng.uniform(0.5, 1, (4, count)).astype(np.float32) * [[1], [1], [1], [0.01]]
@@ -35,7 +43,6 @@ def _normalise(given, name, got, **settings):
 @pytest.mark.parametrize(("fast", "tolerance"), [(False, 1e-5), (True, 0.02)])
 def test_a_teacher_answers_as_onnxruntime_does(fast, tolerance, tmp_path, monkeypatch):
     monkeypatch.setattr("sfpose.training.settings.has_fast_bfloat16", lambda _: fast)
-    onnxruntime = pytest.importorskip("onnxruntime")
     rng = np.random.default_rng(0)
 
     def some(*shape):
@@ -66,16 +73,13 @@ def test_a_teacher_answers_as_onnxruntime_does(fast, tolerance, tmp_path, monkey
     path = tmp_path / "teacher.onnx"
     save_teacher(path, nodes, stored)
     crops = rng.random((3, 3, 112, 112), dtype=np.float32)
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    expected = [session.run(None, {"data": 255 * crop[None]})[0][0] for crop in crops]
-    found = OnnxTeacher(path)(torch.from_numpy(crops))
+    found, expected = _answers(path, crops)
     largest = np.abs(expected).max()
-    np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=tolerance * largest)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * largest)
 
 
 def test_normalisations_with_and_without_a_convolution_before_them(tmp_path, monkeypatch):
     monkeypatch.setattr("sfpose.training.settings.has_fast_bfloat16", lambda _: False)
-    onnxruntime = pytest.importorskip("onnxruntime")
     rng = np.random.default_rng(0)
     stored = {
         **_norm(rng, "pixels", 3),
@@ -103,9 +107,7 @@ def test_normalisations_with_and_without_a_convolution_before_them(tmp_path, mon
     stored["half"] = np.float32([0.5])
     save_teacher(tmp_path / "teacher.onnx", nodes, stored)
     crops = rng.random((2, 3, 112, 112), dtype=np.float32)
-    session = onnxruntime.InferenceSession(str(tmp_path / "teacher.onnx"))
-    expected = [session.run(None, {"data": 255 * crop[None]})[0][0] for crop in crops]
-    found = OnnxTeacher(tmp_path / "teacher.onnx")(torch.from_numpy(crops)).numpy()
+    found, expected = _answers(tmp_path / "teacher.onnx", crops)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
     # The bias of a convolution is no small part of the answer.
     assert np.abs(np.ptp(expected, axis=1)).min() > 0.1 * np.abs(expected).max()
@@ -141,7 +143,6 @@ def test_a_teacher_of_other_operations_is_refused(tmp_path):
 
 def test_what_a_convolution_does_not_state_is_as_onnx_has_it(tmp_path, monkeypatch):
     monkeypatch.setattr("sfpose.training.settings.has_fast_bfloat16", lambda _: False)
-    onnxruntime = pytest.importorskip("onnxruntime")
     rng = np.random.default_rng(0)
     stored = {
         "filters": rng.normal(0, 0.1, (2, 3, 5, 3)).astype(np.float32),
@@ -154,7 +155,5 @@ def test_what_a_convolution_does_not_state_is_as_onnx_has_it(tmp_path, monkeypat
     ]
     save_teacher(tmp_path / "teacher.onnx", nodes, stored)
     crops = rng.random((1, 3, 112, 112), dtype=np.float32)
-    session = onnxruntime.InferenceSession(str(tmp_path / "teacher.onnx"))
-    (expected,) = session.run(None, {"data": 255 * crops})
-    found = OnnxTeacher(tmp_path / "teacher.onnx")(torch.from_numpy(crops)).numpy()
+    found, expected = _answers(tmp_path / "teacher.onnx", crops)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
