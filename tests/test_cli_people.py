@@ -229,6 +229,32 @@ def bundle(request, people, tmp_path):
     return str(made.save(tmp_path / request.param))
 
 
+@pytest.mark.parametrize("target", [0.01, 0.0001])
+def test_a_bundle_decides_at_the_rate_of_its_verifier(people, tmp_path, capsys, target):
+    photo = str(people / "hopper" / "0.png")
+    gallery = TemplateGallery(weights="small")
+    gallery.add(["hopper"], FaceEmbedder("small").transform([photo]))
+    verifier = TemplateVerifier(target_fmr=target, weights="small")
+    made = VerificationBundle(FaceEmbedder("small"), verifier, gallery)
+    path = made.save(tmp_path / "door")
+    for arguments in (["verify", photo, photo, "--weights", str(path)], ["identify", path, photo]):
+        assert main([*map(str, arguments), "--json"]) == 0
+        output = capsys.readouterr()
+        assert (json.loads(output.out)["target_fmr"], output.err) == (target, "")
+        assert main([*map(str, arguments), "--target-fmr", "0.1", "--json"]) == 0
+        assert printed_json(capsys)[0]["target_fmr"] == 0.1
+
+
+@pytest.mark.parametrize("stated", [None, "x", {"verifier": {"target_fmr": True}}])
+def test_a_bundle_without_a_rate_is_refused(tmp_path, people, capsys, stated):
+    path = VerificationBundle(FaceEmbedder(), TemplateVerifier()).save(tmp_path / "door")
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps({**manifest, "bundle": stated}))
+    photo = str(people / "hopper" / "0.png")
+    assert main(["verify", photo, photo, "--weights", str(path)]) == 2
+    assert "must state its verifier's target_fmr; got " in capsys.readouterr().err
+
+
 def test_identify_finds_the_people_of_a_bundle_by_its_own_weights(bundle, people, capsys):
     photo = str(people / "hopper" / "1.png")
     assert main(["identify", bundle, photo, "--target-fmr", "0.01", "--json"]) == 0

@@ -42,7 +42,7 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         type=rate,
         metavar="RATE",
         help="how often two strangers may be taken for the same person (default: 0.0001, or the "
-        "next greater rate that the weights are calibrated for)",
+        "next greater rate that the weights are calibrated for; that of a bundle's verifier)",
     )
     add_photo_options(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object a face")

@@ -9,6 +9,7 @@ from sfpose.cli.output import note
 
 if TYPE_CHECKING:
     from sfpose.decision import Weights
+    from sfpose.runtime.artifact import Manifest
 
 __all__ = ["calibrated_rates", "chosen_rate"]
 
@@ -28,22 +29,37 @@ def calibrated_rates(weights: Weights) -> list[float]:
     return sorted({stated["target_fmr"] for entry in mixed for stated in entry["thresholds"]})
 
 
-def chosen_rate(asked: float | None, weights: Weights, usual: float) -> float:
-    """The rate that is asked for; else the strictest calibrated one that is at least the usual.
+def chosen_rate(asked: float | None, manifest: Manifest, usual: float) -> float:
+    """The rate that is asked for; else a bundle's own; else one of those that are calibrated.
 
-    Where all are below the usual rate, it is the greatest; where there is none, the usual one,
-    which whoever looks for its threshold refuses.
+    Of these it is the strictest that is at least the usual one. Where all are below the usual
+    rate, it is the greatest; where there is none, the usual one, which whoever looks for its
+    threshold refuses.
 
     Raises
     ------
     ValueError, OSError
-        As ``calibrated_rates`` does.
+        As ``calibrated_rates`` does, and if a bundle states no rate.
     """
     if asked is not None:
         return asked
-    rates = calibrated_rates(weights)
+    if "bundle" in manifest:
+        return _rate_of_bundle(manifest["bundle"])
+    rates = calibrated_rates(manifest)
     fitting = [rate for rate in rates if rate >= usual or math.isclose(rate, usual)]
     chosen = min(fitting, default=max(rates, default=usual))
     if not math.isclose(chosen, usual):
         note(f"the weights are not calibrated for --target-fmr {usual:g}; {chosen:g} is taken")
     return chosen
+
+
+def _rate_of_bundle(stated: Any) -> float:
+    from sfpose._checks import is_number
+
+    try:
+        rate = stated["verifier"]["target_fmr"]
+    except (KeyError, TypeError):
+        rate = None
+    if not (is_number(rate) and 0 < rate < 1):
+        raise ValueError(f"a bundle must state its verifier's target_fmr; got {rate!r}")
+    return float(rate)

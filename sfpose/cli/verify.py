@@ -36,7 +36,7 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         type=rate,
         metavar="RATE",
         help="how often strangers may be taken for the same person (default: 0.001, or the next "
-        "greater rate that the weights are calibrated for)",
+        "greater rate that the weights are calibrated for; that of a bundle's verifier)",
     )
     parser.add_argument("--weights", default="default", help="shipped name or path of an artifact")
     add_detector_options(parser)
