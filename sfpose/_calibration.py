@@ -47,10 +47,11 @@ _STACKLEVEL = 4
 
 
 class _Compared(NamedTuple):
-    """Distances of pairs, which are genuine, and the people of both sides."""
+    """Distances of pairs, which are genuine, whose descriptors are equal, who is on both sides."""
 
     distances: NDArray[np.floating[Any]]
     genuine: NDArray[np.bool_]
+    equal: NDArray[np.bool_]
     people: tuple[NDArray[np.generic], NDArray[np.generic]]
 
 
@@ -165,7 +166,7 @@ class Calibrator:
         needed: bool,
     ) -> Calibrated | None:
         """What is learnt about a condition of the first or a later size, if it can be."""
-        distances, genuine, people = compared
+        distances, genuine, equal, people = compared
         if not genuine.any() or genuine.all():
             if first and condition.poses is not None:
                 _warn(f"no threshold for {condition}: genuine or impostor pairs are missing")
@@ -188,7 +189,7 @@ class Calibrator:
             _warn(f"no threshold for {condition}: {lack} {shortage}")
         if not kept:
             return None
-        _refuse_equal(*compared, min(kept))
+        _refuse_equal(equal & ~genuine, people, min(kept) * strangers, min(kept))
         thresholds = tuple(
             calibrate_threshold(
                 distances,
@@ -217,6 +218,7 @@ class Calibrator:
         first: NDArray[np.int64],
         second: NDArray[np.int64],
         distances: NDArray[np.floating[Any]],
+        equal: NDArray[np.bool_],
         left: _Side,
         right: _Side,
     ) -> Iterator[tuple[tuple[str, str] | None, _Compared]]:
@@ -224,7 +226,7 @@ class Calibrator:
         people = left.subjects[first], right.subjects[second]
         genuine = people[0] == people[1]
         names = self.subjects[people[0]], self.subjects[people[1]]
-        yield None, _Compared(distances, genuine, names)
+        yield None, _Compared(distances, genuine, equal, names)
         sides = left.poses[first], right.poses[second]
         low, high = np.minimum(*sides), np.maximum(*sides)
         for one, other in combinations_with_replacement(range(len(self._pose_names)), 2):
@@ -232,7 +234,7 @@ class Calibrator:
             if chosen.any():
                 own = names[0][chosen], names[1][chosen]
                 poses = self._pose_names[one], self._pose_names[other]
-                yield poses, _Compared(distances[chosen], genuine[chosen], own)
+                yield poses, _Compared(distances[chosen], genuine[chosen], equal[chosen], own)
 
     def _side(self, images: int) -> _Side | None:
         """Templates of consecutive images of a person and pose; the rest is left out."""
@@ -254,7 +256,10 @@ class Calibrator:
 
     def _compare(
         self, more: int, fewer: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[Any], _Side, _Side] | None:
+    ) -> (
+        tuple[NDArray[np.int64], NDArray[np.int64], NDArray[Any], NDArray[np.bool_], _Side, _Side]
+        | None
+    ):
         left = self._side(more)
         right = left if more == fewer else self._side(fewer)
         if left is None or right is None:
@@ -266,12 +271,13 @@ class Calibrator:
         distances = chi2_pairs_at(
             left.templates, first, second, right.templates, n_jobs=self._n_jobs
         )
+        equal = distances == 0  # Normalised ones are no more.
         if self._cohort is not None:
             near = self._cohort.nearness_of_both(
                 left.templates, right.templates, n_jobs=self._n_jobs
             )
             distances = self._cohort.normalised(distances, near[0].at(first), near[1].at(second))
-        return first, second, distances, left, right
+        return first, second, distances, equal, left, right
 
     def _pairs(self, left: _Side, right: _Side) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Genuine pairs without a shared image, and all or a sample of the impostors."""
@@ -305,14 +311,14 @@ def _warn(message: str) -> None:
 
 
 def _refuse_equal(
-    distances: NDArray[np.floating[Any]],
-    genuine: NDArray[np.bool_],
+    alike: NDArray[np.bool_],
     people: tuple[NDArray[np.generic], NDArray[np.generic]],
+    most: float,
     target: float,
 ) -> None:
     """Refuse different people with equal descriptors, whom no threshold keeps apart."""
-    equal = np.flatnonzero(~genuine & (distances == 0))
-    if len(equal) > target * (~genuine).sum():
+    equal = np.flatnonzero(alike)
+    if len(equal) > most:
         one, other = (side[equal[0]] for side in people)
         raise ValueError(
             f"descriptors of different people must differ for an FMR of {target:g}; {one} and "

@@ -13,7 +13,9 @@ __all__ = [
     "LEAST_PEOPLE",
     "RULE_OF_3",
     "as_array",
+    "as_labels",
     "check_groups",
+    "check_index",
     "check_jobs",
     "check_labels",
     "check_none_missing",
@@ -21,6 +23,7 @@ __all__ = [
     "check_rate",
     "check_whole",
     "is_number",
+    "joined_labels",
     "little_evidence",
 ]
 
@@ -134,6 +137,55 @@ def as_array(values: Any, rule: str, kind: type | None = None) -> NDArray[Any]:
         raise ValueError(f"{rule}; got a {given} of which NumPy says: {error}") from error
 
 
+def check_index(index: ArrayLike, name: str, size: int) -> NDArray[np.int64]:
+    """Row numbers of shape (p,), from 0 to below ``size``; a mask is none.
+
+    Raises
+    ------
+    ValueError
+    """
+    array = np.asarray(index)
+    if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
+        raise ValueError(
+            f"{name} must be whole numbers of shape (p,); got {array.dtype} {array.shape}"
+        )
+    array = array.astype(np.int64, copy=False)
+    if array.size and (array.min() < 0 or array.max() >= size):
+        raise ValueError(
+            f"{name} must lie in 0 ... {size - 1}; got {array.min()} ... {array.max()}"
+        )
+    return array
+
+
+def as_labels(values: Any, rule: str) -> NDArray[Any]:
+    """Labels as an array, of objects where NumPy would make others of them.
+
+    Of a list with NaN or a number among names it would make text, of large numbers floats.
+
+    Raises
+    ------
+    ValueError
+        If NumPy makes no array of them; says the rule.
+    """
+    if isinstance(values, np.ma.MaskedArray):
+        shown = np.ma.getdata(values).astype(object)
+        shown[np.ma.getmaskarray(values)] = None
+        return shown
+    labels = as_array(values, rule)
+    if hasattr(values, "dtype") or labels.dtype == object:
+        return labels
+    given = np.asarray(values, dtype=object)
+    return labels if labels.tolist() == given.tolist() else given
+
+
+def joined_labels(*sides: NDArray[Any]) -> NDArray[Any]:
+    """One side's labels after the other's, of objects where NumPy would make others of them."""
+    together = np.concatenate(sides)
+    if all(side.dtype.kind == together.dtype.kind for side in sides):
+        return together
+    return np.concatenate([side.astype(object) for side in sides])
+
+
 def check_labels(
     values: ArrayLike, count: int, rule: str
 ) -> tuple[NDArray[Any], NDArray[np.int64]]:
@@ -145,7 +197,7 @@ def check_labels(
         If they are more or fewer, one is missing (None, NaN, pandas' NA), or they are of kinds
         that have no order; says the rule.
     """
-    labels = np.asarray(values)
+    labels = as_labels(values, rule)
     if labels.shape != (count,):
         raise ValueError(f"{rule}, shape ({count},); got {labels.shape}")
     check_none_missing(labels, rule)
@@ -164,7 +216,7 @@ def check_none_missing(labels: NDArray[Any], rule: str) -> None:
     ------
     ValueError
     """
-    if labels.dtype.kind in "fcmMO":
+    if labels.dtype.kind in "fcmMOT":
         for row, label in enumerate(labels.tolist()):
             if _is_missing(label):
                 raise ValueError(f"{rule}; that of row {row} is missing")

@@ -101,7 +101,15 @@ class DescriptorForm(NamedTuple):
     @classmethod
     def of_rows(cls, rows: NDArray[np.floating[Any]], weights: Weights) -> DescriptorForm:
         """Form of some descriptors; with a digest if they may come from these weights."""
-        own = cls(rows.shape[1], "l1" if _sum_to_one(rows).all() else "none")
+        unit = _sum_to_one(rows)
+        # Few by chance, or all but a damaged one.
+        if not unit.all() and unit.mean() > 0.5:
+            row = int(np.argmin(unit))
+            raise ValueError(
+                "descriptors must sum to 1 in each row or be as the network gives them; most rows "
+                f"sum to 1, row {row} to {rows[row].sum(dtype=np.float64):g}"
+            )
+        own = cls(rows.shape[1], "l1" if unit.all() else "none")
         made = cls.of_weights(weights)
         return made if made[:2] == own[:2] else own
 
@@ -150,7 +158,9 @@ class DescriptorForm(NamedTuple):
                 f"{name} must sum to 1 in each row, as descriptors of these weights do; "
                 f"row {int(np.argmin(unit))} does not"
             )
-        if self.normalization == "none" and unit.all():
+        # One row may sum to 1 by chance, where nothing is known of the network.
+        enough = self.digest is not None or len(rows) > 1
+        if self.normalization == "none" and enough and unit.all():
             raise ValueError(
                 f"{name} must not be normalised, since descriptors of these weights are not; "
                 "each row sums to 1"

@@ -164,7 +164,7 @@ def check_ids(ids: Sequence[str | int]) -> list[str | int]:
     ------
     ValueError
     """
-    if isinstance(ids, (str, bytes)) or not hasattr(ids, "__len__"):
+    if isinstance(ids, (str, bytes, set, frozenset)) or not hasattr(ids, "__len__"):
         raise ValueError(f"ids must be a sequence of ids; got one {type(ids).__name__}")
     # NumPy's numbers and texts are what an array's elements are.
     names = [name.item() if isinstance(name, np.generic) else name for name in ids]
@@ -179,10 +179,17 @@ def check_ids(ids: Sequence[str | int]) -> list[str | int]:
                 f"ids must have at most {_LONGEST_NAME} characters; got {len(name)} that begin "
                 f"with {name[:50]!r}"
             )
+        if isinstance(name, str) and not _is_kept(name):
+            raise ValueError(f"ids must be texts that JSON gives back as they are; got {name!r}")
     if len(set(names)) != len(names):
         twice = Counter(names).most_common(1)[0][0]
         raise ValueError(f"ids must differ from each other; {twice!r} is given twice")
     return names
+
+
+def _is_kept(name: str) -> bool:
+    """Whether JSON gives a text back as it is: of two halves of a character it makes one."""
+    return name.isascii() or json.loads(json.dumps(name)) == name
 
 
 def check_counts(counts: ArrayLike | None, length: int) -> NDArray[np.int64]:

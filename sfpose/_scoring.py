@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sfpose._checks import check_jobs
+from sfpose._checks import check_index, check_jobs
 from sfpose._kernels import reference
 
 __all__ = [
@@ -326,8 +326,8 @@ def chi2_pairs_at(
     array([2., 0.])
     """
     first, second, factor = _in_range(*_check_two(X, X if Y is None else Y))
-    left = _check_index(rows, "rows", len(first))
-    right = _check_index(columns, "columns", len(second))
+    left = check_index(rows, "rows", len(first))
+    right = check_index(columns, "columns", len(second))
     if len(left) != len(right):
         raise ValueError(f"rows and columns must be equally long; got {len(left)} and {len(right)}")
     return _pairs(first, second, left, right, factor, n_jobs)
@@ -337,20 +337,6 @@ def _times(distances: Floats, factor: float) -> Floats:
     if factor != 1.0:
         distances *= distances.dtype.type(factor)
     return distances
-
-
-def _check_index(index: ArrayLike, name: str, size: int) -> NDArray[np.int64]:
-    array = np.asarray(index)
-    if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
-        raise ValueError(
-            f"{name} must be whole numbers of shape (p,); got {array.dtype} {array.shape}"
-        )
-    array = array.astype(np.int64, copy=False)
-    if array.size and (array.min() < 0 or array.max() >= size):
-        raise ValueError(
-            f"{name} must lie in 0 ... {size - 1}; got {array.min()} ... {array.max()}"
-        )
-    return array
 
 
 def _pairs(

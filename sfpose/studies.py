@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sfpose._checks import check_whole
+from sfpose._checks import as_labels, check_labels, check_whole
 from sfpose._scoring import chi2_pairs_at
 from sfpose.evaluation import Comparison, Row, row_from_distances
 from sfpose.protocols import Trials, all_pairs
@@ -119,12 +119,14 @@ class PoseStudies:
         draws: int = 200,
     ) -> None:
         self._rows = np.asarray(descriptors)
-        self._subjects, self._poses = np.asarray(subjects), np.asarray(poses)
+        rule = "there must be one descriptor, subject and pose an image"
+        self._subjects, self._poses = as_labels(subjects, rule), as_labels(poses, rule)
         if not len(self._rows) == len(self._subjects) == len(self._poses):
             raise ValueError(
-                "there must be one descriptor, subject and pose an image; got "
-                f"{len(self._rows)}, {len(self._subjects)} and {len(self._poses)}"
+                f"{rule}; got {len(self._rows)}, {len(self._subjects)} and {len(self._poses)}"
             )
+        for labels in (self._subjects, self._poses):
+            check_labels(labels, len(labels), rule)
         self.poses = sorted(set(self._poses.tolist()))
         self.enrolled = "frontal" if "frontal" in self.poses else self.poses[0]
         everyone = np.unique(self._subjects)

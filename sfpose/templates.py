@@ -55,8 +55,8 @@ def build_templates(
         Non-negative weight of each descriptor, such as a quality; equal if not
         given, as in the paper.
     method : {"mean", "medoid"}, default="mean"
-        ``"medoid"`` takes the descriptor whose (weighted) sum of distances to the
-        others of its group is least: a single wrong image cannot pull it away, and
+        ``"medoid"`` takes, of those with a weight, the descriptor whose (weighted) sum of
+        distances to the others of its group is least: a single wrong image cannot pull it away, and
         its threshold is that of one image.
 
     Returns
@@ -109,6 +109,7 @@ def build_templates(
 def _medoid(
     rows: NDArray[np.floating[Any]], members: NDArray[np.int64], shares: NDArray[np.float64]
 ) -> int:
+    members = members[shares[members] > 0]
     distances = chi2_matrix(rows[members], rows[members]).astype(np.float64)
     return int(members[np.argmin(distances @ shares[members])])
 

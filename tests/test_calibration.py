@@ -395,3 +395,28 @@ def test_weights_of_templates_may_be_of_any_size():
     for scale in (1e-300, 1e300):
         found = build_templates(descriptors, subjects, weights=weights * scale).templates
         np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_an_image_under_many_people_is_told_where_distances_are_normalised_too():
+    descriptors, subjects = _people(60)
+    strangers = np.random.default_rng(5).gamma(1.0, 1.0, (200, descriptors.shape[1]))
+    descriptors[np.flatnonzero(np.r_[True, subjects[1:] != subjects[:-1]])] = descriptors[0]
+    with pytest.raises(ValueError, match=r"different people must differ for an FMR of 0\.01"):
+        TemplateVerifier(0.01, groups=None).fit(descriptors, subjects, cohort=strangers)
+
+
+def test_a_damaged_row_among_normalised_ones_is_told():
+    descriptors, subjects = _people()
+    descriptors /= descriptors.sum(axis=1, keepdims=True)
+    descriptors[7] = 0
+    with pytest.raises(ValueError, match="most rows sum to 1, row 7 to 0"):
+        TemplateVerifier(0.01).fit(descriptors, subjects)
+
+
+def test_a_descriptor_that_sums_to_one_by_chance_is_decided_about():
+    descriptors, subjects = _people()
+    descriptors[0] /= descriptors[0].sum()
+    verifier = TemplateVerifier(0.05).fit(descriptors, subjects)
+    assert verifier.verify(descriptors[0], descriptors[0]).distance == 0
+    with pytest.raises(ValueError, match="must not be normalised"):
+        verifier.verify(descriptors[[0, 0]], descriptors[1])

@@ -131,3 +131,18 @@ def test_tensor_files_that_lie_are_refused(tmp_path, change):
     (tmp_path / "t.safetensors").write_bytes(change(data))
     with pytest.raises(ValueError, match="must be a safetensors file with a float32 array"):
         map_tensor(tmp_path / "t.safetensors", "templates")
+
+
+@pytest.mark.parametrize("ids", [{"ann", "bo"}, frozenset(["ann", "bo"])])
+def test_ids_without_an_order_are_refused(ids):
+    with pytest.raises(ValueError, match=r"ids must be a sequence of ids; got one (frozen)?set"):
+        TemplateGallery().add(ids, np.eye(2))
+
+
+def test_an_id_that_the_disk_would_change_is_refused(tmp_path):
+    gallery = TemplateGallery()
+    with pytest.raises(ValueError, match="JSON gives back as they are"):
+        gallery.add(["\ud83d\ude00"], np.eye(1))
+    gallery.add(["\U0001f600", "file\udcff"], np.eye(2))
+    again = TemplateGallery.load(gallery.save(tmp_path / "door"))
+    assert list(again) == ["\U0001f600", "file\udcff"]

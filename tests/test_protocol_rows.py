@@ -83,3 +83,14 @@ def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", closed)
     with pytest.raises(PermissionError, match="002"):
         ImageFiles(tmp_path)
+
+
+@pytest.mark.parametrize("count", [-1, 0, 1.0, True])
+def test_a_template_of_no_number_of_images_is_refused(tmp_path, count):
+    from PIL import Image
+
+    for person in ("001", "002"):
+        (tmp_path / person / "frontal").mkdir(parents=True)
+        Image.new("RGB", (30, 40)).save(tmp_path / person / "frontal" / "01.jpg")
+    with pytest.raises(ValueError, match="count must be a whole number, at least 1"):
+        CFP(tmp_path).template_rows("frontal", count)

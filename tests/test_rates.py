@@ -9,6 +9,7 @@ from sfpose import TemplateVerifier
 from sfpose.metrics import (
     LikelihoodRatioCalibrator,
     clopper_pearson_interval,
+    d_prime,
     equal_error_rate,
     error_rates_at_threshold,
     fnmr_at_fmr,
@@ -143,3 +144,36 @@ def test_infinite_distances_are_refused_at_every_threshold():
     summary = verification_summary(*more)
     assert (summary.zero_fmr, summary.eer) == (1 / 3, equal_error_rate(*more))
     assert np.isnan(summary.d_prime)
+
+
+@pytest.mark.parametrize("failed", [0.05, 0.3])
+def test_failed_comparisons_are_accepted_by_no_mixture_of_thresholds(failed):
+    own, count = 1000, int(1000 * failed)
+    distances = np.r_[np.full(own, 0.1), np.full(own, 0.9)]
+    distances[:count] = distances[own : own + count] = np.nan
+    found = verification_summary(distances, np.arange(2 * own) < own)
+    assert found.eer == pytest.approx(failed)
+    assert found.convex_hull_eer == pytest.approx(failed)
+
+
+def test_curves_that_cross_at_no_threshold_have_the_rate_that_none_lowers():
+    distances = np.full(200, np.inf)
+    distances[:40], distances[100:110] = 0.1, 0.9
+    genuine = np.arange(200) < 100
+    assert equal_error_rate(distances, genuine) == pytest.approx(0.6)
+    assert equal_error_rate(distances, genuine, convex_hull=True) == pytest.approx(0.6)
+    people = np.random.default_rng(0).integers(0, 20, 200)
+    low, high = people_interval(distances, genuine, people, people)
+    assert 0.3 < low < 0.6 < high < 0.9
+
+
+@pytest.mark.parametrize("counts", [(3, 7), (3, 3), (10, 3), (700, 300)])
+def test_d_prime_of_equal_distances_is_not_left_to_rounding(counts):
+    genuine = np.arange(sum(counts)) < counts[0]
+    assert d_prime(np.full(sum(counts), 0.1), genuine) == 0
+    assert d_prime(np.where(genuine, 0.1, 0.9), genuine) == np.inf
+
+
+def test_a_label_that_is_none_is_told():
+    with pytest.raises(ValueError, match="is_genuine must be booleans, or 0 and 1; got None"):
+        equal_error_rate([1, 4, 2, 9], [True, None, True, False])

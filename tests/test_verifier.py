@@ -306,3 +306,9 @@ def test_a_template_cannot_be_extended_by_nonsense(count, rows, message):
 def test_templates_of_nothing_are_refused(groups, weights, message):
     with pytest.raises(ValueError, match=message):
         build_templates(np.ones((2, 3)), groups, weights=weights)
+
+
+def test_an_image_without_weight_is_no_medoid():
+    rows = [[1.0, 0, 1], [0, 1, 1], [0.5, 0.5, 1]]
+    built = build_templates(rows, [0, 0, 0], weights=[1, 2, 0], method="medoid")
+    assert built.templates.tolist() == [[0, 1, 1]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sfpose._checks import as_array, check_none_missing, is_number
+from sfpose._checks import as_array, as_labels, check_none_missing, is_number
 
 __all__ = [
     "as_booleans",
@@ -84,7 +84,7 @@ def as_booleans(labels: NDArray[np.generic], name: str) -> NDArray[np.bool_]:
         return labels.astype(np.bool_, copy=False)
     strange = labels[~np.isin(labels, (0, 1))]
     if len(strange):
-        raise ValueError(f"{name} must be booleans, or 0 and 1; got {strange[0].item()!r}")
+        raise ValueError(f"{name} must be booleans, or 0 and 1; got {strange.tolist()[0]!r}")
     return labels.astype(np.bool_)
 
 
@@ -99,7 +99,8 @@ def check_people(
     first_people: ArrayLike, second_people: ArrayLike, shape: tuple[int, ...]
 ) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
     """People of both sides as arrays of the shape that comparisons have, or an error."""
-    first, second = np.asarray(first_people), np.asarray(second_people)
+    rule = "people must be named, one for each comparison"
+    first, second = as_labels(first_people, rule), as_labels(second_people, rule)
     if first.shape != shape or second.shape != shape:
         raise ValueError(
             f"people of both sides must have shape {shape}; got {first.shape} and {second.shape}"

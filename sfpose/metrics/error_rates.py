@@ -120,7 +120,8 @@ def equal_error_rate(
     """Rate at which false matches and false non-matches are equally frequent.
 
     Between the two neighbouring operating points where the curves cross, the DET
-    curve is taken as a straight line.
+    curve is taken as a straight line. Where so many images could not be acquired that they do not
+    cross at any threshold, it is the false non-match rate that no threshold lowers.
 
     Parameters
     ----------
@@ -157,11 +158,13 @@ def equal_error_rate(
     >>> equal_error_rate([0.1, 0.4, 0.35, 0.8], [True, True, False, False])
     0.5
     """
-    fmr, fnmr, _ = det_curve(distances, is_genuine)
+    fmr, fnmr, thresholds = det_curve(distances, is_genuine)
     if convex_hull:
-        kept = _lower_hull(fmr, fnmr)
-        fmr, fnmr = fmr[kept], fnmr[kept]
-    return crossing(fmr, fnmr)
+        # No mixture of thresholds accepts what is refused at each of them.
+        finite = np.count_nonzero(thresholds < np.inf)
+        kept = _lower_hull(fmr[:finite], fnmr[:finite])
+        fmr, fnmr, thresholds = fmr[kept], fnmr[kept], thresholds[kept]
+    return crossing(fmr, fnmr, thresholds)
 
 
 def _lower_hull(x: NDArray[np.float64], y: NDArray[np.float64]) -> list[int]:
@@ -178,9 +181,17 @@ def _lower_hull(x: NDArray[np.float64], y: NDArray[np.float64]) -> list[int]:
     return kept
 
 
-def crossing(fmr: NDArray[np.float64], fnmr: NDArray[np.float64]) -> float:
-    """Rate at which two curves of a ``DetCurve`` cross, straight between points."""
-    after = int(np.argmax(fmr >= fnmr))
+def crossing(
+    fmr: NDArray[np.float64], fnmr: NDArray[np.float64], thresholds: NDArray[np.float64]
+) -> float:
+    """Rate at which two curves of a ``DetCurve`` cross, straight between points.
+
+    Where they do not cross at any finite threshold, the non-match rate that none lowers.
+    """
+    crossed = (fmr >= fnmr) & (thresholds < np.inf)
+    if not crossed.any():
+        return float(fnmr[thresholds < np.inf][-1])
+    after = int(np.argmax(crossed))
     before = after - 1
     gap_before = fnmr[before] - fmr[before]
     gap_after = fmr[after] - fnmr[after]
@@ -220,10 +231,15 @@ def d_prime(distances: ArrayLike, is_genuine: ArrayLike) -> float:
     """
     scores, genuine = check_scores(distances, is_genuine)
     with np.errstate(divide="ignore", invalid="ignore"):
-        gap = scores[~genuine].mean() - scores[genuine].mean()
-        if gap == 0:
-            return 0.0
-        return float(gap / np.sqrt((scores[genuine].var() + scores[~genuine].var()) / 2))
+        (near, own), (far, strange) = _moments(scores[genuine]), _moments(scores[~genuine])
+        gap = far - near
+        return 0.0 if gap == 0 else float(gap / np.sqrt((own + strange) / 2))
+
+
+def _moments(values: NDArray[np.float64]) -> tuple[np.float64, np.float64]:
+    """Mean and variance; of equal values that value and 0, which sums would round."""
+    beyond = values - values[0]
+    return values[0] + beyond.mean(), beyond.var()
 
 
 def error_rates_at_threshold(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sfpose._checks import check_rate
+from sfpose._checks import as_labels, check_none_missing, check_rate
 from sfpose.metrics._checks import as_numbers
 from sfpose.metrics.error_rates import errors_within
 
@@ -16,12 +16,15 @@ def _check(
     distances: ArrayLike, probe_subjects: ArrayLike, gallery_subjects: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     matrix = as_numbers(distances, "distances")
-    probes, gallery = np.asarray(probe_subjects), np.asarray(gallery_subjects)
-    if matrix.ndim != 2 or matrix.shape != (len(probes), len(gallery)) or 0 in matrix.shape:
+    rules = [f"{side}_subjects must name one person a row" for side in ("probe", "gallery")]
+    probes, gallery = map(as_labels, (probe_subjects, gallery_subjects), rules)
+    if matrix.ndim != 2 or probes.shape + gallery.shape != matrix.shape or 0 in matrix.shape:
         raise ValueError(
-            "distances must have shape (probes, gallery), both at least 1; "
-            f"got {matrix.shape} for {len(probes)} probes and {len(gallery)} in the gallery"
+            "distances must have shape (probes, gallery), both at least 1; got "
+            f"{matrix.shape} for probes of shape {probes.shape} and a gallery of {gallery.shape}"
         )
+    for side, rule in zip((probes, gallery), rules, strict=True):
+        check_none_missing(side, rule)
     if np.isnan(matrix).any():
         raise ValueError(
             f"distances must not be NaN; got {np.isnan(matrix).sum()} NaN: leave out what could "
@@ -53,7 +56,8 @@ def cumulative_match_curve(
     Raises
     ------
     ValueError
-        If shapes differ, a distance is NaN, or a probe's person is not in the gallery.
+        If shapes differ, a distance is NaN, a person's name is missing, or a probe's person is
+        not in the gallery.
 
     Examples
     --------

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sfpose._checks import LEAST_PEOPLE, check_labels, check_rate, check_whole
+from sfpose._checks import LEAST_PEOPLE, check_labels, check_rate, check_whole, joined_labels
 from sfpose.metrics._checks import as_booleans, check_people, check_scores
 from sfpose.metrics.error_rates import crossing
 
@@ -199,6 +199,7 @@ def people_interval(
     if fmr is not None:
         check_rate(fmr, "fmr", zero=True)
     resampler = _PeopleResampler(distances, is_genuine, first_people, second_people)
+    thresholds = np.r_[-np.inf, resampler.thresholds]
     rng = np.random.default_rng(random_state)
     values = []
     for _ in range(draws):
@@ -208,7 +209,7 @@ def people_interval(
         # The first operating point refuses all, as that of a DET curve.
         matches, refusals = np.r_[0.0, rates[0]], np.r_[1.0, rates[1]]
         if fmr is None:
-            values.append(crossing(matches, refusals))
+            values.append(crossing(matches, refusals, thresholds))
         else:
             values.append(float(refusals[np.searchsorted(matches, fmr, side="right") - 1]))
     if not values:
@@ -304,7 +305,7 @@ def _numbered(
     first: NDArray[np.generic], second: NDArray[np.generic]
 ) -> tuple[int, NDArray[np.int64]]:
     """How many people are on either side of comparisons, and the numbers of both sides, (2, n)."""
-    both = np.concatenate([first, second])
+    both = joined_labels(first, second)
     people, codes = check_labels(both, len(both), "the people of comparisons must be named")
     if len(people) < 2:
         raise ValueError("an interval over people needs at least two of them; got one")
@@ -313,7 +314,7 @@ def _numbered(
 
 def people_of(first: NDArray[np.generic], second: NDArray[np.generic]) -> int:
     """How many people are on either side of comparisons."""
-    return len(np.unique(np.concatenate([first, second])))
+    return len({*first.tolist(), *second.tolist()})
 
 
 def intervals_at(

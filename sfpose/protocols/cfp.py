@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from sfpose._checks import check_whole
 from sfpose.protocols.pose_folder import PoseFolder
 from sfpose.protocols.trials import Trials, all_pairs
 
@@ -75,8 +76,10 @@ class CFP(PoseFolder):
         Raises
         ------
         ValueError
-            If no image shows the pose, or somebody has fewer images of it.
+            If no image shows the pose, somebody has fewer images of it, or ``count`` is no whole
+            number above 0.
         """
+        check_whole(count, "count", 1)
         rows = self.rows(pose)
         chosen = []
         for person in np.unique(self.subjects):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sfpose._checks import check_labels
+from sfpose._checks import as_labels, check_index, check_labels
 
 __all__ = ["Trials", "all_pairs"]
 
@@ -65,7 +65,8 @@ def all_pairs(subjects: ArrayLike, first: ArrayLike, second: ArrayLike | None = 
     Raises
     ------
     ValueError
-        If no row is selected on a side, or a row's subject is missing.
+        If no row is selected on a side, one is no row number (a mask is none: give
+        ``numpy.flatnonzero`` of it), or a row's subject is missing.
 
     Examples
     --------
@@ -74,10 +75,11 @@ def all_pairs(subjects: ArrayLike, first: ArrayLike, second: ArrayLike | None = 
     >>> trials.first.tolist(), trials.second.tolist(), trials.is_genuine.tolist()
     ([0, 0, 1], [1, 2, 2], [True, False, False])
     """
-    people = np.asarray(subjects)
-    check_labels(people, len(people), "subjects must name one person for each row")
-    left = np.asarray(first, dtype=np.int64)
-    right = left if second is None else np.asarray(second, dtype=np.int64)
+    rule = "subjects must name one person for each row"
+    people = as_labels(subjects, rule)
+    check_labels(people, len(people), rule)
+    left = check_index(first, "first", len(people))
+    right = left if second is None else check_index(second, "second", len(people))
     if not len(left) or not len(right):
         raise ValueError(f"both sides must have rows to compare; got {len(left)} and {len(right)}")
     if second is None:

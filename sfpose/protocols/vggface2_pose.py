@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sfpose._checks import check_whole
+from sfpose._checks import as_labels, check_labels, check_whole
 from sfpose.protocols.trials import Trials
 
 __all__ = ["PoseTemplates", "VGGFace2Pose"]
@@ -96,13 +96,12 @@ class VGGFace2Pose:
         *,
         impostors: int = 100,
     ) -> None:
-        self._subjects = np.asarray(subjects)
-        self._poses = np.asarray(poses)
+        rule = "subjects and poses must both have shape (n,)"
+        self._subjects, self._poses = as_labels(subjects, rule), as_labels(poses, rule)
         if self._subjects.ndim != 1 or self._subjects.shape != self._poses.shape:
-            raise ValueError(
-                "subjects and poses must both have shape (n,); "
-                f"got {self._subjects.shape} and {self._poses.shape}"
-            )
+            raise ValueError(f"{rule}; got {self._subjects.shape} and {self._poses.shape}")
+        for labels in (self._subjects, self._poses):
+            check_labels(labels, len(labels), rule)
         if images is not None:
             _check_distinct(self._subjects, self._poses, np.asarray(images))
         self.people = np.unique(self._subjects)

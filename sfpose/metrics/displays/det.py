@@ -119,7 +119,7 @@ class DetCurveDisplay:
         """
         scores, genuine = check_scores(distances, is_genuine)
         people = people_given(first_people, second_people, scores.shape)
-        fmr, fnmr, _ = det_curve(scores, genuine)
+        fmr, fnmr, thresholds = det_curve(scores, genuine)
         point: tuple[float, float] | None = None
         intervals: tuple[Interval | None, Interval | None] = (None, None)
         if threshold is not None:
@@ -129,7 +129,7 @@ class DetCurveDisplay:
         display = cls(
             fmr,
             fnmr,
-            crossing(fmr, fnmr),
+            crossing(fmr, fnmr, thresholds),
             name=name,
             operating_point=point,
             operating_intervals=intervals,

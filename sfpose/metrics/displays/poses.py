@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sfpose._checks import check_labels
+from sfpose._checks import as_labels, check_labels, joined_labels
 from sfpose.metrics._checks import check_scores
 from sfpose.metrics.displays._common import Scorer, all_comparisons, axes_or_new, figure_of
 from sfpose.metrics.error_rates import equal_error_rate
@@ -106,10 +106,12 @@ class PoseErrorDisplay:
         (['F', 'P'], [[0.0, 0.5], [0.5, nan]])
         """
         scores, genuine = check_scores(distances, is_genuine)
-        sides = np.asarray(first_poses), np.asarray(second_poses)
+        rule = "poses must be named, one for each comparison"
+        sides = as_labels(first_poses, rule), as_labels(second_poses, rule)
         for name, side in zip(("first_poses", "second_poses"), sides, strict=True):
             check_labels(side, len(scores), f"{name} must name one for each comparison")
-        names = np.unique(np.concatenate(sides)).tolist() if poses is None else list(poses)
+        both = joined_labels(*sides)
+        names = check_labels(both, len(both), rule)[0].tolist() if poses is None else list(poses)
         rates = np.full((len(names),) * 2, np.nan)
         for one, other in combinations_with_replacement(range(len(names)), 2):
             pair = names[one], names[other]
@@ -170,7 +172,7 @@ class PoseErrorDisplay:
         """
         first, second, people = all_comparisons(descriptors, subjects)
         rule = "descriptor_poses must name one for each descriptor"
-        check_labels(shown := np.asarray(descriptor_poses), len(people), rule)
+        check_labels(shown := as_labels(descriptor_poses, rule), len(people), rule)
         return cls.from_scores(
             verifier.score_matrix(descriptors, descriptors)[first, second],
             people[first] == people[second],
