@@ -64,6 +64,17 @@ class _Side(NamedTuple):
     images: NDArray[np.int64]
 
 
+class _Paired(NamedTuple):
+    """Rows of both sides that are compared, at which distance, and whose descriptors are equal."""
+
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+    distances: NDArray[np.floating[Any]]
+    equal: NDArray[np.bool_]
+    left: _Side
+    right: _Side
+
+
 class Calibrator:
     """Compares known people in every way that is asked for.
 
@@ -150,7 +161,7 @@ class Calibrator:
                     "many images, and one person with enough for both sides without sharing "
                     "any; the data have none"
                 )
-            for poses, compared in () if paired is None else self._by_poses(*paired):
+            for poses, compared in () if paired is None else self._by_poses(paired):
                 condition = Condition.of(more, fewer, poses)
                 known = self._calibrated(condition, compared, targets, place == 0, place < needed)
                 if known is not None:
@@ -213,16 +224,9 @@ class Calibrator:
         line = LikelihoodRatioCalibrator().fit(distances[drawn], genuine[drawn])
         return Calibrated(thresholds, line.slope_, line.intercept_)
 
-    def _by_poses(
-        self,
-        first: NDArray[np.int64],
-        second: NDArray[np.int64],
-        distances: NDArray[np.floating[Any]],
-        equal: NDArray[np.bool_],
-        left: _Side,
-        right: _Side,
-    ) -> Iterator[tuple[tuple[str, str] | None, _Compared]]:
+    def _by_poses(self, paired: _Paired) -> Iterator[tuple[tuple[str, str] | None, _Compared]]:
         """All pairs, then those of each pair of poses."""
+        first, second, distances, equal, left, right = paired
         people = left.subjects[first], right.subjects[second]
         genuine = people[0] == people[1]
         names = self.subjects[people[0]], self.subjects[people[1]]
@@ -254,12 +258,7 @@ class Calibrator:
             templates = build_templates(self._rows[rows.ravel()], groups).templates
         return _Side(templates, self._subject[rows[:, 0]], self._pose[rows[:, 0]], rows)
 
-    def _compare(
-        self, more: int, fewer: int
-    ) -> (
-        tuple[NDArray[np.int64], NDArray[np.int64], NDArray[Any], NDArray[np.bool_], _Side, _Side]
-        | None
-    ):
+    def _compare(self, more: int, fewer: int) -> _Paired | None:
         left = self._side(more)
         right = left if more == fewer else self._side(fewer)
         if left is None or right is None:
@@ -277,7 +276,7 @@ class Calibrator:
                 left.templates, right.templates, n_jobs=self._n_jobs
             )
             distances = self._cohort.normalised(distances, near[0].at(first), near[1].at(second))
-        return first, second, distances, equal, left, right
+        return _Paired(first, second, distances, equal, left, right)
 
     def _pairs(self, left: _Side, right: _Side) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Genuine pairs without a shared image, and all or a sample of the impostors."""
