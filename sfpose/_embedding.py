@@ -72,11 +72,12 @@ class _Network:
         settings = artifact.network_input
         self.size, self._mean, self._std = settings.size, settings.mean, settings.std
         self._model, self._width = OnnxModel(artifact.model, n_threads), width
+        # An image a thread: what a layer gives the next stays in the caches. One alone where
+        # scales are found while it runs, which would be those of all images of a call.
+        self._step = 1 if b"DynamicQuantizeLinear" in artifact.model else n_threads
 
     def __call__(self, crops: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        # An image a thread at a time: what one layer gives the next stays in the caches then.
-        step = self._model.n_threads
-        return np.concatenate([self._run(part) for part in batched(crops, step)])
+        return np.concatenate([self._run(part) for part in batched(crops, self._step)])
 
     def _run(self, crops: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
         rows = self._model.run(as_network_input(crops, self._mean, self._std))
@@ -279,7 +280,7 @@ def crop_kind(align: Align, artifact: Artifact | None) -> CropKind:
     Of the weights of a bundle, it does what the bundle's embedder did.
     """
     if align == "auto":
-        align = _bundled(artifact, "align")
+        align = bundled(artifact, "align")
     if align == "auto":
         align = artifact is None or artifact.manifest.get("alignment") == "five-landmarks"
     if isinstance(align, (bool, np.bool_)):
@@ -289,9 +290,10 @@ def crop_kind(align: Align, artifact: Artifact | None) -> CropKind:
     return "done"
 
 
-def _bundled(artifact: Artifact | None, parameter: str) -> Any:
-    """A parameter of the embedder with which the weights were bundled; "auto" if they were not."""
-    stated = None if artifact is None else artifact.manifest.get("bundle")
+def bundled(artifact: Artifact | None, parameter: str) -> Any:
+    """A parameter of the embedder of whose bundle the weights are, or were; else "auto"."""
+    manifest = {} if artifact is None else artifact.manifest
+    stated = manifest.get("bundle", manifest.get("crops"))
     return stated.get(parameter, "auto") if isinstance(stated, dict) else "auto"
 
 
@@ -369,7 +371,7 @@ class Embedding:
         self._network = _Network(artifact, n_threads, self._width)
         check_min_face_score(min_face_score)
         if min_face_score == "auto":
-            min_face_score = _bundled(artifact, "min_face_score")
+            min_face_score = bundled(artifact, "min_face_score")
         kind = crop_kind(align, artifact)
         self._crops = Cropper(kind, n_threads, min_face_score, batch_size)
 

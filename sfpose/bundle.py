@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from sfpose._calibrated import Calibrated, from_conditions, to_conditions
 from sfpose._checks import check_groups
 from sfpose._cohort import Cohort
-from sfpose._embedding import check_min_face_score, crop_kind
+from sfpose._embedding import bundled, check_min_face_score, crop_kind
 from sfpose._gallery_files import (
     MANIFEST,
     GalleryContents,
@@ -172,8 +172,8 @@ class VerificationBundle:
             extra = {name: b"".join(parts) for name, parts in people.items()}
         stated: dict[str, Any] = {
             "version": 1,
-            "align": _plain(self.embedder.align, "align"),
-            "min_face_score": _plain(self.embedder.min_face_score, "min_face_score"),
+            "align": self._as_cropped("align"),
+            "min_face_score": self._as_cropped("min_face_score"),
             "verifier": {name: _plain(getattr(self.verifier, name), name) for name in _PARAMETERS},
             "fitted": bool(learned),
             "gallery": bool(extra),
@@ -184,6 +184,7 @@ class VerificationBundle:
             stated["cohort"] = {"sha256": digest_of([file]), "bytes": len(file)}
             # Not where thresholds of distances as they are would be looked for.
             stated["calibration"] = manifest.pop("calibration")
+        manifest.pop("crops", None)
         manifest["bundle"] = stated
         files = artifact_files(artifact.model, manifest, extra)
         # What could not be loaded, or not decide, must not replace what can.
@@ -192,6 +193,11 @@ class VerificationBundle:
         again = Artifact(artifact.model, written)
         _estimators(again, strangers, "the bundle", None)[1].decision_rule()
         return files
+
+    def _as_cropped(self, name: str) -> Any:
+        """A parameter of the embedder; in place of "auto" what its own weights make of it."""
+        value = _plain(getattr(self.embedder, name), name)
+        return bundled(self.embedder.artifact, name) if value == "auto" else value
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, n_jobs: int | None = None) -> VerificationBundle:

@@ -240,7 +240,8 @@ def detect_faces(
     Raises
     ------
     ValueError
-        If boxes or landmarks have another shape, are not finite, or a box is empty, or if the
+        If boxes or landmarks have another shape, are not finite, a box is empty or none of a
+        face, or no landmark of it, lies in the photo, or if the
         landmarks of a face are in another order, its eyes or both eyes and mouth exchanged.
 
     Examples
@@ -261,13 +262,26 @@ def detect_faces(
         raise ValueError(f"{_RULE}; got {_kind(found)}") from None
     if boxes.size == 0:
         return np.zeros((0, 4)), None
+    height, width = photo.shape[:2]
+    corner = np.array([width, height], np.float64)
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ValueError(f"{_RULE}; got {_kind(found)} of shape {boxes.shape}")
     if not (np.isfinite(boxes).all() and (boxes[:, 2:] > boxes[:, :2]).all()):
         raise ValueError(
             f"a box must be left < right, top < bottom, all finite; got {boxes.tolist()}"
         )
-    return boxes, None if points is None else _check_landmarks(points, len(boxes))
+    beside = (boxes[:, 2:] <= 0).any(axis=1) | (boxes[:, :2] >= corner).any(axis=1)
+    landmarks = None if points is None else _check_landmarks(points, len(boxes))
+    if landmarks is not None:
+        shown = np.all((landmarks > 0) & (landmarks < corner), axis=2)
+        beside |= ~np.any(shown, axis=1)
+    if beside.any():
+        # Crops of what lies there would be black, and all of one person.
+        raise ValueError(
+            f"a detector's faces must lie in the photo, {width}x{height}; the box of one is "
+            f"{boxes[beside][0].tolist()}: were they found in the photo in another size?"
+        )
+    return boxes, landmarks
 
 
 def _kind(found: object) -> str:

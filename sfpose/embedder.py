@@ -208,9 +208,10 @@ class FaceEmbedder(KeepsWhatItMade, TransformerMixin, BaseEstimator):  # type: i
         artifact, history = train_identification(
             crops, labels, settings, start=start, aligned=kind != "loose"
         )
-        if start is not None and "bundle" in start.manifest:
+        if start is not None:
             # Or "auto" would not crop any more as these images were cropped.
-            kept = {"bundle": start.manifest["bundle"]}
+            stated = start.manifest
+            kept = {name: stated[name] for name in ("bundle", "crops") if name in stated}
             artifact = Artifact(artifact.model, {**artifact.manifest, **kept})
         self.artifact_ = artifact
         self.history_ = history

@@ -318,6 +318,8 @@ def _owners(
     owners: list[Track | None] = [None] * len(boxes)
     if tracks:
         overlaps = _overlaps(boxes, np.stack([track._box for track in tracks]))
+        # Those that do not count must not keep a box from the track that it does overlap.
+        overlaps[overlaps < min_overlap] = 0
         for row, column in zip(*linear_sum_assignment(-overlaps), strict=True):
             if overlaps[row, column] >= min_overlap:
                 owners[row] = tracks[column]

@@ -149,3 +149,34 @@ def test_numbers_of_numpy_are_kept_as_numbers(tmp_path):
     assert again.verifier.template_sizes == [(1, 1), (5, 1)]
     assert again.embedder.min_face_score == 0.5
     assert list(again.gallery) == ["ann", "bo", 7, 8]
+
+
+@pytest.mark.parametrize("settings", [{"align": False}, {"align": False, "min_face_score": 0}])
+def test_how_a_bundle_crops_stays_with_its_weights(tmp_path, portrait, settings):
+    made = VerificationBundle(FaceEmbedder(**settings), TemplateVerifier())
+    path = made.save(tmp_path / "door")
+    expected = FaceEmbedder(**settings).transform([portrait])
+    bundled = FaceEmbedder(path)
+    artifact = read_artifact(path)
+    written = write_artifact(tmp_path / "mine", artifact.model, artifact.manifest)
+    again = VerificationBundle(bundled, TemplateVerifier(weights=path)).save(tmp_path / "again")
+    of_saved = VerificationBundle(FaceEmbedder(written), TemplateVerifier(weights=written))
+    for place in (bundled.save(tmp_path / "saved"), written, again, of_saved.save(tmp_path / "b")):
+        np.testing.assert_array_equal(FaceEmbedder(place).transform([portrait]), expected)
+    for place in (again, tmp_path / "b"):
+        assert VerificationBundle.load(place).embedder.align is False
+        assert "crops" not in json.loads((place / "manifest.json").read_text())
+
+
+def test_weights_of_a_bundle_that_crops_as_usual_state_nothing(tmp_path):
+    path = VerificationBundle(FaceEmbedder(), TemplateVerifier()).save(tmp_path / "door")
+    saved = FaceEmbedder(path).save(tmp_path / "saved")
+    assert not {"crops", "bundle"} & set(json.loads((saved / "manifest.json").read_text()))
+
+
+@pytest.mark.parametrize("crops", [{"align": "bogus"}, {"min_face_score": 7}])
+def test_weights_that_state_crops_that_nobody_makes_are_refused(tmp_path, portrait, crops):
+    shipped = read_artifact("small")
+    path = write_artifact(tmp_path / "mine", shipped.model, {**shipped.manifest, "crops": crops})
+    with pytest.raises(ValueError, match=r"(align|min_face_score) must be"):
+        FaceEmbedder(path).transform([portrait])

@@ -19,7 +19,7 @@ from sfpose.cli.output import print_json
 from sfpose.cli.photos import in_steps
 from sfpose.decision import shipped_rule
 from sfpose.preprocessing import as_network_input, iterate_images, loose_crop
-from sfpose.runtime.artifact import read_artifact
+from sfpose.runtime.artifact import read_artifact, write_artifact
 
 
 def printed_json(capsys):
@@ -346,3 +346,24 @@ def test_info_names_weights_and_calibration(capsys):
     (few,) = [line for line in shown.splitlines() if "5 against 5 images: " in line]
     assert re.search(r"0\.01: 0\.\d{4} .*0\.001: 0\.\d{4}\* ", few)
     assert "* fewer than 30 false matches" in shown
+
+
+def test_the_ending_that_is_asked_for_decides_and_not_that_of_a_link(people, tmp_path):
+    (tmp_path / "store").write_bytes(b"")
+    (tmp_path / "out.npz").symlink_to(tmp_path / "store")
+    out = str(tmp_path / "out.npz")
+    assert main(["embed", str(people / "hopper"), "--out", out, "--overwrite"]) == 0
+    with np.load(out, allow_pickle=False) as written:
+        assert len(written["descriptors"]) == len(written["files"])
+
+
+def test_weights_of_loose_crops_take_no_aligned_ones(people, street, tmp_path, capsys):
+    shipped = read_artifact("small")
+    manifest = {**shipped.manifest, "alignment": "loose-crop"}
+    weights = str(write_artifact(tmp_path / "loose", shipped.model, manifest))
+    Image.fromarray(street).save(tmp_path / "street.png")
+    command = ["embed", str(tmp_path / "street.png"), "--out", str(tmp_path / "x.npz")]
+    found = ["--detector", "libfacedetection", "--weights", weights]
+    assert main([*command, *found]) == 2
+    assert "take loose crops: leave out --detector" in capsys.readouterr().err
+    assert main([*command, "--weights", weights]) == 0

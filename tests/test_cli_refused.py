@@ -59,6 +59,8 @@ _PHOTOS = ["embed", ".", "--out", "x.npz"]
         (["calibrate", ".", "--out", "x", "--target-fmr", "0.1", "0"], "below 1; got '0'"),
         (["identify", ".", ".", "--target-fmr", "1"], "below 1; got '1'"),
         (["verify", "a", "b", "--target-fmr", "no"], "below 1; got 'no'"),
+        (["evaluate", "cfp", ".", "--people", "101-"], "given as FIRST-LAST; got '101-'"),
+        (["evaluate", "cfp", ".", "--people=-"], "given as FIRST-LAST; got '-'"),
     ],
 )
 def test_numbers_that_cannot_be_meant_are_refused(arguments, message, capsys):
@@ -80,6 +82,14 @@ def test_numbers_that_cannot_be_meant_are_refused(arguments, message, capsys):
         (["reproduce", "table4", "--data", ".", "--rounds", "9"], "--rounds must go with table1"),
         (["reproduce", "table3", "--data", ".", "--n-jobs", "1"], "--n-jobs must go with table4"),
         (["reproduce", "table4", "--data", ".", "--out", "x.png"], "--out must go with figures"),
+        (["embed", "", "--out", "x.npz"], "a path of photos must not be empty; got ''"),
+        (["enrol", "g", "0.png", "", "--id", "x"], "a path of photos must not be empty"),
+        (["enrol", "g", ""], "a path of photos must not be empty; got ''"),
+        (["calibrate", "", "--out", "x"], "a path of photos must not be empty; got ''"),
+        (["evaluate", "cfp", ""], "the path of a data set must not be empty; got ''"),
+        (["evaluate", "lfw", ""], "the path of a data set must not be empty; got ''"),
+        (["reproduce", "table4", "--data", ""], "the path of a data set must not be empty"),
+        (["verify", "0.png", "0.png", "--weights", ""], "got ''"),
         (["evaluate", "lfw", ".", "--no-align", "--min-face-score", "0"], "needs landmarks"),
     ],
 )

@@ -151,3 +151,23 @@ def test_more_faces_than_a_batch_are_found_as_one_by_one(portrait):
         for row, face in enumerate(alone):
             np.testing.assert_allclose(faces.landmarks[row], face.landmarks[0], atol=0.01)
             assert faces.scores[row] == pytest.approx(face.scores[0], abs=1e-4)
+
+
+@pytest.mark.parametrize("box", [(1200, 1300, 1400, 1500), (-90, 5, 0, 60), (5, 200, 60, 300)])
+@pytest.mark.parametrize("policy", ["largest", "all", "error"])
+def test_a_face_beside_the_photo_is_refused_and_not_black(box, policy):
+    photo = np.zeros((200, 300, 3), np.uint8)
+    aligner = FaceAligner(lambda photo: [(20, 20, 90, 90), box], policy=policy)
+    with pytest.raises(ValueError, match="image 0: a detector's faces must lie in the photo, 300x"):
+        aligner.align([photo])
+    landmarks = np.array([CANONICAL_LANDMARKS * 80 + 20, CANONICAL_LANDMARKS * 80 + 400])
+    both = [(20, 20, 90, 90), (100, 20, 190, 90)]
+    with pytest.raises(ValueError, match="in another size"):
+        FaceAligner(lambda photo: (both, landmarks), policy=policy).align([photo])
+
+
+def test_a_face_that_leaves_the_photo_is_taken():
+    photo = np.random.default_rng(0).integers(0, 255, (200, 300, 3), np.uint8)
+    landmarks = CANONICAL_LANDMARKS[None] * 80 + (260, 150)
+    aligner = FaceAligner(lambda photo: ([(260, 150, 340, 230)], landmarks))
+    assert aligner.transform([photo]).any()

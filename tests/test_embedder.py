@@ -377,3 +377,17 @@ def test_a_landmark_network_that_answers_otherwise_is_refused(photos, answer, me
     monkeypatch.setattr(OnnxModel, "run", lambda self, x: answer)
     with pytest.raises(ValueError, match=message):
         FaceAligner().find_landmarks(photos)
+
+
+def test_an_image_does_not_change_with_its_neighbour(tmp_path, portrait):
+    quantization = pytest.importorskip("onnxruntime.quantization")
+    pytest.importorskip("onnx")
+    shipped = read_artifact("plain")
+    (tmp_path / "plain.onnx").write_bytes(shipped.model)
+    quantization.quantize_dynamic(tmp_path / "plain.onnx", tmp_path / "dynamic.onnx")
+    model = (tmp_path / "dynamic.onnx").read_bytes()
+    path = write_artifact(tmp_path / "mine", model, shipped.manifest)
+    embedder = FaceEmbedder(path, n_jobs=2, align=False)
+    rows = embedder.transform([portrait, portrait // 2])
+    np.testing.assert_array_equal(rows[0], embedder.transform([portrait, portrait])[1])
+    assert (rows[0] != rows[1]).any()

@@ -160,3 +160,14 @@ def test_an_overlap_that_no_boxes_have_is_refused(least):
 def test_tracking_needs_a_detector_and_every_face(aligner):
     with pytest.raises(ValueError, match=r'tracking needs FaceAligner\(detector=..., policy="all"'):
         track_faces([], aligner)
+
+
+def test_an_overlap_that_does_not_count_takes_no_track_from_another():
+    first = [(100, 50, 200, 150), (208, 50, 308, 150)]
+    # The first overlaps both by 0.32 and 0.28, the second the first of them alone, by 0.28.
+    second = [(152, 50, 252, 150), (44, 50, 144, 150)]
+    shown = iter([first, second])
+    aligner = FaceAligner(lambda photo: next(shown), policy="all")
+    photo = np.full((200, 400, 3), 90, np.uint8)
+    tracks = list(track_faces([Frame(n, n / 25, photo) for n in range(2)], aligner))
+    assert sorted(track.seen for track in tracks) == [1, 1, 2]

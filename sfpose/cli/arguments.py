@@ -86,10 +86,11 @@ def people_range(text: str) -> range:
     argparse.ArgumentTypeError
         If the text is no such range.
     """
-    first, _, last = text.partition("-")
-    if not first.isdigit() or not (last or first).isdigit() or int(first) > int(last or first):
+    first, dash, last = text.partition("-")
+    last = last if dash else first
+    if not first.isdigit() or not last.isdigit() or int(first) > int(last):
         raise argparse.ArgumentTypeError(f"people must be given as FIRST-LAST; got {text!r}")
-    return range(int(first), int(last or first) + 1)
+    return range(int(first), int(last) + 1)
 
 
 def check_new(out: Path, overwrite: bool, *, artifact: bool = False) -> Path:

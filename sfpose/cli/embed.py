@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError("no photo shows a face that the policy takes; nothing was written")
     files = [str(photos[row]) for row in faces.index]
     lost = int(np.isnan(faces.descriptors[:, 0]).sum())
-    _write(place, faces.descriptors, files)
+    _write(place, out.suffix, faces.descriptors, files)
     without = len(photos) - len(set(faces.index.tolist())) + lost
     if options.json:
         told = {"out": str(out), "photos": len(photos), "rows": len(files), "no_face": without}
@@ -63,13 +63,13 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _write(path: Path, descriptors: NDArray[np.float32], files: list[str]) -> None:
+def _write(path: Path, kind: str, descriptors: NDArray[np.float32], files: list[str]) -> None:
     import numpy as np
 
     from sfpose.runtime.files import whole_file
     from sfpose.runtime.tensors import tensor_file
 
-    if path.suffix == ".npz":
+    if kind == ".npz":
         buffer = io.BytesIO()
         np.savez(buffer, descriptors=descriptors, files=np.array(files))
         data = buffer.getvalue()

@@ -32,7 +32,9 @@ def check_changeable(path: Path) -> None:
 
 def weights_for(path: Path, asked: str | None) -> str:
     """The weights that are asked for, or a bundle's own, or those that ship."""
-    return asked or (str(path) if _is_bundle(path) else "default")
+    if asked is not None:
+        return asked
+    return str(path) if _is_bundle(path) else "default"
 
 
 def read_people(

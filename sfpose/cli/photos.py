@@ -125,7 +125,7 @@ def find_photos(paths: Sequence[str]) -> list[Path]:
     found: list[Path] = []
     left: Counter[str] = Counter()
     for text in paths:
-        path = Path(text)
+        path = _given(text)
         if path.is_dir():
             photos, others = _photos_below(path)
             if not photos:
@@ -151,6 +151,12 @@ def _photos_below(folder: Path) -> tuple[list[Path], Counter[str]]:
     endings = Counter(Path(name).suffix.lower() for name in below.names)
     others = Counter({kind: count for kind, count in endings.items() if kind in _OTHER_KINDS})
     return [file for file in files if file.is_file()], others
+
+
+def _given(text: str) -> Path:
+    if not text:  # An unset variable, which would be the working folder.
+        raise ValueError("a path of photos must not be empty; got ''")
+    return Path(text)
 
 
 def _listed(kinds: Counter[str]) -> str:
@@ -184,7 +190,7 @@ def photos_by_person(folder: str) -> PeoplePhotos:
     """
     from sfpose.protocols.files import is_image
 
-    root = Path(folder)
+    root = _given(folder)
     if not root.is_dir():
         raise FileNotFoundError(f"there must be a folder of people at {folder!r}")
     photos: list[Path] = []
@@ -284,6 +290,7 @@ def embed_photos(photos: Sequence[Path], options: argparse.Namespace) -> Faces:
     """
     import numpy as np
 
+    from sfpose._embedding import crop_kind
     from sfpose.embedder import FaceEmbedder
 
     aligner = _aligner(options)
@@ -293,6 +300,12 @@ def embed_photos(photos: Sequence[Path], options: argparse.Namespace) -> Faces:
         batch_size=options.batch_size,
         n_jobs=options.n_jobs,
     )
+
+    if aligner is not None and crop_kind("auto", embedder.artifact) == "loose":
+        raise ValueError(
+            "a detector's faces are aligned, and the weights must take them so; those of "
+            f"{str(options.weights)!r} take loose crops: leave out --detector"
+        )
 
     def embed(start: int, part: Sequence[Path]) -> Faces:
         if aligner is None:

@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
     if options.part not in _OF_DATA:
         _networks(options)
         return 0
-    options.weights = options.weights or "default"
+    options.weights = "default" if options.weights is None else options.weights
     options.n_jobs = -1 if options.n_jobs is None else options.n_jobs
     options.out = options.out or Path("det.png")
     if options.data is None:

@@ -90,6 +90,8 @@ class ImageFiles:
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
+        if not os.fspath(root):  # An unset variable, which would be the working folder.
+            raise ValueError("the path of a data set must not be empty; got ''")
         self.root = Path(root)
         if self.root.is_dir():
             names, folders = _walk(self.root)

@@ -349,6 +349,14 @@ def write_artifact(
     True
     """
     alone = {name: value for name, value in manifest.items() if name != "bundle"}
+    bundle = manifest.get("bundle")
+    if isinstance(bundle, dict):
+        # Thresholds and templates are of images that are cropped as the bundle's are.
+        crops: dict[str, Json] = {
+            name: bundle[name] for name in ("align", "min_face_score") if name in bundle
+        }
+        if any(value != "auto" for value in crops.values()):
+            alone["crops"] = crops
     files = artifact_files(model, alone, {})
     return write_folder(path, files, overwrite=overwrite, marker=_MANIFEST)
 

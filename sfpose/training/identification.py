@@ -21,6 +21,7 @@ from sfpose.training.augmentation import (
     photometric_jitter,
     sample_images,
 )
+from sfpose.training.balancing import balance
 from sfpose.training.distillation import normalise_images
 from sfpose.training.export import network_from_artifact, to_manifest, to_onnx
 from sfpose.training.faces import pass_order
@@ -157,6 +158,7 @@ def train_identification(
         size, width = NETWORKS[name].input_size, NETWORKS[name].descriptor_size
         if start is not None:
             size = int(start.section("input")["size"])  # type: ignore[arg-type]
+            balance(network, size)
         small_size = int(settings.train_size or size)
         if NETWORKS[name].fixed_size and small_size != size:
             raise ValueError(

@@ -19,6 +19,7 @@ from sfpose.networks import NETWORKS
 from sfpose.networks.registry import check_non_negative
 from sfpose.runtime.artifact import Artifact
 from sfpose.training.asking import digest
+from sfpose.training.balancing import balance
 from sfpose.training.checkpoints import check_same_run, load_checkpoint, start_digest, table_digest
 from sfpose.training.identification import DROPOUT, SMALLEST_SIZE, export_identified
 from sfpose.training.loop import LoopSettings, Stage, train
@@ -242,6 +243,8 @@ def train_paper(
         network, name = begin.network, begin.name
         check_non_negative(name)
         size = _input_size(recipe.size, begin)
+        if begin.artifact is not None:
+            balance(network, begin.artifact.network_input.size)
         known = _facts(recipe, name, start, prepared)
         for data, facts in zip(prepared, known, strict=True):
             if data.checkpoint.exists():

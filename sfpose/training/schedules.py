@@ -73,7 +73,7 @@ class LineSchedule:
     ----------
     stages : sequence of Stage
     warmup : float
-        Share of all images over which the rate rises from zero.
+        Share of all images over which the rate rises from zero; not if that is a batch at most.
     head_factor : float, default=1.0
         New layers learn this many times faster.
     """
@@ -83,7 +83,9 @@ class LineSchedule:
 
     def __init__(self, stages: Sequence[Stage], warmup: float, head_factor: float = 1.0) -> None:
         self._stages = stages
-        self._rise = max(1.0, warmup * sum(stage.images for stage in stages))
+        rise = warmup * sum(stage.images for stage in stages)
+        # One that is over with the first batch would only waste that.
+        self._rise = rise if rise > stages[0].batch_size else 0.0
         self._head_factor = head_factor
 
     def factors(self, seen: int) -> tuple[float, float]:
@@ -91,7 +93,8 @@ class LineSchedule:
         stage, end = stage_at(self._stages, seen)
         first, last = stage.rates
         factor = last + (first - last) * (end - seen) / stage.images
-        factor *= min(1.0, max(seen / self._rise, 1e-3))
+        if seen < self._rise:
+            factor *= max(seen / self._rise, 1e-3)
         return factor, factor * self._head_factor
 
     def observe(self, loss: float) -> None:

@@ -14,6 +14,7 @@ from sfpose.networks.imagenet import fill_from_state, read_state
 from sfpose.networks.several_looks import SeveralLooks
 from sfpose.networks.squeezefaceposenet import SqueezeFacePoseNet
 from sfpose.runtime.artifact import Artifact, read_artifact
+from sfpose.training.balancing import balance
 from sfpose.training.checkpoints import load_checkpoint
 from sfpose.training.export import network_from_artifact, take_common_layers
 from sfpose.training.joining import join_looks, look_names
@@ -66,7 +67,8 @@ def start_network(
         None for random weights. Several artifacts or checkpoints fill the looks of ``SeveralLooks``
         one after the other.
     network : str, optional
-        Architecture; that of the artifact if not given, or ``"squeezefaceposenet"``. If an
+        Architecture; that of the artifact or checkpoint if not given, or
+        ``"squeezefaceposenet"``. If an
         artifact or checkpoint is of another one, what both have in common is taken: the
         layers of the same name and shape; all looks of ``SeveralLooks`` begin with one network,
         and the objective of a network without a map begins with the map of one that has it.
@@ -103,6 +105,7 @@ def start_network(
     if suffix == ".pt":
         checkpoint = load_checkpoint(start, ("averaged", "objective"))
         state, objective = checkpoint["averaged"], checkpoint["objective"]
+        name = network or _stated_network(checkpoint) or name
     else:
         artifact = read_artifact(start)
         own = str(artifact.manifest["network"])
@@ -110,6 +113,8 @@ def start_network(
         state, name = whole.state_dict(), network or own
         drawn = "placed.weight" in state and input_size not in (None, artifact.network_input.size)
         if name == own and not drawn:
+            if not is_mapped(own):  # The last layers of others are balanced with their objective.
+                balance(whole, artifact.network_input.size)
             return Start(whole, own, [], artifact=artifact)
     built = build_network(name, batch_norm=_folded(state), dropout=dropout, input_size=input_size)
     if _other_form(built, state):
@@ -125,6 +130,13 @@ def start_network(
         objective = objective_with(state["map.weight"])
         rebalance(built, objective)
     return Start(built, name, left, objective)
+
+
+def _stated_network(checkpoint: Mapping[str, object]) -> str | None:
+    """The architecture that a run says of itself; older checkpoints may not."""
+    facts = checkpoint.get("run")
+    stated = facts.get("network") if isinstance(facts, dict) else None
+    return stated if isinstance(stated, str) else None
 
 
 def _folded(state: Mapping[str, Tensor]) -> bool | None:

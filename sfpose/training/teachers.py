@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from inspect import signature
 from pathlib import Path
@@ -82,6 +83,10 @@ class OnnxTeacher(nn.Module):
                 )
             self._steps.append((node.op_type, [self._places[at] for at in stored_ones], options))
             before = node.output[0]
+        if [each.name for each in graph.output] != [before]:
+            raise ValueError(
+                f"a teacher must give what its last operation does; {str(path)!r} gives another"
+            )
         self._fold_normalisations()
         self.eval()
 
@@ -181,7 +186,7 @@ def _normalisation(
 def _linear(
     x: Tensor,
     weight: Tensor,
-    bias: Tensor,
+    bias: Tensor | None = None,
     *,
     alpha: float = 1.0,
     beta: float = 1.0,
@@ -189,14 +194,16 @@ def _linear(
     transB: int = 0,
 ) -> Tensor:
     x, weight = x.T if transA else x, weight.T if transB else weight
+    if bias is None:
+        return alpha * (x @ weight)
     return torch.addmm(bias, x, weight, alpha=alpha, beta=beta)
 
 
 _OPERATIONS: dict[str, Callable[..., Tensor]] = {
     "BatchNormalization": _normalisation,
     "Conv": _convolution,
-    "Dropout": lambda x, *, ratio=0.5: x,
-    "Flatten": lambda x, *, axis=1: x.flatten(axis),
+    "Dropout": lambda x, *_unused, ratio=0.5: x,
+    "Flatten": lambda x, *, axis=1: x.reshape(math.prod(x.shape[:axis]), -1),
     "Gemm": _linear,
     "Mul": lambda x, factor: x * factor,
     "PRelu": lambda x, slope: F.prelu(x, slope.flatten()),
