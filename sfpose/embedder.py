@@ -72,7 +72,9 @@ class FaceEmbedder(KeepsWhatItMade, TransformerMixin, BaseEstimator):  # type: i
     epochs : int, default=10
         Passes over the training images.
     learning_rate : float, default=0.01
-        Of stochastic gradient descent with momentum, falling to zero along a straight line.
+        Of stochastic gradient descent with momentum, falling to zero along a straight line. The
+        default is the paper's; shipped weights that learn a few people forget others by it
+        (``benchmarks/learning_on.py``): 1e-4 changes them little.
     train_size : int, default=None
         Side of the training images in pixels; smaller trains faster. For networks that end in a
         global average, as ``"plain"`` does; ``"default"`` and ``"small"`` have weights for
