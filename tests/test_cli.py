@@ -367,3 +367,20 @@ def test_weights_of_loose_crops_take_no_aligned_ones(people, street, tmp_path, c
     assert main([*command, *found]) == 2
     assert "take loose crops: leave out --detector" in capsys.readouterr().err
     assert main([*command, "--weights", weights]) == 0
+
+
+def test_photos_behind_links_that_are_not_followed_are_told(people, tmp_path, capsys):
+    inside = tmp_path / "album" / "of ann"
+    inside.mkdir(parents=True)
+    (inside / "0.png").write_bytes((people / "hopper" / "0.png").read_bytes())
+    (inside / "more").symlink_to(people / "hopper")
+    (inside / "gone.png").symlink_to(tmp_path / "nothing.png")
+    told = "note: left out: 1 folder(s) behind a link, 1 photo(s) that are no file\n"
+    for command in (
+        ["embed", str(inside), "--out", str(tmp_path / "x.npz")],
+        ["enrol", str(tmp_path / "door"), str(tmp_path / "album")],
+    ):
+        assert main(command) == 0
+        output = capsys.readouterr()
+        assert output.err == told
+    assert list(TemplateGallery.load(tmp_path / "door")) == ["of ann"]

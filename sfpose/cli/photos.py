@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 _POLICIES = ("error", "skip", "largest", "centre", "all")
+_LINKED, _NO_FILE = "folder(s) behind a link", "photo(s) that are no file"
 _OTHER_KINDS = {
     *(".apng", ".arw", ".avif", ".bmp", ".cr2", ".cr3", ".dng", ".gif", ".heic", ".heif", ".hif"),
     *(".jp2", ".jxl", ".nef", ".orf", ".raf", ".rw2", ".tif", ".tiff"),
@@ -142,7 +143,7 @@ def find_photos(paths: Sequence[str]) -> list[Path]:
 
 
 def _photos_below(folder: Path) -> tuple[list[Path], Counter[str]]:
-    """Photos at any depth, and how many pictures of each other kind there are."""
+    """Photos at any depth, and how many pictures of each other kind there are, and what else."""
     from sfpose.protocols import ImageFiles
 
     # Not Path.rglob, which passes over folders that it may not read.
@@ -150,7 +151,11 @@ def _photos_below(folder: Path) -> tuple[list[Path], Counter[str]]:
     files = [folder / name for name in below.images()]
     endings = Counter(Path(name).suffix.lower() for name in below.names)
     others = Counter({kind: count for kind, count in endings.items() if kind in _OTHER_KINDS})
-    return [file for file in files if file.is_file()], others
+    photos = [file for file in files if file.is_file()]
+    # Links may lead in a circle, and are named rather than followed.
+    others[_LINKED] = sum((folder / name).is_symlink() for name in below.folders)
+    others[_NO_FILE] = len(files) - len(photos)
+    return photos, +others
 
 
 def _given(text: str) -> Path:
@@ -164,8 +169,11 @@ def _listed(kinds: Counter[str]) -> str:
 
 
 def _say_left_out(kinds: Counter[str]) -> None:
-    if kinds:
-        note(f"left out: {_listed(kinds)}; only JPEG, PNG and WebP are read")
+    endings = Counter({kind: count for kind, count in kinds.items() if kind[0] == "."})
+    if endings:
+        note(f"left out: {_listed(endings)}; only JPEG, PNG and WebP are read")
+    if kinds - endings:
+        note(f"left out: {_listed(kinds - endings)}")
 
 
 class PeoplePhotos(NamedTuple):
