@@ -121,3 +121,14 @@ def test_after_fit_a_bundles_weights_see_images_as_they_did(photos, tmp_path):
     expected = FaceEmbedder("plain", align="done", **settings).fit(crops, [0, 0, 1, 1])
     np.testing.assert_array_equal(found.transform(crops), expected.transform(crops))
     assert not np.isnan(found.transform(crops)).any()
+
+
+@pytest.mark.parametrize("align", ["auto", True])
+def test_what_was_fitted_and_saved_crops_as_it_learned(portrait, tmp_path, align):
+    given = FaceEmbedder("plain", align=False)
+    path = VerificationBundle(given, TemplateVerifier(weights="plain")).save(tmp_path / "door")
+    images = [portrait, portrait[:, ::-1], portrait[4:], portrait[:, 6:]]
+    settings = {"epochs": 1, "batch_size": 4, "train_size": 32, "learning_rate": 1e-4}
+    embedder = FaceEmbedder(path, align=align, **settings).fit(images, [0, 0, 1, 1])
+    saved = FaceEmbedder(embedder.save(tmp_path / "saved"))
+    np.testing.assert_array_equal(saved.transform(images), embedder.transform(images))
