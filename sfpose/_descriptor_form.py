@@ -158,9 +158,7 @@ class DescriptorForm(NamedTuple):
                 f"{name} must sum to 1 in each row, as descriptors of these weights do; "
                 f"row {int(np.argmin(unit))} does not"
             )
-        # One row may sum to 1 by chance, where nothing is known of the network.
-        enough = self.digest is not None or len(rows) > 1
-        if self.normalization == "none" and enough and unit.all():
+        if self.normalization == "none" and unit.all():
             raise ValueError(
                 f"{name} must not be normalised, since descriptors of these weights are not; "
                 "each row sums to 1"
