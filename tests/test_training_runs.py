@@ -39,7 +39,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
 
 def test_a_rate_goes_in_lines_through_all_stages_after_its_rise():
     """Two stages of 100 and 300 images; it rises over a tenth of all of them."""
-    stages = (Stage(32, 100, rates=(1.0, 0.6)), Stage(64, 300, rates=(0.5, 0.0)))
+    stages = (Stage(32, 100, 10, (1.0, 0.6)), Stage(64, 300, 10, (0.5, 0.0)))
     schedule = LineSchedule(stages, 0.1, head_factor=3.0)
     for seen in (0, 1, 20, 39, 40, 60, 99, 100, 250, 399):
         line = np.interp(seen, [0, 100], [1.0, 0.6])
@@ -50,6 +50,13 @@ def test_a_rate_goes_in_lines_through_all_stages_after_its_rise():
         assert schedule.factors(seen) == pytest.approx((expected, 3 * expected))
     with pytest.raises(ValueError, match="no stage holds image 400; the stages end at 400"):
         schedule.factors(400)
+
+
+def test_a_rise_that_ends_with_the_first_batch_is_left_out():
+    assert LineSchedule((Stage(32, 6, 6),), 0.02, head_factor=10.0).factors(0) == (1.0, 10.0)
+    long = LineSchedule((Stage(32, 100, 10),), 0.1)
+    assert long.factors(0)[0] == 1.0
+    assert LineSchedule((Stage(32, 100, 9),), 0.1).factors(0)[0] == pytest.approx(1e-3)
 
 
 class _Ramps:

@@ -109,12 +109,10 @@ def start_network(
     else:
         artifact = read_artifact(start)
         own = str(artifact.manifest["network"])
-        whole = network_from_artifact(artifact, dropout=dropout)
+        whole = _network_of(artifact, dropout)
         state, name = whole.state_dict(), network or own
         drawn = "placed.weight" in state and input_size not in (None, artifact.network_input.size)
         if name == own and not drawn:
-            if not is_mapped(own):  # The last layers of others are balanced with their objective.
-                balance(whole, artifact.network_input.size)
             return Start(whole, own, [], artifact=artifact)
     built = build_network(name, batch_norm=_folded(state), dropout=dropout, input_size=input_size)
     if _other_form(built, state):
@@ -130,6 +128,14 @@ def start_network(
         objective = objective_with(state["map.weight"])
         rebalance(built, objective)
     return Start(built, name, left, objective)
+
+
+def _network_of(artifact: Artifact, dropout: float = 0.0) -> nn.Module:
+    """The network to train on; the last layers of a mapped one are balanced with its objective."""
+    network = network_from_artifact(artifact, dropout=dropout)
+    if not is_mapped(str(artifact.manifest["network"])):
+        balance(network, artifact.network_input.size)
+    return network
 
 
 def _stated_network(checkpoint: Mapping[str, object]) -> str | None:
@@ -190,7 +196,7 @@ def _taught_state(start: str | Path) -> dict[str, Tensor]:
         checkpoint = load_checkpoint(start, ("averaged", "objective"))
         return {**checkpoint["averaged"], **checkpoint["objective"]}
     artifact = read_artifact(start)
-    return _taught(network_from_artifact(artifact), str(artifact.manifest["network"]))
+    return _taught(_network_of(artifact), str(artifact.manifest["network"]))
 
 
 def _taught(network: nn.Module, name: str) -> dict[str, Tensor]:
