@@ -200,7 +200,7 @@ class Calibrator:
             _warn(f"no threshold for {condition}: {lack} {shortage}")
         if not kept:
             return None
-        _refuse_equal(equal & ~genuine, people, min(kept) * strangers, min(kept))
+        _refuse_equal(equal & ~genuine, people, strangers, min(kept))
         thresholds = tuple(
             calibrate_threshold(
                 distances,
@@ -312,12 +312,12 @@ def _warn(message: str) -> None:
 def _refuse_equal(
     alike: NDArray[np.bool_],
     people: tuple[NDArray[np.generic], NDArray[np.generic]],
-    most: float,
+    strangers: int,
     target: float,
 ) -> None:
     """Refuse different people with equal descriptors, whom no threshold keeps apart."""
     equal = np.flatnonzero(alike)
-    if len(equal) > most:
+    if len(equal) > target * strangers:
         one, other = (side[equal[0]] for side in people)
         raise ValueError(
             f"descriptors of different people must differ for an FMR of {target:g}; {one} and "

@@ -188,9 +188,10 @@ def crossing(
 
     Where they do not cross at any finite threshold, the non-match rate that none lowers.
     """
-    crossed = (fmr >= fnmr) & (thresholds < np.inf)
+    finite = thresholds < np.inf
+    crossed = (fmr >= fnmr) & finite
     if not crossed.any():
-        return float(fnmr[thresholds < np.inf][-1])
+        return float(fnmr[finite][-1])
     after = int(np.argmax(crossed))
     before = after - 1
     gap_before = fnmr[before] - fmr[before]

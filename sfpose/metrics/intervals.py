@@ -314,7 +314,13 @@ def _numbered(
 
 def people_of(first: NDArray[np.generic], second: NDArray[np.generic]) -> int:
     """How many people are on either side of comparisons."""
-    return len({*first.tolist(), *second.tolist()})
+    return len({*_distinct(first), *_distinct(second)})
+
+
+def _distinct(people: NDArray[np.generic]) -> list[object]:
+    # Not all of millions as Python's own; objects of several kinds have no order.
+    known: list[object] = (people if people.dtype == object else np.unique(people)).tolist()
+    return known
 
 
 def intervals_at(
