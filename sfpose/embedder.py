@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 from joblib import effective_n_jobs
@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.exceptions import NotFittedError
 
 from sfpose._checks import check_jobs, check_labels
-from sfpose._embedding import Align, CropKind, Cropper, Embedding, MinFaceScore, crop_kind
+from sfpose._embedding import Align, Cropper, Embedding, MinFaceScore, crop_kind
 from sfpose._estimators import KeepsWhatItMade
 from sfpose.preprocessing import count_images
 from sfpose.runtime.artifact import Artifact, read_artifact, write_artifact
@@ -71,10 +71,10 @@ class FaceEmbedder(KeepsWhatItMade, TransformerMixin, BaseEstimator):  # type: i
         ``joblib.parallel_config``, -1 means all processors.
     epochs : int, default=10
         Passes over the training images.
-    learning_rate : float, default=0.01
-        Of stochastic gradient descent with momentum, falling to zero along a straight line. The
-        default is the paper's; shipped weights that learn a few people forget others by it
-        (``benchmarks/learning_on.py``): 1e-4 changes them little.
+    learning_rate : float or "auto", default="auto"
+        Of stochastic gradient descent with momentum, falling to zero along a straight line.
+        "auto" is the paper's 0.01 for random weights and 1e-4 for ``weights``, which
+        forget others by more where few people are learned (``benchmarks/learning_on.py``).
     train_size : int, default=None
         Side of the training images in pixels; smaller trains faster. For networks that end in a
         global average, as ``"plain"`` does; ``"default"`` and ``"small"`` have weights for
@@ -130,7 +130,7 @@ class FaceEmbedder(KeepsWhatItMade, TransformerMixin, BaseEstimator):  # type: i
         batch_size: int = 32,
         n_jobs: int | None = None,
         epochs: int = 10,
-        learning_rate: float = 0.01,
+        learning_rate: float | Literal["auto"] = "auto",
         train_size: int | None = None,
         random_state: int = 0,
         device: str = "auto",
@@ -177,8 +177,8 @@ class FaceEmbedder(KeepsWhatItMade, TransformerMixin, BaseEstimator):  # type: i
         ValueError
             If an image is refused, lengths differ, a label is missing, there are fewer than
             two people, ``epochs``, ``batch_size``, ``train_size`` or ``random_state`` is no
-            whole number or too small, ``learning_rate`` is no finite number above 0, or there is
-            no such ``network`` or its descriptor has negative values.
+            whole number or too small, ``learning_rate`` is neither "auto" nor a finite number
+            above 0, or there is no such ``network`` or its descriptor has negative values.
         """
         try:
             import onnx  # noqa: F401
@@ -188,7 +188,12 @@ class FaceEmbedder(KeepsWhatItMade, TransformerMixin, BaseEstimator):  # type: i
                 f"FaceEmbedder.fit needs torch and onnx, and {error.name!r} is missing: "
                 'pip install "sfpose[train]"'
             ) from error
-        from sfpose.training.identification import IdentificationSettings, train_identification
+        from sfpose.training.identification import (
+            CANVAS_SCALE,
+            IdentificationSettings,
+            canvas_size,
+            train_identification,
+        )
 
         rule = "y must name one person for each image"
         classes, labels = check_labels(y, count_images(X), rule)
@@ -206,7 +211,10 @@ class FaceEmbedder(KeepsWhatItMade, TransformerMixin, BaseEstimator):  # type: i
             progress=self.verbose,
         )
         kind = crop_kind(self.align, start)
-        crops = self._training_crops(X, kind)
+        threads = effective_n_jobs(check_jobs(self.n_jobs))
+        cropper = Cropper(kind, threads, min_face_score=0)
+        parts = cropper(X, canvas_size(settings, start), CANVAS_SCALE)
+        crops = np.concatenate([part for part, _ in parts])
         artifact, history = train_identification(
             crops, labels, settings, start=start, aligned=kind != "loose"
         )
@@ -219,13 +227,6 @@ class FaceEmbedder(KeepsWhatItMade, TransformerMixin, BaseEstimator):  # type: i
         self.history_ = history
         self.classes_ = classes
         return self
-
-    def _training_crops(self, X: Images, kind: CropKind) -> NDArray[np.uint8]:
-        from sfpose.training.identification import CANVAS_SCALE, CANVAS_SIZE
-
-        threads = effective_n_jobs(check_jobs(self.n_jobs))
-        cropper = Cropper(kind, threads, min_face_score=0)
-        return np.concatenate([crops for crops, _ in cropper(X, CANVAS_SIZE, CANVAS_SCALE)])
 
     def transform(self, X: Images) -> NDArray[np.float32]:
         """Embed images.

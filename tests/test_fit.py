@@ -83,13 +83,40 @@ def test_fit_refuses_labels_that_teach_nothing(photos, people, message):
         ({"learning_rate": np.nan}, "learning_rate must be a finite number above 0; got nan"),
         ({"learning_rate": np.inf}, "learning_rate must be a finite number above 0; got inf"),
         ({"learning_rate": 0}, "learning_rate must be a finite number above 0; got 0"),
+        ({"learning_rate": "fast"}, "learning_rate must be a finite number above 0; got 'fast'"),
         ({"train_size": 20}, "train_size must be a whole number, at least 31; got 20"),
         ({"random_state": None}, "random_state must be a whole number, at least 0; got None"),
     ],
 )
 def test_fit_refuses_settings_that_train_nothing(photos, setting, message):
+    """Before an image is read, of which there may be many."""
     with pytest.raises(ValueError, match=message):
-        FaceEmbedder(align="done", **setting).fit(photos, [0, 1, 1])
+        FaceEmbedder(align="done", **setting).fit(["missing.jpg"] * 3, [0, 1, 1])
+    with pytest.raises(FileNotFoundError):
+        FaceEmbedder(align="done").fit(["missing.jpg"] * 3, [0, 1, 1])
+
+
+@pytest.mark.parametrize(("weights", "rate"), [("plain", 1e-4), (None, 0.01)])
+def test_the_rate_of_fit_goes_by_what_it_begins_with(photos, weights, rate):
+    settings = {"align": "done", "epochs": 1, "batch_size": 2, "train_size": 32}
+    auto, stated = (
+        FaceEmbedder(weights, **settings, **more).fit(photos, [0, 1, 1])
+        for more in ({}, {"learning_rate": rate})
+    )
+    assert auto.artifact.digest == stated.artifact.digest
+
+
+@pytest.mark.parametrize(("network", "side"), [("squeezefaceposenet", 147), ("resnet50", 291)])
+def test_no_network_learns_from_crops_that_are_magnified(portrait, network, side, monkeypatch):
+    class Seen(Exception):
+        pass
+
+    def look(crops, *_given, **_settings):
+        raise Seen(crops.shape)
+
+    monkeypatch.setattr("sfpose.training.identification.train_identification", look)
+    with pytest.raises(Seen, match=rf"\(2, {side}, {side}, 3\)"):
+        FaceEmbedder(None, network=network, align="done").fit([portrait] * 2, [0, 1])
 
 
 def test_labels_of_pandas_are_taken_and_missing_ones_refused(photos):

@@ -157,3 +157,37 @@ def test_what_a_convolution_does_not_state_is_as_onnx_has_it(tmp_path, monkeypat
     crops = rng.random((1, 3, 112, 112), dtype=np.float32)
     found, expected = _answers(tmp_path / "teacher.onnx", crops)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_what_a_last_layer_and_a_dropout_may_state(tmp_path, monkeypatch):
+    """No constant, factors turned over, rows cut by another axis, a ratio and a mode as inputs."""
+    monkeypatch.setattr("sfpose.training.settings.has_fast_bfloat16", lambda _: False)
+    rng = np.random.default_rng(0)
+    stored = {
+        "filters": rng.normal(0, 0.1, (8, 3, 3, 3)).astype(np.float32),
+        "ratio": np.float32(0.5),
+        "learning": np.bool_(False),
+        "weight": rng.normal(0, 0.02, (4, 8 * 28 * 28)).astype(np.float32),
+        "square": rng.normal(0, 0.5, (4, 4)).astype(np.float32),
+    }
+    around = {"kernel_shape": [3, 3], "strides": [4, 4], "pads": [0, 0, 0, 0]}
+    nodes = [
+        ("Conv", ["data", "filters"], "a", around),
+        ("Dropout", ["a", "ratio", "learning"], "b", {}),
+        ("Flatten", ["b"], "c", {"axis": -3}),
+        ("Gemm", ["c", "weight"], "d", {"transB": 1, "alpha": 0.5}),
+        ("Flatten", ["d"], "e", {"axis": 0}),
+        ("Flatten", ["e"], "f", {}),
+        ("Gemm", ["f", "square"], "answer", {}),
+    ]
+    save_teacher(tmp_path / "teacher.onnx", nodes, stored)
+    crops = rng.random((1, 3, 112, 112), dtype=np.float32)
+    found, expected = _answers(tmp_path / "teacher.onnx", crops)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_a_teacher_that_gives_what_lies_within_is_refused(tmp_path):
+    nodes = [("Flatten", ["data"], "answer", {}), ("Flatten", ["answer"], "unread", {})]
+    save_teacher(tmp_path / "teacher.onnx", nodes, {})
+    with pytest.raises(ValueError, match="must give what its last operation does"):
+        OnnxTeacher(tmp_path / "teacher.onnx")

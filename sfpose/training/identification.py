@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -31,9 +32,9 @@ from sfpose.training.objectives import SoftmaxObjective
 
 __all__ = [
     "CANVAS_SCALE",
-    "CANVAS_SIZE",
     "CropSource",
     "IdentificationSettings",
+    "canvas_size",
     "export_identified",
     "train_identification",
 ]
@@ -41,9 +42,16 @@ __all__ = [
 CANVAS_SCALE = 1.3
 """Side of the stored training crops, in sides of what the network sees: room to move."""
 
-CANVAS_SIZE = 147
-
 SMALLEST_SIZE = 31
+
+_SMALLEST_CANVAS = 147
+"""Of the 113 pixels of the paper; where a network sees fewer, what is left serves to smooth."""
+
+_PAPER_RATE = 0.01
+"""With which random weights begin."""
+
+_GENTLE_RATE = 1e-4
+"""With which trained weights go on: at the paper's they forget whom they do not see."""
 
 DROPOUT = 0.5
 """Of dropout9 and dropout10 (Table 2)."""
@@ -51,12 +59,20 @@ DROPOUT = 0.5
 
 @dataclass(frozen=True)
 class IdentificationSettings:
-    """Settings of ``train_identification``; see the parameters of FaceEmbedder."""
+    """Settings of ``train_identification``; see the parameters of FaceEmbedder.
+
+    Raises
+    ------
+    ValueError
+        If ``epochs``, ``batch_size``, ``train_size`` or the seed is no whole number or too
+        small, ``learning_rate`` is neither "auto" nor a finite number above 0, or there is no such
+        network or the values of its descriptor have signs.
+    """
 
     network: str = "squeezefaceposenet"
     epochs: int = 10
     batch_size: int = 32
-    learning_rate: float = 0.01
+    learning_rate: float | Literal["auto"] = "auto"
     train_size: int | None = None
     seed: int = 0
     device: str = "auto"
@@ -64,7 +80,14 @@ class IdentificationSettings:
 
     def __post_init__(self) -> None:
         check_non_negative(self.network)
-        check_number(self.learning_rate, "learning_rate", above=0)
+        check_whole(self.seed, "random_state", 0)
+        check_whole(self.epochs, "epochs", 1)
+        # Batch normalisation needs two images, and pooling leaves nothing of a smaller one.
+        check_whole(self.batch_size, "batch_size", 2)
+        if self.train_size is not None:
+            check_whole(self.train_size, "train_size", SMALLEST_SIZE)
+        if self.learning_rate != "auto":
+            check_number(self.learning_rate, "learning_rate", above=0)
 
 
 class CropSource:
@@ -104,6 +127,16 @@ class CropSource:
         return normalise_images(photometric_jitter(images)), torch.from_numpy(self._labels[chosen])
 
 
+def _input_size(settings: IdentificationSettings, start: Artifact | None) -> int:
+    return NETWORKS[settings.network].input_size if start is None else start.network_input.size
+
+
+def canvas_size(settings: IdentificationSettings, start: Artifact | None = None) -> int:
+    """Side of the crops to train on, in pixels: no network sees them magnified."""
+    seen = max(_input_size(settings, start), settings.train_size or 0)
+    return max(_SMALLEST_CANVAS, round(CANVAS_SCALE * seen))
+
+
 def train_identification(
     crops: NDArray[np.uint8],
     labels: NDArray[np.int64],
@@ -116,7 +149,8 @@ def train_identification(
 
     Parameters
     ----------
-    crops : uint8 array of shape (n, CANVAS_SIZE, CANVAS_SIZE, 3)
+    crops : uint8 array of shape (n, side, side, 3)
+        See ``canvas_size``.
     labels : int array of shape (n,)
         Class numbers from 0.
     settings : IdentificationSettings
@@ -135,18 +169,12 @@ def train_identification(
     Raises
     ------
     ValueError
-        If ``epochs``, ``batch_size``, ``train_size`` or the seed is no whole number or too
-        small, the network takes images of one size only and ``train_size`` is another, or the
-        values of its descriptor have signs.
+        If the network takes images of one size only and ``train_size`` is another, or the values
+        of its descriptor have signs.
     """
     name = settings.network if start is None else str(start.manifest["network"])
     check_non_negative(name)
-    seed = check_whole(settings.seed, "random_state", 0)
-    epochs = check_whole(settings.epochs, "epochs", 1)
-    # Batch normalisation needs two images, and pooling leaves nothing of a smaller one.
-    batch_size = check_whole(settings.batch_size, "batch_size", 2)
-    if settings.train_size is not None:
-        check_whole(settings.train_size, "train_size", SMALLEST_SIZE)
+    seed, batch_size = int(settings.seed), int(settings.batch_size)
     history: list[dict[str, float]] = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -155,10 +183,12 @@ def train_identification(
             if start is None
             else network_from_artifact(start, dropout=DROPOUT)
         )
-        size, width = NETWORKS[name].input_size, NETWORKS[name].descriptor_size
+        size, width = _input_size(settings, start), NETWORKS[name].descriptor_size
         if start is not None:
-            size = int(start.section("input")["size"])  # type: ignore[arg-type]
             balance(network, size)
+        rate = settings.learning_rate
+        if rate == "auto":
+            rate = _PAPER_RATE if start is None else _GENTLE_RATE
         small_size = int(settings.train_size or size)
         if NETWORKS[name].fixed_size and small_size != size:
             raise ValueError(
@@ -166,7 +196,7 @@ def train_identification(
                 f"only; got {settings.train_size}"
             )
         objective = SoftmaxObjective(width, int(labels.max()) + 1, dropout=DROPOUT)
-        images = epochs * len(crops)
+        images = int(settings.epochs) * len(crops)
         last = max(images // 5, batch_size)
         if small_size == size or images - last < 2:
             last = images
@@ -182,7 +212,7 @@ def train_identification(
             LoopSettings(
                 stages=stages,
                 optimizer="nesterov",
-                learning_rate=settings.learning_rate,
+                learning_rate=rate,
                 head_factor=10.0 if start is not None else 1.0,
                 seed=seed,
                 device=settings.device,
