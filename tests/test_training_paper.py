@@ -167,9 +167,9 @@ def test_the_result_counts_what_was_left_out(people, tmp_path, monkeypatch):
     ("changes", "message"),
     [
         ({"loss": "triplet"}, "loss must be one of"),
-        ({"size": 20}, "size must be at least 31 pixels"),
-        ({"batch_size": 1}, "batch_size must be at least 2"),
-        ({"max_epochs": 0}, "max_epochs must be at least 1"),
+        ({"size": 20}, "size must be a whole number, at least 31; got 20"),
+        ({"batch_size": 1}, "batch_size must be a whole number, at least 2; got 1"),
+        ({"max_epochs": 0}, "max_epochs must be a whole number, at least 1; got 0"),
         ({"validation_share": 0.0}, "between 0 and 1"),
         ({"workers": -1}, "workers must be 0 or more"),
         ({"rates": (0.1, 0.2)}, "rates must fall"),
@@ -194,6 +194,25 @@ def test_stages_that_hold_nothing_are_refused(people, tmp_path):
         train_paper([], tmp_path / "run.pt")
     with pytest.raises(ValueError, match=r"at most 1; got 1\.5"):
         train_paper([PaperStage(PeopleFolder(people), share=1.5)], tmp_path / "run.pt")
+
+
+@pytest.mark.parametrize(
+    ("aligned", "share", "stated"),
+    [
+        (False, None, "loose-crop"),
+        (False, 1.0, "five-landmarks"),
+        (True, None, "five-landmarks"),
+        (True, 0.9, "five-landmarks"),
+    ],
+)
+def test_weights_state_how_the_faces_that_they_learned_were_cropped(
+    people, tmp_path, aligned, share, stated
+):
+    table = PeopleFolder(people)
+    table.aligned = aligned
+    stages = [PaperStage(table, share=share)]
+    result = train_paper(stages, tmp_path / "run.pt", recipe=_recipe(), progress=False)
+    assert result.artifact.manifest["alignment"] == stated
 
 
 def _command(people, out, checkpoint, *more, epochs=4):

@@ -47,8 +47,8 @@ def add_parser(kinds: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "--crop-share",
         nargs="+",
         **share,
-        help="side of the random crop over the shorter side, one number a stage (default: 1 for "
-        ".rec files, 0.875 for others)",
+        help="side of the random crop over the shorter side, one number a stage 1 for faces that "
+        "are aligned, as the weights will see them (default: 1 for .rec files, 0.875 for others)",
     )
     parser.add_argument(
         "--box-margin", default=0.0, **share, help="enlarge VGGFace2's boxes (default: 0)"

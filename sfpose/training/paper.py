@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from sfpose._checks import check_whole
 from sfpose.networks import NETWORKS
 from sfpose.networks.registry import check_non_negative
 from sfpose.runtime.artifact import Artifact
@@ -47,7 +48,8 @@ class PaperStage:
         People with fewer images are left out.
     share : float, optional
         Side of the random crop over the shorter side of the image. If not given, 1
-        for aligned images, which are taken whole, and 224/256 for others.
+        for aligned images, which are taken whole, and 224/256 for others. 1 says that images are
+        aligned, whatever the table says; the weights then state that they see faces so.
     """
 
     table: ImageTable
@@ -286,7 +288,8 @@ def train_paper(
             reports.append(report)
             if report.ended == "time":
                 break
-    aligned = prepared[len(reports) - 1].stage.crop_share == 1.0
+    last = prepared[len(reports) - 1].stage
+    aligned = last.table.aligned or last.crop_share == 1.0
     artifact = export_identified(network.eval(), name, size, aligned=aligned, start=begin.artifact)
     return PaperResult(artifact, reports)
 
@@ -296,14 +299,10 @@ def _check(stages: Sequence[PaperStage], recipe: PaperRecipe) -> None:
         raise ValueError("training needs at least one stage; got none")
     if recipe.loss not in LOSSES:
         raise ValueError(f"loss must be one of {LOSSES}; got {recipe.loss!r}")
-    if recipe.size is not None and recipe.size < SMALLEST_SIZE:
-        raise ValueError(
-            f"size must be at least {SMALLEST_SIZE} pixels, or pooling leaves nothing; "
-            f"got {recipe.size}"
-        )
-    for name, least in (("batch_size", 2), ("max_epochs", 1)):
-        if (given := getattr(recipe, name)) < least:
-            raise ValueError(f"{name} must be at least {least}; got {given}")
+    if recipe.size is not None:
+        check_whole(recipe.size, "size", SMALLEST_SIZE)
+    check_whole(recipe.batch_size, "batch_size", 2)
+    check_whole(recipe.max_epochs, "max_epochs", 1)
     for stage in stages:
         if not 0 < stage.crop_share <= 1:
             raise ValueError(f"share must be above 0 and at most 1; got {stage.crop_share}")
