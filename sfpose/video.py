@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,11 +150,19 @@ def read_frames(path: str | os.PathLike[str], *, every: int = 1) -> Iterator[Fra
                 if number % every == 0:
                     seconds = float("nan") if frame.time is None else float(frame.time) - start
                     image = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
-                    # As phones store what is held upright: sideways, with a note.
-                    image = np.ascontiguousarray(np.rot90(image, frame.rotation // 90))
-                    yield Frame(number, seconds, image)
+                    note: Any = frame.side_data.get("DISPLAYMATRIX")
+                    yield Frame(number, seconds, image if note is None else _upright(image, note))
     except av.FFmpegError as error:
         raise ValueError(f"{str(path)!r} must be a whole video; {error}") from error
+
+
+def _upright(image: NDArray[np.uint8], note: bytes) -> NDArray[np.uint8]:
+    """As it is to be shown: phones store a picture sideways, or mirrored, with a matrix."""
+    # Stored (x, y) are shown at (a x + c y, b x + d y).
+    (a, b, _), (c, d, _), _ = np.frombuffer(note, np.int32).reshape(3, 3).tolist()
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        image, a, d = image.swapaxes(0, 1), c, b
+    return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
 
 
 def face_quality(images: NDArray[np.uint8], landmarks: NDArray[np.float64]) -> NDArray[np.float64]:

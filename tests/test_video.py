@@ -150,22 +150,46 @@ def _write(path, pictures):
         container.mux(stream.encode(None))
 
 
-def test_videos_of_phones_are_turned_upright(tmp_path):
-    """Stored sideways, with a matrix in the track's header that says so."""
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        ((1, 0), (0, 1)),
+        ((0, 1), (-1, 0)),
+        ((-1, 0), (0, -1)),
+        ((0, -1), (1, 0)),
+        ((-1, 0), (0, 1)),
+        ((1, 0), (0, -1)),
+        ((0, 1), (1, 0)),
+        ((0, -1), (-1, 0)),
+    ],
+)
+def test_videos_of_phones_are_turned_and_mirrored_upright(matrix, tmp_path):
+    """Stored as a matrix in the track's header says: by which each corner goes to its place."""
+    (a, b), (c, d) = matrix
     upright = np.full((96, 64, 3), 40, np.uint8)
-    upright[:32] = 200
+    upright[:32, :32] = 240
+    upright[:32, 32:] = 140
+    rows, columns = np.indices(upright.shape[:2])
+    right, down = 2 * columns - 63, 2 * rows - 95  # Of the middle, so that turns keep to it.
+    # What the matrix takes to (right, down) lies where its inverse, its transpose, does.
+    x, y = a * right + b * down, c * right + d * down
+    stored = np.zeros((y.max() + 1, x.max() + 1, 3), np.uint8)
+    stored[(y + y.max()) // 2, (x + x.max()) // 2] = upright
     path = tmp_path / "phone.mp4"
-    _write(path, [np.ascontiguousarray(np.rot90(upright))] * 3)
+    _write(path, [stored] * 3)
     data = bytearray(path.read_bytes())
-    matrix = data.index(b"tkhd") + 44
-    turn = (0, 1 << 16, 0, -(1 << 16), 0, 0, 64 << 16, 0, 1 << 30)
-    data[matrix : matrix + 36] = struct.pack(">9i", *turn)
+    place = data.index(b"tkhd") + 44
+    one = 1 << 16
+    data[place : place + 36] = struct.pack(
+        ">9i", a * one, b * one, 0, c * one, d * one, 0, 0, 0, 1 << 30
+    )
     path.write_bytes(data)
-    for frame in read_frames(path):
+    frames = list(read_frames(path))
+    assert len(frames) == 3
+    for frame in frames:
         assert frame.image.shape == upright.shape
-        np.testing.assert_allclose(frame.image.astype(int), upright, atol=30)
-        np.testing.assert_allclose(frame.image[4:28].astype(int), 200, atol=8)
-        np.testing.assert_allclose(frame.image[36:].astype(int), 40, atol=8)
+        for part in (np.s_[4:28, 4:28], np.s_[4:28, 36:60], np.s_[36:92, 4:60]):
+            np.testing.assert_allclose(frame.image[part].astype(int), upright[part], atol=12)
 
 
 def test_seconds_count_from_the_videos_start(tmp_path):
