@@ -84,8 +84,9 @@ class Calibrator:
         Checked descriptors.
     subjects : array of shape (n,)
     poses : array of shape (n,), optional
-        With poses, a template holds images of one pose, and each pair of poses gets a
-        threshold of its own.
+        With poses, each pair of poses gets a threshold of its own, of templates that hold images
+        of one pose. Where none are asked for, templates hold a person's images of all poses in
+        turn, or of any where no poses are known.
     cohort : Cohort, optional
         Strangers by whom distances are normalised.
     max_pairs, random_state, n_jobs
@@ -152,7 +153,7 @@ class Calibrator:
         """
         found: dict[Condition, Calibrated] = {}
         for place, (more, fewer) in enumerate(sizes):
-            paired = self._compare(more, fewer)
+            paired = self._compare(more, fewer, mixed=True)
             if paired is None and place < max(needed, 1):
                 raise ValueError(
                     "a calibration needs at least one person with two descriptors; everyone has one"
@@ -161,7 +162,7 @@ class Calibrator:
                     "many images, and one person with enough for both sides without sharing "
                     "any; the data have none"
                 )
-            for poses, compared in () if paired is None else self._by_poses(paired):
+            for poses, compared in () if paired is None else self._by_poses(paired, more, fewer):
                 condition = Condition.of(more, fewer, poses)
                 known = self._calibrated(condition, compared, targets, place == 0, place < needed)
                 if known is not None:
@@ -224,14 +225,18 @@ class Calibrator:
         line = LikelihoodRatioCalibrator().fit(distances[drawn], genuine[drawn])
         return Calibrated(thresholds, line.slope_, line.intercept_)
 
-    def _by_poses(self, paired: _Paired) -> Iterator[tuple[tuple[str, str] | None, _Compared]]:
+    def _by_poses(
+        self, paired: _Paired, more: int, fewer: int
+    ) -> Iterator[tuple[tuple[str, str] | None, _Compared]]:
         """All pairs, then those of each pair of poses."""
-        first, second, distances, equal, left, right = paired
-        people = left.subjects[first], right.subjects[second]
-        genuine = people[0] == people[1]
-        names = self.subjects[people[0]], self.subjects[people[1]]
-        yield None, _Compared(distances, genuine, equal, names)
-        sides = left.poses[first], right.poses[second]
+        yield None, self._compared(paired)
+        if not self._pose_names:
+            return
+        alone = paired if more == 1 else self._compare(more, fewer, mixed=False)
+        if alone is None:
+            return
+        distances, genuine, equal, names = self._compared(alone)
+        sides = alone.left.poses[alone.first], alone.right.poses[alone.second]
         low, high = np.minimum(*sides), np.maximum(*sides)
         for one, other in combinations_with_replacement(range(len(self._pose_names)), 2):
             chosen = (low == one) & (high == other)
@@ -240,13 +245,24 @@ class Calibrator:
                 poses = self._pose_names[one], self._pose_names[other]
                 yield poses, _Compared(distances[chosen], genuine[chosen], equal[chosen], own)
 
-    def _side(self, images: int) -> _Side | None:
-        """Templates of consecutive images of a person and pose; the rest is left out."""
-        order = np.lexsort((np.arange(len(self._rows)), self._pose, self._subject))
+    def _compared(self, paired: _Paired) -> _Compared:
+        people = paired.left.subjects[paired.first], paired.right.subjects[paired.second]
+        names = self.subjects[people[0]], self.subjects[people[1]]
+        return _Compared(paired.distances, people[0] == people[1], paired.equal, names)
+
+    def _side(self, images: int, *, mixed: bool) -> _Side | None:
+        """Templates of a person's images, of all poses or of one; the rest is left out."""
+        order = np.lexsort((self._pose, self._subject))
         kind = self._subject[order] * (self._pose.max() + 1) + self._pose[order]
-        starts = np.flatnonzero(np.r_[True, kind[1:] != kind[:-1]])
-        place = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
-        size = np.bincount(np.cumsum(place == 0) - 1)[np.cumsum(place == 0) - 1]
+        if mixed and images > 1:
+            # In turn, as people are enrolled who show themselves from all sides; where nobody
+            # says which, by chance, since photos in a folder often lie in the order of poses.
+            turn, _ = _places(kind)
+            if not self._pose_names:
+                turn = np.random.default_rng(self._random_state).permutation(len(order))
+            order = order[np.lexsort((turn, self._subject[order]))]
+            kind = self._subject[order]
+        place, size = _places(kind)
         whole = place < size // images * images
         rows = order[whole].reshape(-1, images)
         if not len(rows):
@@ -258,9 +274,9 @@ class Calibrator:
             templates = build_templates(self._rows[rows.ravel()], groups).templates
         return _Side(templates, self._subject[rows[:, 0]], self._pose[rows[:, 0]], rows)
 
-    def _compare(self, more: int, fewer: int) -> _Paired | None:
-        left = self._side(more)
-        right = left if more == fewer else self._side(fewer)
+    def _compare(self, more: int, fewer: int, *, mixed: bool) -> _Paired | None:
+        left = self._side(more, mixed=mixed)
+        right = left if more == fewer else self._side(fewer, mixed=mixed)
         if left is None or right is None:
             return None
         first, second = self._pairs(left, right)
@@ -303,6 +319,13 @@ class Calibrator:
             genuine = genuine[:, apart.all((1, 2))]
         first, second = np.concatenate([genuine, impostor], axis=1)
         return first, second
+
+
+def _places(kind: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Of each entry, its place among the equal ones around it, and how many these are."""
+    starts = np.flatnonzero(np.r_[True, kind[1:] != kind[:-1]])
+    sizes = np.diff(np.r_[starts, len(kind)])
+    return np.arange(len(kind)) - np.repeat(starts, sizes), np.repeat(sizes, sizes)
 
 
 def _warn(message: str) -> None:

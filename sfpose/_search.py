@@ -37,6 +37,9 @@ _LOOSE = 0.35
 _RETRY = 16
 """Blocks after which a bound that was too loose is tried again."""
 
+_MANY = 1024
+"""Nearest rows above which to sort blocks is faster than to put each row in its place."""
+
 _FEW_ROWS = 512
 """Gallery rows that one thread scores at a time where probes are few."""
 
@@ -191,11 +194,23 @@ def nearest(
     def take(number: int, start: int, distances: Rows) -> None:
         from sfpose._kernels.topk import keep_nearest
 
-        keep_nearest(distances, start, best[number], index[number])
+        if k <= _MANY:
+            keep_nearest(distances, start, best[number], index[number])
+        else:
+            _sort_in(distances, start, best[number], index[number])
         searchers[number].limit = best[number][:, -1]
 
     _scan(gallery, searchers, n_jobs, k, take)
     return np.concatenate(index), np.concatenate(best)
+
+
+def _sort_in(distances: Rows, start: int, best: Rows, index: NDArray[np.int64]) -> None:
+    """What ``keep_nearest`` does, by sorting: a place among many takes it too long."""
+    rows = np.broadcast_to(start + np.arange(distances.shape[1]), distances.shape)
+    every, numbers = np.hstack([best, distances]), np.hstack([index, rows])
+    order = np.argsort(every, axis=1, kind="stable")[:, : best.shape[1]]
+    best[:] = np.take_along_axis(every, order, axis=1)
+    index[:] = np.take_along_axis(numbers, order, axis=1)
 
 
 def within(

@@ -116,11 +116,17 @@ class VerificationBundle:
         ValueError
             If verifier or gallery are for descriptors of another width or normalization
             than the embedder's, or of other weights, as far as they know; an id is neither str
-            nor int, a parameter is refused, there is no threshold for ``target_fmr``, or the
-            verifier has learned, or is told, what a bundle cannot keep.
+            nor int, a parameter is refused, there is no threshold for ``target_fmr``, the verifier
+            has learned, or is told, what a bundle cannot keep, or people are too many for a zip.
         """
         files = self._files()
         if Path(path).suffix == ".zip":
+            for name, most in {**_GALLERY_FILES, **_COHORT_FILES}.items():
+                if (size := len(files.get(name, b""))) > most:
+                    raise ValueError(
+                        f"{name} of a zip file must have at most {most} bytes; got {size}: "
+                        "save a folder"
+                    )
             return write_zip(path, files, overwrite=overwrite, marker=MANIFEST, known=_KNOWN)
         return write_folder(path, files, overwrite=overwrite, marker=MANIFEST, known=_KNOWN)
 

@@ -263,8 +263,8 @@ TARGET_FMRS = (0.1, 0.01, 0.001, 0.0001)
 def calibrated(artifact: Artifact, cfp: CFP) -> Artifact:
     """The artifact with thresholds calibrated on comparisons of some people.
 
-    For each pair of poses and for all together, and for templates of several images of
-    one pose, as far as at least 3 false matches are expected.
+    For each pair of poses, where templates of several images hold one, and for all together, where
+    they hold both in turn; as far as at least 3 false matches are expected.
 
     Parameters
     ----------
@@ -293,7 +293,8 @@ def calibrated(artifact: Artifact, cfp: CFP) -> Artifact:
     people = np.unique(subjects)
     data = (
         f"CFP, people {people[0]} to {people[-1]}, all pairs of templates of their "
-        f"{len(descriptors)} frontal and profile images"
+        f"{len(descriptors)} frontal and profile images; templates of several hold both in turn "
+        "where no poses are stated"
     )
     calibration: dict[str, Json] = {"data": data, "conditions": to_conditions(found)}
     return Artifact(artifact.model, {**artifact.manifest, "calibration": calibration})

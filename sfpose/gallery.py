@@ -196,12 +196,12 @@ class TemplateGallery:
         """
         names, rows = self._checked(ids, descriptors)
         places = self._rows.rows_of(names)
-        counts = self._rows.counts[places]
+        images = check_counts(self._rows.counts[places] + 1, len(rows))
         extended = [
-            extend_template(self.templates[place], count, row[None])[0]
-            for place, count, row in zip(places, counts.tolist(), rows, strict=True)
+            extend_template(self.templates[place], count - 1, row[None])[0]
+            for place, count, row in zip(places, images.tolist(), rows, strict=True)
         ]
-        self._rows.replace(places, np.stack(extended).astype(np.float32), counts + 1)
+        self._rows.replace(places, check_searchable(extended, name="templates"), images)
 
     def remove(self, ids: Sequence[str | int]) -> None:
         """Remove templates; the others keep their order.
@@ -390,10 +390,10 @@ class TemplateGallery:
         """
         contents = read_whole(path, lambda folder: read_gallery(folder, verify))
         gallery = cls(weights=weights, n_jobs=n_jobs)
-        if gallery._form is not None:
+        if gallery._form is not None and contents.ids:
             names = f"the gallery {str(path)!r}", f"weights {str(weights)!r}"
             gallery._form.check_network(contents.network, *names)
-            if verify and contents.ids:
+            if verify:
                 gallery._form.check(contents.templates, "templates")
         gallery._network = gallery._network or contents.network
         gallery._rows = TemplateRows(contents)

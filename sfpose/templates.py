@@ -89,21 +89,22 @@ def build_templates(
         raise ValueError(f"weights must have shape ({len(rows)},); got {shares.shape}")
     if not (np.isfinite(shares).all() and (shares >= 0).all()):
         raise ValueError("weights must be finite and not negative; got another value")
-    counts = np.bincount(codes)
-    # Only their ratios count: sums of large ones would leave the range of float64.
-    shares = shares / max(shares.max(), np.finfo(np.float64).tiny)
-    totals = np.bincount(codes, shares)
-    if not (totals > 0).all():
-        name = names[totals == 0][0]
+    largest = np.zeros(len(names))
+    np.maximum.at(largest, codes, shares)
+    if not (largest > 0).all():
+        name = names[largest == 0][0]
         raise ValueError(f"the weights of a group must not all be zero; they are for {name}")
+    # Only their ratios count: sums of large ones would leave the range of float64.
+    shares = shares / largest[codes]
     if method == "medoid":
         chosen = [
             _medoid(rows, np.flatnonzero(codes == code), shares) for code in range(len(names))
         ]
-        return Templates(rows[chosen], names, np.ones_like(counts))
+        return Templates(rows[chosen], names, np.ones(len(names), np.int64))
     sums = np.zeros((len(names), rows.shape[1]))
     np.add.at(sums, codes, rows * shares[:, None])
-    return Templates((sums / totals[:, None]).astype(rows.dtype), names, counts)
+    means = (sums / np.bincount(codes, shares)[:, None]).astype(rows.dtype)
+    return Templates(means, names, np.bincount(codes, shares > 0).astype(np.int64))
 
 
 def _medoid(

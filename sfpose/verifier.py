@@ -127,8 +127,8 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         descriptors : array of shape (n, d), values >= 0
-            As ``FaceEmbedder.transform`` gives them: one row an image. Templates of
-            several images are made of consecutive rows of a person (and pose).
+            As ``FaceEmbedder.transform`` gives them: one row an image. Templates are made of a
+            person's in any order; with ``poses`` of all in turn, and of one for each pair of poses.
         subjects : array of shape (n,)
             Whose each descriptor is. None of them should be among those whose errors
             are measured later.

@@ -16,6 +16,7 @@ from sfpose._calibrated import from_conditions, to_conditions
 from sfpose._calibration import Calibrator
 from sfpose._kernels import reference
 from sfpose._sampling import sample
+from sfpose._scoring import chi2_pairs
 from sfpose.decision import Condition, choose_condition
 from sfpose.metrics import LikelihoodRatioCalibrator, SmallSampleWarning
 
@@ -29,12 +30,16 @@ def _people(count=30, images=6, width=40, seed=0):
 
 def _by_hand(descriptors, subjects, more, fewer, poses=None):
     """Distances, labels and poses of all templates without a shared image."""
+    # Without poses a person's images come by chance: in the order of numbers drawn for all.
+    drawn = np.random.default_rng(0).permutation(len(subjects))
+    drawn = drawn if poses is None else np.arange(len(subjects))
     poses = np.zeros(len(subjects), int) if poses is None else poses
 
     def templates(images):
         for who in np.unique(subjects):
             for pose in np.unique(poses):
                 rows = np.flatnonzero((subjects == who) & (poses == pose))
+                rows = rows[np.argsort(drawn[rows])] if images > 1 else rows
                 for start in range(0, len(rows) - images + 1, images):
                     chosen = rows[start : start + images]
                     mean = descriptors[chosen].astype(np.float64).mean(0)
@@ -94,6 +99,61 @@ def test_each_pair_of_poses_has_a_threshold_of_its_own():
     assert verifier.verify(descriptors[0], descriptors[3]).threshold == verifier.threshold_
 
 
+def _people_who_turn(count, seed):
+    """Ten images each, five of either pose, which lies in the descriptors as a person does."""
+    rng = np.random.default_rng(seed)
+    own = np.repeat(rng.gamma(1.0, 1.0, (count, 40)), 10, axis=0)
+    poses = np.tile(np.repeat(["frontal", "profile"], 5), count)
+    turned = np.random.default_rng(99).gamma(0.5, 3.0, 40) * (poses == "profile")[:, None]
+    rows = rng.gamma(9 * (own + turned * rng.gamma(4.0, 0.25, (len(own), 1))) + 0.1)
+    return (rows / rows.sum(1, keepdims=True)), np.repeat(np.arange(count), 10), poses
+
+
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("size", [2, 5])
+def test_templates_of_several_poses_keep_the_rate(told, size):
+    """Their mean lies nearer to strangers' than that of images of one pose."""
+    rows, subjects, poses = _people_who_turn(150, seed=0)
+    groups = ("size", "pose") if told else "size"
+    verifier = TemplateVerifier(0.01, groups=groups, template_sizes=[(1, 1), (size, size)])
+    verifier.fit(rows, subjects, poses=poses if told else None)
+    rows, subjects, _ = _people_who_turn(150, seed=1)
+    one_pose = np.arange(len(rows)).reshape(-1, 5)
+    in_turn = np.arange(len(rows)).reshape(-1, 2, 5).transpose(0, 2, 1).reshape(-1, 10)
+    for images, most in ((in_turn[:, :size], 0.015), (one_pose[::2, :size], 0.01)):
+        means = rows[images].mean(axis=1)
+        first, second = np.triu_indices(len(means), 1)
+        strangers = chi2_pairs(means[first], means[second])
+        accepted = strangers <= verifier.decision_rule(size, size).threshold
+        assert accepted.mean() <= most
+    if told and size == 2:  # Five and five images of one pose nobody has.
+        alone = verifier.decision_rule(size, size, poses=("frontal", "frontal")).threshold
+        assert alone > verifier.decision_rule(size, size).threshold
+
+
+def test_templates_hold_images_of_all_poses_in_turn():
+    subjects = np.array([1] * 7 + [0] * 5)
+    poses = np.array(list("aaaabbc") + list("babaa"))
+    rows = np.random.default_rng(0).random((12, 3))
+    calibrator = Calibrator(rows, subjects, poses)
+    mixed, apart = (calibrator._side(3, mixed=mixed) for mixed in (True, False))
+    assert ["".join(poses[each]) for each in mixed.images] == ["aba", "abc", "aba"]
+    assert subjects[mixed.images[:, 0]].tolist() == [0, 1, 1]
+    assert ["".join(poses[each]) for each in apart.images] == ["aaa", "aaa"]
+    np.testing.assert_allclose(mixed.templates, rows[mixed.images].mean(1))
+
+
+def test_where_no_poses_are_known_a_template_holds_any_images_of_a_person():
+    subjects = np.repeat([3, 1, 2], [40, 7, 12])
+    calibrator = Calibrator(np.ones((59, 2)), subjects, random_state=4)
+    images = calibrator._side(4, mixed=True).images
+    assert images.shape == (1 + 3 + 10, 4)
+    assert (subjects[images] == subjects[images[:, :1]]).all()
+    assert len({*images.ravel()}) == images.size
+    # Not those that lie beside each other in the folder.
+    assert np.ptp(images[-10:], axis=1).mean() > 15
+
+
 def test_a_threshold_of_single_images_lets_too_many_strangers_match_as_templates():
     # Why sizes are calibrated apart: means of several images lie closer together.
     descriptors, subjects = _people(60, 10)
@@ -135,12 +195,15 @@ def test_a_sample_of_impostors_never_shares_an_image():
     st.integers(1, 3),
     st.integers(1, 3),
     st.integers(1, 60),
+    st.booleans(),
 )
-def test_pairs_are_all_genuine_and_so_many_distinct_impostors(subjects, more, fewer, max_pairs):
+def test_pairs_are_all_genuine_and_so_many_distinct_impostors(
+    subjects, more, fewer, max_pairs, mixed
+):
     rows = np.random.default_rng(0).random((len(subjects), 2))
     calibrator = Calibrator(rows, subjects, None, max_pairs=max_pairs, random_state=0, n_jobs=None)
-    left = calibrator._side(more)
-    right = left if more == fewer else calibrator._side(fewer)
+    left = calibrator._side(more, mixed=mixed)
+    right = left if more == fewer else calibrator._side(fewer, mixed=mixed)
     if left is None or right is None:
         return
     genuine, impostor = [], []
@@ -173,7 +236,7 @@ def test_a_sample_of_many_pairs_needs_little_memory():
     calibrator = Calibrator(
         np.ones((20_000, 1)), subjects, None, max_pairs=1_000, random_state=0, n_jobs=None
     )
-    side = calibrator._side(1)
+    side = calibrator._side(1, mixed=True)
     tracemalloc.start()
     first, second = calibrator._pairs(side, side)
     peak = tracemalloc.get_traced_memory()[1]

@@ -6,6 +6,8 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sfpose.runtime.folders import settled
+
 if TYPE_CHECKING:
     from sfpose.gallery import TemplateGallery
 
@@ -13,6 +15,8 @@ __all__ = ["check_changeable", "read_people", "weights_for"]
 
 
 def _is_bundle(path: Path) -> bool:
+    # A writer that was stopped midway left it under another name.
+    path = settled(path)
     return zipfile.is_zipfile(path) if path.is_file() else (path / "model.onnx").is_file()
 
 

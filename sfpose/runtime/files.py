@@ -70,7 +70,8 @@ def read_file(folder: Path, name: str, most: int) -> bytes:
     if not path.is_file():
         raise ValueError(f"{name} must be an ordinary file; {str(path)!r} is not")
     with open(path, "rb") as file:
-        data = file.read(most + 1)
+        # Python makes room for as much as is asked for.
+        data = file.read(min(most, os.fstat(file.fileno()).st_size) + 1)
     if len(data) > most:
         raise ValueError(
             f"{name} must have at most {most} bytes; got {path.stat().st_size} in {str(folder)!r}"
@@ -204,17 +205,18 @@ def whole_file(path: Path) -> Iterator[Path]:
         with open(part, "rb+") as file:
             os.fsync(file.fileno())
         if path.exists():
-            copy_permissions(path.stat(), part)
+            copy_permissions(path, part)
         os.replace(part, path)
 
 
-def copy_permissions(old: os.stat_result, new: Path) -> None:
+def copy_permissions(old: Path, new: Path) -> None:
     """Give a file or folder the permissions of the one that it is to replace, and to nobody else.
 
     Parameters
     ----------
-    old : os.stat_result
-        Of what is replaced. Its owner and group are taken over as far as this user may.
+    old : Path
+        What is replaced. Its owner, group and access control lists are taken over as far as this
+        user may.
     new : Path
 
     Raises
@@ -231,16 +233,40 @@ def copy_permissions(old: os.stat_result, new: Path) -> None:
     ...     old, new = Path(folder) / "old", Path(folder) / "new"
     ...     old.touch(mode=0o600)
     ...     new.touch(mode=0o644)
-    ...     copy_permissions(old.stat(), new)
+    ...     copy_permissions(old, new)
     ...     new.stat().st_mode == old.stat().st_mode
     True
     """
-    permissions = stat.S_IMODE(old.st_mode)
-    for owner in (old.st_uid, -1):
+    status = old.stat()
+    permissions = stat.S_IMODE(status.st_mode)
+    for owner in (status.st_uid, -1):
         with contextlib.suppress(AttributeError, OSError):
-            os.chown(new, owner, old.st_gid)
+            os.chown(new, owner, status.st_gid)
             break
     else:
         # What one group may read is not for another.
         permissions &= ~stat.S_IRWXG
-    new.chmod(permissions)
+    try:
+        listed = _copy_lists(old, new)
+    except OSError:
+        # With a list the bits of the group are those of everybody in it.
+        permissions &= ~stat.S_IRWXG
+        listed = False
+    if not listed:
+        new.chmod(permissions)
+
+
+def _copy_lists(old: Path, new: Path) -> bool:
+    """Give a file or folder the access control lists of another; say whether it has one."""
+    listed = False
+    if hasattr(os, "getxattr"):
+        for name in ("system.posix_acl_access", "system.posix_acl_default"):
+            try:
+                value = os.getxattr(old, name)
+            except OSError:  # there is none, or no such lists
+                with contextlib.suppress(OSError):
+                    os.removexattr(new, name)
+                continue
+            os.setxattr(new, name, value)
+            listed |= name.endswith("access")
+    return listed

@@ -288,7 +288,7 @@ def write_zip(
             packed = new / "zip"
             with open(packed, "wb") as file:
                 if place.exists():
-                    copy_permissions(place.stat(), packed)
+                    copy_permissions(place, packed)
                 with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
                     for name, data in contents.items():
                         archive.writestr(name, data)
@@ -304,9 +304,9 @@ def _fill(new: Path, contents: Contents, old: Path | None, marker: str) -> None:
         with open(new / name, "wb") as file:
             if old is not None:
                 like = old / name if (old / name).exists() else old / marker
-                copy_permissions(like.stat(), new / name)
+                copy_permissions(like, new / name)
             file.writelines([data] if isinstance(data, bytes) else data)
             file.flush()
             os.fsync(file.fileno())
     if old is not None:
-        copy_permissions(old.stat(), new)
+        copy_permissions(old, new)

@@ -7,10 +7,11 @@ import glob
 import os
 import secrets
 import shutil
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["check_name", "locked", "own_part", "remove_abandoned"]
+__all__ = ["check_name", "locked", "own_part", "remove_abandoned", "warn_left"]
 
 _PART = 16
 _MOST_FOLDERS = 255  # pathlib makes them by calling itself
@@ -84,6 +85,8 @@ def own_part(path: Path, mode: int = 0o700) -> Iterator[Path]:
                 yield folder
             finally:
                 _remove(folder)
+            if folder.exists():
+                warn_left(folder)
             return
 
 
@@ -112,6 +115,15 @@ def remove_abandoned(path: Path) -> None:
         with locked(left, wait=False) as held:
             if held:
                 _remove(left)
+
+
+def warn_left(folder: Path) -> None:
+    """Tell that an old version is there still, in which may be who was to be removed."""
+    warnings.warn(
+        f"what was replaced must be removed, and could not be: remove {str(folder)!r}",
+        RuntimeWarning,
+        stacklevel=3,
+    )
 
 
 def _remove(folder: Path) -> None:

@@ -10,9 +10,10 @@ import errno
 import os
 from collections.abc import Iterator
 from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 
-from sfpose.runtime.parts import check_name, locked, own_part, remove_abandoned
+from sfpose.runtime.parts import check_name, locked, own_part, remove_abandoned, warn_left
 
 __all__ = [
     "held",
@@ -25,8 +26,21 @@ __all__ = [
     "version_of",
 ]
 
-_HELD: ContextVar[frozenset[Path]] = ContextVar("_HELD", default=frozenset())
-"""Folders whose lock this thread holds: to ask for one again would be to wait for oneself."""
+
+@dataclass
+class _Hold:
+    """A folder whose lock is held, until its writer is done."""
+
+    folder: Path
+    released: bool = False
+
+
+_HELD: ContextVar[tuple[_Hold, ...]] = ContextVar("_HELD", default=())
+"""What this thread holds: to ask for a lock again would be to wait for oneself.
+
+A block may be left in another thread or context than it was entered in, as dependencies of web
+frameworks are: what is released says so itself, and is not taken out here.
+"""
 
 
 def place_of(path: str | os.PathLike[str]) -> Path:
@@ -98,7 +112,8 @@ def replacing(asked: str | os.PathLike[str], marker: str) -> Iterator[tuple[Path
     told by their names and locks, a version that stepped aside by the ``marker`` that it holds.
     """
     place = place_of(asked)
-    if place.parent in _HELD.get():
+    holds = tuple(hold for hold in _HELD.get() if not hold.released)
+    if place.parent in (hold.folder for hold in holds):
         raise ValueError(
             "what lies side by side must be written one after the other; "
             f"got {str(asked)!r} while it, or what lies beside it, is being changed"
@@ -108,8 +123,9 @@ def replacing(asked: str | os.PathLike[str], marker: str) -> Iterator[tuple[Path
             place.parent.mkdir(parents=True, exist_ok=True)
             alone = stack.enter_context(locked(place.parent, wait=True))
             if alone:
-                before = _HELD.set(_HELD.get() | {place.parent})
-                stack.callback(_HELD.reset, before)
+                hold = _Hold(place.parent)
+                _HELD.set((*holds, hold))
+                stack.callback(setattr, hold, "released", True)
             _settle(place, marker)
             remove_abandoned(place)
             # Nobody else looks on while what is private is written again.
@@ -168,6 +184,11 @@ def put_in_place(path: Path, new: Path, version: tuple[int, int, int] | None) ->
     if version is None:
         os.replace(new, path)
         return
+    if os.name == "posix" and not (os.access(path, os.W_OK) or path.stat().st_uid == os.geteuid()):
+        raise PermissionError(
+            errno.EACCES,
+            "you must own what is replaced, or may write into it, or its old version would stay",
+        )
     # Folders cannot be exchanged in one step everywhere: the old one steps aside.
     previous = previous_of(path)
     try:
@@ -186,5 +207,9 @@ def put_in_place(path: Path, new: Path, version: tuple[int, int, int] | None) ->
         with contextlib.suppress(OSError):
             os.replace(previous, path)
         raise
-    with contextlib.suppress(FileNotFoundError):  # where another writer has put it away
+    try:
         os.replace(previous, new)
+    except FileNotFoundError:  # where another writer has put it away
+        pass
+    except OSError:
+        warn_left(previous)

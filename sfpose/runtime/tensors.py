@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
+import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,26 +63,29 @@ def map_tensor(path: Path, name: str) -> NDArray[np.float32]:
         raise ValueError(f"{path.name} must be a file of its own; {str(path)!r} is a symbolic link")
     if not path.is_file():
         raise FileNotFoundError(f"there must be a file {str(path)!r}; there is none")
-    size = path.stat().st_size
-    try:
-        with open(path, "rb") as file:
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > min(_LONGEST_HEADER, size):
                 raise ValueError(f"a header of {length} bytes")
             header: Any = parse_json(file.read(length), "the header")
-        entry = header[name]
-        shape = tuple(_whole(side) for side in entry["shape"])
-        first, last = (_whole(place) for place in entry["data_offsets"])
-        if entry["dtype"] != "F32" or not shape or min(shape) < 1:
-            raise ValueError(f"dtype {entry['dtype']} and shape {shape}")
-        wanted = 4 * math.prod(shape)
-        if first < 0 or last - first != wanted or 8 + length + last > size:
-            raise ValueError(f"shape {shape} at bytes {first} to {last} of a file of {size}")
-    except (KeyError, TypeError, ValueError, struct.error) as error:
-        raise ValueError(
-            f"{path.name} must be a safetensors file with a float32 array {name!r}; got {error}"
-        ) from error
-    return np.memmap(path, "<f4", "r", 8 + length + first, shape)
+            entry = header[name]
+            shape = tuple(_whole(side) for side in entry["shape"])
+            first, last = (_whole(place) for place in entry["data_offsets"])
+            if entry["dtype"] != "F32" or not shape or min(shape) < 1:
+                raise ValueError(f"dtype {entry['dtype']} and shape {shape}")
+            wanted = 4 * math.prod(shape)
+            if first < 0 or last - first != wanted or 8 + length + last > size:
+                raise ValueError(f"shape {shape} at bytes {first} to {last} of a file of {size}")
+        except (KeyError, TypeError, ValueError, struct.error) as error:
+            raise ValueError(
+                f"{path.name} must be a safetensors file with a float32 array {name!r}; got {error}"
+            ) from error
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    # No np.memmap: joblib sends one by the name of its file, where another may lie by then.
+    values = np.frombuffer(mapped, "<f4", math.prod(shape), 8 + length + first)
+    return values.reshape(shape)
 
 
 def _whole(value: object) -> int:
