@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["GivesImages", "KeepsWhatItMade"]
+if TYPE_CHECKING:
+    from sklearn.utils import Tags
+
+__all__ = ["GivesImages", "KeepsWhatItMade", "NeedsNoFit"]
 
 Itself = TypeVar("Itself", bound="GivesImages")
 Made = TypeVar("Made")
@@ -38,6 +41,18 @@ class KeepsWhatItMade:
         # Not the network: workers make their own, from the same weights.
         state: dict[str, Any] = super().__getstate__()  # type: ignore[assignment]
         return {name: value for name, value in state.items() if name != "_made"}
+
+
+class NeedsNoFit:
+    """Base of estimators that do all they are for before ``fit`` too."""
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+    def __sklearn_tags__(self) -> Tags:
+        tags: Tags = super().__sklearn_tags__()  # type: ignore[misc]
+        tags.requires_fit = False
+        return tags
 
 
 class GivesImages:

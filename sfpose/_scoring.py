@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sfpose._checks import check_index, check_jobs
+from sfpose._checks import as_array, check_index, check_jobs
 from sfpose._kernels import reference
 
 __all__ = [
@@ -48,13 +48,13 @@ Floats = NDArray[np.floating[Any]]
 
 
 def check_descriptors(
-    X: ArrayLike, *, name: str = "descriptors", width: int | None = None
+    X: ArrayLike, *, name: str = "descriptors", width: int | None = None, one: bool = False
 ) -> Floats:
     """Return ``X`` as a C-contiguous float array of descriptors, or refuse it.
 
     Parameters
     ----------
-    X : array of shape (n, d)
+    X : array of shape (n, d), or (d,) where ``one`` may stand alone
         float32 and float64 are taken as they are, without a copy if contiguous and in the
         machine's byte order; float16 becomes float32; integers become float64.
     name : str
@@ -70,7 +70,7 @@ def check_descriptors(
     ------
     ValueError
         If ``X`` is not two-dimensional, empty, of another width, not numeric, or
-        holds a negative value, NaN or infinity.
+        holds a negative value, NaN, infinity or what is masked.
 
     Examples
     --------
@@ -78,7 +78,11 @@ def check_descriptors(
     >>> check_descriptors([[0, 1], [2, 3]]).dtype
     dtype('float64')
     """
-    array = np.asarray(X)
+    if isinstance(X, np.ma.MaskedArray) and (hidden := np.ma.getmaskarray(X).sum()):
+        raise ValueError(f"{name} must have no value masked; got {hidden} that are")
+    array = as_array(X, f"{name} must have shape (n, d)")
+    if one and array.ndim < 2:
+        array = np.atleast_2d(array)
     native = array.dtype.newbyteorder("=")
     if native == np.float16:
         array = array.astype(np.float32)
@@ -213,8 +217,8 @@ def chi2_matrix(A: ArrayLike, B: ArrayLike, *, n_jobs: int | None = None) -> Flo
     -------
     array of shape (n, m)
         float32 if both inputs are float32 (relative error below 1e-6 for 1000
-        values), else float64 (below 1e-13). In a float32 batch, values smaller than
-        1e-12 times the largest of the call may count as zero.
+        values), else float64 (below 1e-13). In a batch, values smaller than 1e-12 times the
+        largest of the call may count as zero, in float64 smaller than 1e-50 times it.
 
     Raises
     ------

@@ -15,7 +15,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sfpose._batches import name_image
 from sfpose._checks import check_jobs, check_number, check_whole
 from sfpose._embedding import Aligner, MinFaceScore
-from sfpose._estimators import GivesImages, KeepsWhatItMade
+from sfpose._estimators import GivesImages, KeepsWhatItMade, NeedsNoFit
 from sfpose.detectors import Detector, detect_faces
 from sfpose.geometry import similarity_to_canonical, widen_matrix
 from sfpose.pose import HeadPose, head_pose
@@ -85,7 +85,7 @@ class AlignedFaces:
         return head_pose(self.landmarks)
 
 
-class FaceAligner(GivesImages, KeepsWhatItMade, TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class FaceAligner(GivesImages, KeepsWhatItMade, NeedsNoFit, TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Find faces in photos; turn, scale and crop them by five landmarks.
 
     The crop is turned and scaled so that the landmarks come to lie where the
@@ -186,14 +186,10 @@ class FaceAligner(GivesImages, KeepsWhatItMade, TransformerMixin, BaseEstimator)
         count_images(X)
         return self
 
-    def __sklearn_is_fitted__(self) -> bool:
-        return True
-
     def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
+        tags: Tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
         tags.input_tags.string = True
-        tags.requires_fit = False
         return tags
 
     def find_landmarks(self, X: Images) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

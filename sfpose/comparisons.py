@@ -6,6 +6,7 @@ minutes went into embedding images.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
@@ -21,6 +22,7 @@ __all__ = [
     "PoseColumn",
     "compared",
     "distances_of",
+    "everybody_has",
     "mean_of_known",
     "plan",
 ]
@@ -104,6 +106,12 @@ def plan(folder: PoseFolder, poses: Mapping[int, Sequence[str]]) -> list[Planned
         trials = {pair: protocol.trials(*pair, size) for pair in protocol.columns(kinds)}
         planned.append(PlannedTemplates(size, kept[protocol.templates(size).rows], trials))
     return planned
+
+
+def everybody_has(folder: PoseFolder, pose: str, count: int) -> bool:
+    """Whether all people of a folder have so many images of a pose."""
+    held = Counter(folder.subjects[folder.poses == pose].tolist())
+    return all(held[person] >= count for person in folder.subjects.tolist())
 
 
 def compared(

@@ -18,6 +18,9 @@ from sfpose._checks import check_number, check_rate, check_whole, little_evidenc
 from sfpose._descriptor_form import DescriptorForm, Weights, manifest_of
 from sfpose.runtime.artifact import Json, Manifest
 
+_SAME = 1e-6
+"""By how little two rates may differ, relatively, and be one: float32 keeps no more."""
+
 __all__ = [
     "Condition",
     "DescriptorForm",
@@ -182,6 +185,9 @@ class VerificationResult:
     log_likelihood_ratio : float
         Natural logarithm of how much more likely the distance is for one person than
         for two, by logistic calibration on the same data as the threshold.
+    caution : str or None
+        On how few people or pairs the threshold was calibrated, where those are too few to
+        state ``target_fmr`` as a rate.
 
     Examples
     --------
@@ -253,7 +259,7 @@ def shipped_conditions(manifest: Manifest, least: float = 0.0) -> dict[Condition
             rates: list[float] = []
             for stated in entry["thresholds"]:
                 rate = check_rate(stated["target_fmr"], "target_fmr")
-                if any(math.isclose(rate, other, rel_tol=1e-9) for other in rates):
+                if any(math.isclose(rate, other, rel_tol=_SAME) for other in rates):
                     raise ValueError(f"target_fmr must differ; {rate:g} comes twice")
                 rates.append(rate)
                 if not check_number(stated["threshold"], "threshold") >= least:
@@ -304,7 +310,7 @@ def shipped_rule(weights: Weights, target_fmr: float, wanted: Condition | None =
         line = entry["log_likelihood_ratio"]
         for stated in entry["thresholds"]:
             targets.add(stated["target_fmr"])
-            if math.isclose(stated["target_fmr"], target_fmr, rel_tol=1e-9):
+            if math.isclose(stated["target_fmr"], target_fmr, rel_tol=_SAME):
                 evidence = stated.get("impostor_pairs"), stated.get("people", 0)
                 usable[condition] = Rule(
                     stated["threshold"],

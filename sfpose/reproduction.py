@@ -14,15 +14,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from sfpose._scoring import chi2_pairs_at
-from sfpose.comparisons import Descriptors, compared, plan
-from sfpose.evaluation import (
-    Comparison,
-    Embed,
-    PoseColumn,
-    Row,
-    evaluate_cfp,
-    row_from_distances,
-)
+from sfpose.comparisons import Comparison, Descriptors, PoseColumn, compared, everybody_has, plan
+from sfpose.evaluation import Embed, Row, evaluate_cfp, row_from_distances
 from sfpose.metrics import DetCurveDisplay
 from sfpose.metrics.displays._common import pyplot
 from sfpose.pose import POSES
@@ -113,7 +106,7 @@ def table_columns(
     """The comparisons of the pose protocol that a data set allows, for ``det_figure``.
 
     With the three poses of the paper all twelve. With fewer, those of one image among the poses
-    there are, and those of five among frontal images: CFP has four of each profile.
+    there are, and those of five among frontal images, if everybody has ten of these.
 
     Parameters
     ----------
@@ -134,7 +127,10 @@ def table_columns(
     poses = [pose for pose in POSES if pose in known]
     if not poses:
         raise ValueError(f"poses must be called {', '.join(POSES)}; got {sorted(known)}")
-    planned = plan(folder, {1: poses, 5: poses if len(poses) == len(POSES) else poses[:1]})
+    sizes = {1: poses, 5: poses if len(poses) == len(POSES) else poses[:1]}
+    if len(poses) < len(POSES) and not everybody_has(folder, poses[0], 10):
+        del sizes[5]
+    planned = plan(folder, sizes)
     yield from compared(planned, embed(folder.images), compare)
 
 

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sfpose._checks import check_labels, check_whole
+from sfpose._checks import as_array, check_labels, check_whole
 from sfpose._scoring import check_descriptors, chi2_matrix
 
-__all__ = ["Templates", "build_templates", "extend_template"]
+__all__ = ["Templates", "build_templates", "extend_template", "mean_of"]
 
 
 class Templates(NamedTuple):
@@ -84,7 +84,9 @@ def build_templates(
         raise ValueError(f'method must be "mean" or "medoid"; got {method!r}')
     rows = check_descriptors(descriptors)
     names, codes = check_labels(groups, len(rows), "groups must name one for each descriptor")
-    shares = np.ones(len(rows)) if weights is None else np.asarray(weights, dtype=np.float64)
+    shares = np.ones(len(rows))
+    if weights is not None:
+        shares = as_array(weights, f"weights must be numbers of shape ({len(rows)},)", np.float64)
     if shares.shape != (len(rows),):
         raise ValueError(f"weights must have shape ({len(rows)},); got {shares.shape}")
     if not (np.isfinite(shares).all() and (shares >= 0).all()):
@@ -105,6 +107,12 @@ def build_templates(
     np.add.at(sums, codes, rows * shares[:, None])
     means = (sums / np.bincount(codes, shares)[:, None]).astype(rows.dtype)
     return Templates(means, names, np.bincount(codes, shares > 0).astype(np.int64))
+
+
+def mean_of(rows: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    """Mean of checked descriptors (n, d), of their type, whose range a sum of them might leave."""
+    mean: NDArray[np.floating[Any]] = rows.mean(axis=0, dtype=np.float64).astype(rows.dtype)
+    return mean
 
 
 def _medoid(

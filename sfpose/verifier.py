@@ -15,6 +15,7 @@ from sfpose._calibrated import Calibrated
 from sfpose._calibration import Calibrator, check_parameters, check_poses_given
 from sfpose._checks import as_array, check_groups
 from sfpose._cohort import Cohort
+from sfpose._estimators import NeedsNoFit
 from sfpose._scoring import Floats, check_descriptors, chi2_matrix, chi2_of_checked, chi2_pairs
 from sfpose.decision import (
     Condition,
@@ -26,11 +27,12 @@ from sfpose.decision import (
     choose_condition,
     shipped_rule,
 )
+from sfpose.templates import mean_of
 
 __all__ = ["TemplateVerifier", "VerificationResult"]
 
 
-class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
+class TemplateVerifier(NeedsNoFit, BaseEstimator):  # type: ignore[misc]
     """Decide whether descriptors or templates belong to the same person.
 
     By the chi-square distance (Alonso-Fernandez et al., section 4). Before ``fit``, decisions rest
@@ -83,8 +85,6 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
     >>> verifier = TemplateVerifier(target_fmr=0.01).fit(descriptors, subjects)
     >>> bool(verifier.verify(descriptors[:3], descriptors[4]))
     True
-    >>> verifier.decision_rule(3).threshold < verifier.decision_rule().threshold
-    True
     """
 
     # What scikit-learn calls X and y; poses and numbers of images can be routed.
@@ -93,7 +93,7 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
     __metadata_request__decision_function: ClassVar = {"A": UNUSED}
 
     _cohort: Cohort | None = None
-    _loaded: tuple[str | None, Weights] = (None, "")
+    _loaded: tuple[object, Weights] = (object(), "")
 
     def __init__(
         self,
@@ -388,13 +388,13 @@ class TemplateVerifier(BaseEstimator):  # type: ignore[misc]
             If an input is refused, or there is neither a fit nor a shipped calibration for
             ``target_fmr``, so many images and these poses.
         """
-        first = check_descriptors(np.atleast_2d(np.asarray(template)), name="template")
-        second = check_descriptors(np.atleast_2d(np.asarray(probe)), name="probe")
+        first = check_descriptors(template, name="template", one=True)
+        second = check_descriptors(probe, name="probe", one=True)
         rule = self.decision_rule(
             len(first) if template_images is None else template_images,
             len(second) if probe_images is None else probe_images,
             poses,
         )
         self._check_form(template=first, probe=second)
-        means = [rows.mean(axis=0, keepdims=True) for rows in (first, second)]
+        means = [mean_of(rows)[None] for rows in (first, second)]
         return rule.decide(float(self._normalised(chi2_pairs(*means), *means)[0]))

@@ -248,8 +248,8 @@ def track_faces(
     Raises
     ------
     ValueError
-        If ``aligner`` has no detector or would not take all faces, or a number is out
-        of range.
+        If ``aligner`` has no detector or would not take all faces, a number is out of range, or
+        a frame is none or is refused.
 
     Examples
     --------
@@ -275,7 +275,16 @@ def track_faces(
         raise ValueError(f"min_overlap must be above 0 and at most 1; got {min_overlap}")
     tracks: list[Track] = []
     for given, frame in enumerate(frames):
-        found = aligner.align([frame.image])
+        if not isinstance(frame, Frame):
+            raise ValueError(
+                "frames must be those of read_frames, or Frame(number, seconds, image); "
+                f"got a {type(frame).__name__}"
+            )
+        try:
+            found = aligner.align([frame.image])
+        except ValueError as error:
+            reason = str(error).removeprefix("image 0: ")
+            raise ValueError(f"frame {frame.number}: {reason}") from error
         if not len(found.index):
             continue
         open_tracks = [track for track in tracks if given - track._given <= patience + 1]

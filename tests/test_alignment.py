@@ -215,6 +215,9 @@ def test_without_its_package_a_detector_says_what_to_install(monkeypatch, tmp_pa
 class _PretendYuNet:
     """What ``cv2.FaceDetectorYN`` answers for one face, at half of a pixel's grain."""
 
+    def setScoreThreshold(self, threshold):
+        assert threshold == 0.6
+
     def setInputSize(self, size):
         self.size = size
 

@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 
 from sfpose import FaceEmbedder, TemplateGallery, TemplateVerifier
+from sfpose import bundle as bundles
 from sfpose.bundle import VerificationBundle
 from sfpose.cli import main
 from sfpose.runtime.artifact import read_artifact
@@ -282,3 +283,16 @@ def test_a_zip_without_a_listed_file_is_refused(bundle, tmp_path):
     with pytest.raises(ValueError, match=r"must hold gallery.json"):
         VerificationBundle.load(tmp_path / "part.zip")
     assert read_artifact(tmp_path / "part.zip").digest == read_artifact("default").digest
+
+
+def test_a_zip_that_could_not_be_loaded_is_not_saved(tmp_path, monkeypatch):
+    gallery = TemplateGallery(weights="default")
+    gallery.add(["a person"], np.full((1, 256), 1 / 256))
+    bundle = VerificationBundle(FaceEmbedder(), TemplateVerifier(), gallery)
+    monkeypatch.setitem(bundles._GALLERY_FILES, "ids.json", 9)
+    with pytest.raises(
+        ValueError, match=r"ids\.json of a zip file must have at most 9 bytes; got 12"
+    ):
+        bundle.save(tmp_path / "door.zip")
+    assert not list(tmp_path.iterdir())
+    assert list(VerificationBundle.load(bundle.save(tmp_path / "door")).gallery) == ["a person"]

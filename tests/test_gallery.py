@@ -314,3 +314,20 @@ def test_a_radius_may_be_of_any_size(recwarn):
     for radius in (1e39, 1e300, float("inf")):
         assert gallery.search_within([[1.0, 0.0]], radius)[0].ids.tolist() == ["a", "b"]
     assert not recwarn.list
+
+
+@pytest.mark.parametrize("probes", [2, 30])
+def test_many_nearest_are_those_of_a_stable_sort(probes, monkeypatch):
+    """By sorting blocks, and by putting each in its place; equals stay in their order."""
+    monkeypatch.setattr(search_module, "BLOCK_ROWS", 64)
+    templates = np.repeat(rows_of(150), 2, axis=0)
+    gallery = TemplateGallery()
+    gallery.add(list(range(300)), templates)
+    asked = rows_of(probes, seed=3)
+    for many in (1, 1024):
+        monkeypatch.setattr(search_module, "_MANY", many)
+        found = gallery.search(asked, k=200)
+        exact = chi2_matrix(asked, templates)
+        order = np.argsort(exact, axis=1, kind="stable")[:, :200]
+        np.testing.assert_array_equal(found.ids, order)
+        np.testing.assert_array_equal(found.distances, np.take_along_axis(exact, order, 1))

@@ -1,5 +1,6 @@
 """Galleries that several processes and threads change, and ids that could not be saved."""
 
+import contextvars
 import multiprocessing
 import threading
 
@@ -142,3 +143,21 @@ def test_ids_of_arrays_are_saved_as_they_are(tmp_path):
     gallery.add(np.array(["ann", "bo"]), np.concatenate([_row(0), _row(1)]))
     gallery.add(np.array([7]), _row(2))
     assert list(TemplateGallery.load(gallery.save(tmp_path / "door"))) == ["ann", "bo", 7]
+
+
+def test_a_block_may_be_left_in_another_context_than_it_was_entered_in(tmp_path):
+    """As web frameworks do, which enter and leave a dependency in different threads."""
+    block = TemplateGallery.changing(tmp_path / "door", weights="default")
+    here = contextvars.copy_context()
+    gallery = here.run(block.__enter__)
+    gallery.add(["ann"], _row(0))
+    with pytest.raises(ValueError, match="must be written one after the other"):
+        here.run(TemplateGallery().save, tmp_path / "other")
+    leave = threading.Thread(target=block.__exit__, args=(None, None, None))
+    leave.start()
+    leave.join()
+    assert list(TemplateGallery.load(tmp_path / "door")) == ["ann"]
+    here.run(TemplateGallery().save, tmp_path / "other")
+    with TemplateGallery.changing(tmp_path / "door") as again:
+        again.add(["bo"], _row(1))
+    assert list(TemplateGallery.load(tmp_path / "door")) == ["ann", "bo"]

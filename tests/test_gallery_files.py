@@ -1,14 +1,19 @@
 """Galleries on disk: they come back, others read them, and what is none is refused."""
 
 import json
+import mmap
 import pickle
+import shutil
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pytest
 from test_gallery import rows_of
 
 from sfpose import TemplateGallery
+from sfpose._gallery_files import MOST_IMAGES
+from sfpose.runtime.files import read_file
 from sfpose.runtime.tensors import map_tensor, tensor_file
 
 
@@ -19,7 +24,8 @@ def test_galleries_go_to_disk_and_come_back(tmp_path):
     loaded = TemplateGallery.load(folder)
     assert list(loaded) == ["ann", 7, "bö"]
     assert loaded.counts.tolist() == [5, 1, 2]
-    assert isinstance(loaded.templates.base, np.memmap) or isinstance(loaded.templates, np.memmap)
+    assert not loaded.templates.flags.owndata
+    assert isinstance(loaded.templates.base.base, memoryview | mmap.mmap)
     np.testing.assert_array_equal(
         loaded.search(rows_of(2), 3).distances, gallery.search(rows_of(2), 3).distances
     )
@@ -50,9 +56,13 @@ def test_the_last_person_is_deleted_from_the_disk(tmp_path, verify, weights):
     assert len(empty) == len(list(empty)) == len(empty.counts) == 0
     with pytest.raises(ValueError, match="it is empty"):
         empty.search(rows)
-    if weights:
-        with pytest.raises(ValueError, match="must be of the network of weights 'small'"):
-            TemplateGallery.load(folder, weights="small")
+    # Nobody is in it whom other weights would not find.
+    other = TemplateGallery.load(folder, weights="small")
+    assert len(other) == 0
+    other.add(["cy"], rows[1:])
+    with pytest.raises(ValueError, match="must be of the network of weights 'default'"):
+        TemplateGallery.load(other.save(tmp_path / "others"), weights="default")
+    shutil.rmtree(tmp_path / "others")
     empty.add(["bo"], rows[1:])
     empty.save(folder, overwrite=True)
     assert list(TemplateGallery.load(folder)) == ["bo"]
@@ -146,3 +156,44 @@ def test_an_id_that_the_disk_would_change_is_refused(tmp_path):
     gallery.add(["\U0001f600", "file\udcff"], np.eye(2))
     again = TemplateGallery.load(gallery.save(tmp_path / "door"))
     assert list(again) == ["\U0001f600", "file\udcff"]
+
+
+def test_workers_search_the_gallery_that_was_loaded_whatever_is_on_disk_by_then(tmp_path):
+    rows = rows_of(2_001)
+    gallery = TemplateGallery()
+    gallery.add([f"p{number}" for number in range(2_000)], rows[:2_000])
+    path = gallery.save(tmp_path / "door")
+    loaded = TemplateGallery.load(path)
+    with TemplateGallery.changing(path) as changed:
+        changed.remove(["p0"])
+        changed.add(["p2000"], rows[2_000:])
+    chosen = [0, 500, 501]
+    search = joblib.delayed(loaded.search)
+    found = joblib.Parallel(n_jobs=2)(search(rows[row : row + 1]) for row in chosen)
+    assert [each.ids[0, 0] for each in found] == ["p0", "p500", "p501"]
+    np.testing.assert_array_equal([each.distances[0, 0] for each in found], 0)
+
+
+def test_a_file_is_read_in_as_much_memory_as_it_has_bytes(tmp_path):
+    """And not in as much as it might have: ids may be long, and people many."""
+    (tmp_path / "ids.json").write_bytes(b"[1]")
+    assert read_file(tmp_path, "ids.json", 10**15) == b"[1]"
+    with pytest.raises(ValueError, match="at most 2 bytes; got 3"):
+        read_file(tmp_path, "ids.json", 2)
+
+
+@pytest.mark.parametrize(
+    ("template", "count", "image", "message"),
+    [
+        ([1, 1], MOST_IMAGES, [1, 1], "counts must be whole numbers above 0, up to"),
+        ([1e-15, 0], 1, [0, 0], "largest value of each row"),
+    ],
+)
+def test_nothing_is_extended_to_what_could_not_be_loaded(tmp_path, template, count, image, message):
+    gallery = TemplateGallery()
+    gallery.add(["ann"], [template], counts=[count])
+    with pytest.raises(ValueError, match=message):
+        gallery.extend(["ann"], [image])
+    loaded = TemplateGallery.load(gallery.save(tmp_path / "door"))
+    assert loaded.counts.tolist() == [count]
+    np.testing.assert_array_equal(loaded.templates, np.float32([template]))

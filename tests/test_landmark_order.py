@@ -81,7 +81,8 @@ def test_no_profile_is_refused(shared_data, data):
     images = [photos.images[int(row)] for row in rows]
     points, _ = FaceAligner().find_landmarks(images)
     for image, face in zip(images, points, strict=True):
-        found = detect_faces(lambda photo, face=face: ([(0, 0, 100, 100)], face[None]), image)[1]
+        box = [(0, 0, image.shape[1], image.shape[0])]
+        found = detect_faces(lambda photo, box=box, face=face: (box, face[None]), image)[1]
         np.testing.assert_array_equal(found, face[None])
 
 

@@ -1,5 +1,7 @@
 """Likelihood ratios, groups and identification against formulas and counting."""
 
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,12 +13,17 @@ from sklearn.linear_model import LogisticRegression
 
 from sfpose.metrics import (
     LikelihoodRatioCalibrator,
+    SmallSampleWarning,
+    calibrate_threshold,
     cumulative_match_curve,
     d_prime,
+    equal_error_rate,
+    fnmr_at_fmr,
     group_error_rates,
     identification_rate_at_fpir,
     log_likelihood_ratio_cost,
     minimum_log_likelihood_ratio_cost,
+    verification_summary,
 )
 
 
@@ -296,7 +303,7 @@ def test_the_rate_of_strangers_is_kept_to_the_last_digit(strangers, fpir):
 
 
 def test_identification_refuses_what_has_no_answer():
-    with pytest.raises(ValueError, match="x is not"):
+    with pytest.raises(ValueError, match="'x' is not"):
         cumulative_match_curve([[1.0]], ["x"], ["a"])
     with pytest.raises(ValueError, match="got 1 and 0"):
         identification_rate_at_fpir([[1.0]], ["a"], ["a"], 0.1)
@@ -304,3 +311,46 @@ def test_identification_refuses_what_has_no_answer():
         cumulative_match_curve([[np.nan]], ["a"], ["a"])
     with pytest.raises(ValueError, match=r"got \(1, 2\) for probes of shape \(1,\)"):
         cumulative_match_curve([[1.0, 2.0]], ["a"], ["a"])
+
+
+def test_what_is_masked_counts_as_a_failure_to_acquire():
+    """And not as the distance that lies under the mask."""
+    rng = np.random.default_rng(0)
+    genuine = np.arange(400) < 100
+    distances = rng.normal(np.where(genuine, 1.0, 3.0))
+    failed = rng.random(400) < 0.1
+    masked = np.ma.array(np.where(failed, 0, distances), mask=failed)
+    with pytest.raises(ValueError, match=f"must not be NaN; got {failed.sum()} NaN"):
+        fnmr_at_fmr(masked, genuine, 0.01)
+    told = verification_summary(masked, genuine)
+    assert told == verification_summary(np.where(failed, np.nan, distances), genuine)
+    assert told.failed_genuine == (failed & genuine).sum() > 0
+    labels = np.ma.array(genuine, mask=failed)
+    with pytest.raises(ValueError, match=r"is_genuine must say .*; that of row \d+ is missing"):
+        fnmr_at_fmr(distances, labels, 0.01)
+
+
+def test_a_missing_label_of_pandas_is_told_with_its_row():
+    pandas = pytest.importorskip("pandas")
+    labels = pandas.Series([True, pandas.NA, False], dtype="boolean")
+    with pytest.raises(ValueError, match=r"is_genuine must say .*; that of row 1 is missing"):
+        equal_error_rate([1.0, 2.0, 3.0], labels)
+    whole = pandas.Series([True, False, False], dtype="boolean")
+    assert equal_error_rate([1.0, 2.0, 3.0], whole) == 0
+
+
+def test_failures_to_acquire_are_no_sign_of_similarities():
+    genuine = np.arange(400) < 100
+    distances = np.random.default_rng(0).normal(np.where(genuine, 1.0, 5.0))
+    distances[:60] = np.inf
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.simplefilter("ignore", SmallSampleWarning)
+        calibrate_threshold(distances, genuine, 0.1)
+    with pytest.warns(UserWarning, match="are these similarities"):
+        calibrate_threshold(np.where(np.isinf(distances), np.inf, -distances), genuine, 0.1)
+
+
+def test_a_person_of_another_kind_is_told_as_it_came():
+    with pytest.raises(ValueError, match="must be in the gallery; '1' is not"):
+        cumulative_match_curve([[0.1, 0.2]], ["1"], [1, 2])

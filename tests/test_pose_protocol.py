@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sfpose.protocols import PoseFolder, VGGFace2Pose
+from sfpose.protocols import PoseFolder, VGGFace2Pose, all_pairs
 
 
 def _vggface2(people=368, images=10):
@@ -85,3 +85,10 @@ def test_the_real_kdef_has_the_layout_of_the_protocol(shared_data):
 def test_templates_of_no_images_are_refused():
     with pytest.raises(ValueError, match="template_size must be"):
         _vggface2(3, 4).trials("F", "P", template_size=0)
+
+
+def test_a_table_of_nobody_is_refused_as_one_of_too_few():
+    with pytest.raises(ValueError, match="at least two people; got 0"):
+        VGGFace2Pose([], [], [])
+    with pytest.raises(ValueError, match="subjects must name one person for each row"):
+        all_pairs("abc", [0])

@@ -366,3 +366,16 @@ def test_the_real_cfp_has_its_published_counts(shared_data):
     cfp = CFP(shared_data / "cfp_dev.zip", people=range(101, 251))
     trials = cfp.trials()
     assert (len(trials), int(trials.is_genuine.sum())) == (1500 * 600, 150 * 40)
+
+
+def test_images_of_a_folder_come_in_the_order_of_their_numbers(tmp_path):
+    """So that a template of images 1 to 5 is one, whether or not names begin with zeros."""
+    names = ["1.png", "2.png", "10.png", "011.png", "12a.png", "12b.png", "a9.png", "a10.png"]
+    for person in ("2", "10"):
+        folder = tmp_path / "data" / person / "frontal"
+        folder.mkdir(parents=True)
+        for name in names:
+            Image.new("RGB", (8, 8)).save(folder / name)
+    folder = PoseFolder(tmp_path / "data")
+    assert folder.images.names[:8] == [f"10/frontal/{name}" for name in names]
+    assert folder.subjects.tolist() == ["10"] * 8 + ["2"] * 8

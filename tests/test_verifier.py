@@ -7,11 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
+from sklearn.utils import get_tags
+from sklearn.utils.validation import check_is_fitted
 
 from sfpose import TemplateVerifier, build_templates, extend_template
 from sfpose._kernels import reference
 from sfpose.metrics import SmallSampleWarning
 from sfpose.runtime.artifact import read_manifest
+from sfpose.templates import mean_of
 
 FEW = pytest.mark.filterwarnings("ignore:a threshold needs at least 10 people")
 # Of rows and of whose they are said to be, drawn apart.
@@ -312,3 +315,59 @@ def test_an_image_without_weight_is_no_medoid():
     rows = [[1.0, 0, 1], [0, 1, 1], [0.5, 0.5, 1]]
     built = build_templates(rows, [0, 0, 0], weights=[1, 2, 0], method="medoid")
     assert built.templates.tolist() == [[0, 1, 1]]
+
+
+def test_images_without_weight_count_for_nothing():
+    rows = np.random.default_rng(0).random((5, 4))
+    built = build_templates(rows, list("aaabb"), weights=[2, 0, 0, 1, 3])
+    assert built.counts.tolist() == [1, 2]
+    np.testing.assert_array_equal(built.templates[0], rows[0])
+    # Each group by its own weights: those of another may be of any size.
+    built = build_templates(rows, list("aaabb"), weights=[3e-300, 1e-300, 0, 1e300, 1e300])
+    np.testing.assert_allclose(built.templates[0], (3 * rows[0] + rows[1]) / 4, rtol=1e-15)
+    np.testing.assert_allclose(built.templates[1], rows[3:].mean(0), rtol=1e-15)
+    with pytest.raises(ValueError, match=r"weights must be numbers of shape \(5,\)"):
+        build_templates(rows, list("aaabb"), weights=["much"] * 5)
+
+
+def test_what_is_no_table_of_descriptors_is_told_by_its_rule():
+    with pytest.raises(ValueError, match=r"template must have shape \(n, d\); got a list"):
+        TemplateVerifier().verify([[1.0, 2.0], [3.0]], [1.0, 2.0])
+    with pytest.raises(ValueError, match=r"descriptors must have shape \(n, d\); got a list"):
+        build_templates([[1.0, 2.0], [3.0]], ["a", "b"])
+    hidden = np.ma.array(np.ones((2, 3)), mask=[[0, 0, 0], [0, 1, 0]])
+    with pytest.raises(ValueError, match="descriptors must have no value masked; got 1 that are"):
+        build_templates(hidden, ["a", "b"])
+    shown = np.ma.array(np.ones((2, 3)), mask=False)
+    assert build_templates(shown, ["a", "b"]).templates.shape == (2, 3)
+
+
+def test_the_mean_of_large_descriptors_is_no_infinity():
+    """And that of many is not what rounding in float32 makes of their sum."""
+    np.testing.assert_array_equal(mean_of(np.full((3, 2), 2e38, np.float32)), np.float32(2e38))
+    rows = np.random.default_rng(0).random((5_000, 3), dtype=np.float32)
+    expected = rows.astype(np.float64).mean(0)
+    np.testing.assert_array_equal(mean_of(rows), expected.astype(np.float32))
+    verifier = TemplateVerifier()
+    rows = np.random.default_rng(1).random((3, 256))
+    rows = (rows / rows.sum(1, keepdims=True)).astype(np.float32)
+    template = build_templates(rows, [0, 0, 0]).templates
+    found = verifier.verify(rows, rows[:1]).distance
+    assert found == verifier.score_pairs(template, rows[:1])[0]
+
+
+def test_without_weights_there_is_no_calibration_and_it_is_said():
+    rows = np.full((2, 256), 1 / 256)
+    with pytest.raises(ValueError, match="weights must be a shipped name or a path; got None"):
+        TemplateVerifier(weights=None).verify(*rows)
+
+
+def test_a_verifier_decides_before_fit_and_scikit_learn_knows():
+    check_is_fitted(TemplateVerifier())
+    assert not get_tags(TemplateVerifier()).requires_fit
+
+
+def test_a_rate_in_float32_is_the_one_that_ships():
+    rows = np.full((2, 256), 1 / 256)
+    rate = TemplateVerifier(np.float32(1e-3)).verify(*rows)
+    assert rate.threshold == TemplateVerifier(1e-3).verify(*rows).threshold

@@ -171,3 +171,13 @@ def test_an_overlap_that_does_not_count_takes_no_track_from_another():
     photo = np.full((200, 400, 3), 90, np.uint8)
     tracks = list(track_faces([Frame(n, n / 25, photo) for n in range(2)], aligner))
     assert sorted(track.seen for track in tracks) == [1, 1, 2]
+
+
+def test_what_is_wrong_with_a_frame_is_told_with_its_number():
+    frames = [Frame(number, number / 25, np.zeros((60, 80, 3), np.uint8)) for number in (0, 2, 4)]
+    boxes = iter([[(10, 10, 50, 50)], [(50, 10, 20, 50)]])
+    aligner = FaceAligner(lambda _: next(boxes), policy="all")
+    with pytest.raises(ValueError, match=r"^frame 2: a box must be left < right"):
+        track_faces(frames, aligner)
+    with pytest.raises(ValueError, match=r"Frame\(number, seconds, image\); got a ndarray"):
+        track_faces([frame.image for frame in frames], aligner)

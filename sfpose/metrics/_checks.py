@@ -51,7 +51,8 @@ def _labelled(
     values: ArrayLike, is_genuine: ArrayLike, name: str, advice: str, one_kind_alone: bool = False
 ) -> Labelled:
     scores = as_numbers(values, name)
-    labels = np.asarray(is_genuine)
+    rule = "is_genuine must say of each comparison whether it is"
+    labels = as_labels(is_genuine, rule)
     if scores.ndim != 1 or scores.shape != labels.shape:
         raise ValueError(
             f"{name} and is_genuine must both have shape (n,); "
@@ -62,6 +63,7 @@ def _labelled(
             f"{name} must not be NaN; got {np.isnan(scores).sum()} NaN, which stand for "
             f"failures to acquire: {advice}, or see sfpose.metrics.verification_summary"
         )
+    check_none_missing(labels, rule)
     labels = as_booleans(labels, "is_genuine")
     genuine = int(labels.sum())
     impostors = len(labels) - genuine
@@ -74,7 +76,9 @@ def _labelled(
 
 
 def as_numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:
-    """Values as a float64 array of any shape, or an error."""
+    """Values as a float64 array of any shape, NaN where they are masked, or an error."""
+    if isinstance(values, np.ma.MaskedArray):
+        values = np.ma.filled(values.astype(np.float64), np.nan)
     return as_array(values, f"{name} must be an array of numbers", np.float64)
 
 

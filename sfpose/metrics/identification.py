@@ -67,8 +67,8 @@ def cumulative_match_curve(
     """
     matrix, same = _check(distances, probe_subjects, gallery_subjects)
     if not same.any(axis=1).all():
-        missing = np.asarray(probe_subjects)[~same.any(axis=1)][0]
-        raise ValueError(f"every probe's person must be in the gallery; {missing} is not")
+        missing = np.asarray(probe_subjects)[~same.any(axis=1)].tolist()[0]
+        raise ValueError(f"every probe's person must be in the gallery; {missing!r} is not")
     nearest = np.where(same, matrix, np.inf).min(axis=1)
     rank = ((matrix <= nearest[:, None]) & ~same).sum(axis=1)
     return np.cumsum(np.bincount(rank, minlength=matrix.shape[1])) / len(matrix)

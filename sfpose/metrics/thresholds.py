@@ -233,7 +233,11 @@ def warn_of_no_order(
     distances: NDArray[np.floating[Any]], genuine: NDArray[np.bool_], stacklevel: int = 2
 ) -> None:
     """Warn, at a line so far up, if genuine distances are not the smaller ones."""
-    own, strangers = float(np.median(distances[genuine])), distances[~genuine]
+    # Failures to acquire are infinite, and say nothing about the order of the others.
+    finite = np.isfinite(distances)
+    if not (finite & genuine).any() or not (finite & ~genuine).any():
+        return
+    own, strangers = float(np.median(distances[genuine & finite])), distances[~genuine & finite]
     if (strangers <= own).mean() >= _AS_BY_CHANCE:
         warnings.warn(
             "distances must be smaller the more alike both sides are; genuine ones have the "

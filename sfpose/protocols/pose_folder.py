@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Container
 
 import numpy as np
@@ -26,7 +27,7 @@ class PoseFolder:
     Attributes
     ----------
     images : LazyImages
-        In the order of their names.
+        In the order of their names; numbers in those of one folder by size, 2 before 10.
     subjects : array of shape (n,)
         Whose image each one is, as the folder is called.
     poses : array of shape (n,)
@@ -65,7 +66,7 @@ class PoseFolder:
         names, subjects, poses = [], [], []
         homes: set[str] = set()
         known: dict[tuple[str, str, str], str] = {}
-        for name in files.images():
+        for name in sorted(files.images(), key=_in_order):
             parts = name.split("/")
             if len(parts) < 3:
                 raise ValueError(f"images must lie in subject/pose folders; got {name!r}")
@@ -115,3 +116,12 @@ class PoseFolder:
                 f"pose must be one of {sorted(set(self.poses.tolist()))}; got {pose!r}"
             )
         return rows
+
+
+def _in_order(name: str) -> tuple[str, list[tuple[int, str]]]:
+    """A key by which images of a folder lie in the order of their numbers."""
+    folder, _, file = name.rpartition("/")
+    parts = re.split("([0-9]+)", file)
+    # Texts and numbers by turns: of two numbers the one with more digits is larger.
+    parts[1::2] = [digits.lstrip("0") for digits in parts[1::2]]
+    return folder, [(len(part) if place % 2 else 0, part) for place, part in enumerate(parts)]

@@ -77,7 +77,7 @@ def all_pairs(subjects: ArrayLike, first: ArrayLike, second: ArrayLike | None = 
     """
     rule = "subjects must name one person for each row"
     people = as_labels(subjects, rule)
-    check_labels(people, len(people), rule)
+    check_labels(people, people.size, rule)
     left = check_index(first, "first", len(people))
     right = left if second is None else check_index(second, "second", len(people))
     if not len(left) or not len(right):

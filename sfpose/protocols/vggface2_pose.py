@@ -207,8 +207,9 @@ def _check_distinct(
     if images.shape != subjects.shape:
         raise ValueError(f"images must have shape {subjects.shape}; got {images.shape}")
     rows = list(zip(subjects.tolist(), poses.tolist(), images.tolist(), strict=True))
-    (row, times), *_ = Counter(rows).most_common(1)
-    if times > 1:
+    for row, times in Counter(rows).most_common(1):
+        if times == 1:
+            break
         raise ValueError(
             f"a table must list each subject, pose and image once; got {row} {times} times"
         )

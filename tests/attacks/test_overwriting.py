@@ -2,6 +2,7 @@
 
 import errno
 import os
+import struct
 import subprocess
 import sys
 import zipfile
@@ -187,3 +188,71 @@ def test_what_is_written_is_as_private_as_the_user_asks(tmp_path):
     subprocess.run([sys.executable, "-c", program, str(path)], check=True)
     assert path.stat().st_mode & 0o077 == 0
     assert (path / "mark").stat().st_mode & 0o077 == 0
+
+
+def _access_list(others, mask):
+    """A POSIX access control list, version 2: owner rwx, user 1002, owning group nothing."""
+    entries = [(0x01, 7, -1), (0x02, others, 1002), (0x04, 0, -1), (0x10, mask, -1), (0x20, 0, -1)]
+    return struct.pack("<I", 2) + b"".join(
+        struct.pack("<HHI", tag, allowed, who % 2**32) for tag, allowed, who in entries
+    )
+
+
+def test_access_lists_stay_when_something_is_overwritten(tmp_path):
+    """The bits of the group are then the most that anybody in the list may do."""
+    path = write_folder(tmp_path / "one", {"mark": MARK}, overwrite=False, marker="mark")
+    name = "system.posix_acl_access"
+    try:
+        os.setxattr(path, name, _access_list(5, 5))
+        os.setxattr(path / "mark", name, _access_list(4, 4))
+    except (AttributeError, OSError):
+        pytest.skip("no access control lists here")
+    before = {file: os.getxattr(file, name) for file in (path, path / "mark")}
+    write_folder(path, {"mark": MARK, "more": b""}, overwrite=True, marker="mark")
+    assert {file: os.getxattr(file, name) for file in before} == before
+    assert os.getxattr(path / "more", name) == before[path / "mark"]
+    with whole_file(path / "mark") as part:
+        part.write_bytes(MARK)
+    assert os.getxattr(path / "mark", name) == before[path / "mark"]
+
+
+def test_lists_that_cannot_be_given_give_nobody_more(tmp_path, monkeypatch):
+    path = write_folder(tmp_path / "one", {"mark": MARK}, overwrite=False, marker="mark")
+    (path / "mark").chmod(0o654)
+    listed = {"system.posix_acl_access": b"of somebody"}
+
+    def refuse(*_arguments):
+        raise OSError(errno.ENOTSUP, "no lists here")
+
+    monkeypatch.setattr(os, "getxattr", lambda file, name: listed[name], raising=False)
+    monkeypatch.setattr(os, "setxattr", refuse, raising=False)
+    write_folder(path, {"mark": MARK}, overwrite=True, marker="mark")
+    assert (path / "mark").stat().st_mode & 0o777 == 0o604
+
+
+def test_an_old_version_that_cannot_be_removed_is_told(tmp_path, monkeypatch):
+    """Whoever was to be removed is in it still."""
+    path = write_folder(tmp_path / "one", {"mark": MARK}, overwrite=False, marker="mark")
+    with monkeypatch.context() as broken:
+        broken.setattr("sfpose.runtime.parts.shutil.rmtree", lambda *_, **__: None)
+        with pytest.warns(
+            RuntimeWarning, match=r"must be removed, and could not be: remove '.*part'"
+        ):
+            write_folder(path, {"mark": MARK, "new": b""}, overwrite=True, marker="mark")
+    assert (path / "new").is_file()
+    assert len([*tmp_path.iterdir()]) == 2
+    write_folder(path, {"mark": MARK, "new": b""}, overwrite=True, marker="mark")
+    assert [left.name for left in tmp_path.iterdir()] == ["one"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="owners are asked for on POSIX systems")
+def test_nobody_replaces_what_they_could_not_remove(tmp_path, monkeypatch):
+    path = write_folder(tmp_path / "one", {"mark": MARK}, overwrite=False, marker="mark")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(os, "geteuid", lambda: path.stat().st_uid + 1)
+    with pytest.raises(
+        PermissionError, match="you must own what is replaced, or may write into it"
+    ):
+        write_folder(path, {"mark": MARK, "new": b""}, overwrite=True, marker="mark")
+    assert [file.name for file in path.iterdir()] == ["mark"]
+    assert [left.name for left in tmp_path.iterdir()] == ["one"]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Scorer", "all_comparisons", "axes_or_new", "figure_of"]
+__all__ = ["Scorer", "all_comparisons", "axes_or_new", "figure_of", "rule_for"]
 
 
 class Decider(Protocol):
@@ -31,6 +31,8 @@ class Scorer(Protocol):
     """What ``from_estimator`` needs of a TemplateVerifier."""
 
     def decision_rule(self) -> Decider: ...
+
+    def decision_function(self, A: ArrayLike, B: ArrayLike, /) -> NDArray[np.float64]: ...
 
     def score_matrix(self, A: ArrayLike, B: ArrayLike, /) -> NDArray[np.floating[Any]]: ...
 
@@ -54,6 +56,12 @@ def axes_or_new(ax: Axes | None) -> Axes:
 def figure_of(axes: Axes) -> Figure:
     """The figure that holds ``axes``."""
     return cast("Figure", axes.figure)
+
+
+def rule_for(verifier: Scorer, descriptors: ArrayLike) -> Decider:
+    """What decides about descriptors, if it does: a threshold of others means nothing."""
+    verifier.decision_function(descriptors, descriptors)
+    return verifier.decision_rule()
 
 
 def all_comparisons(

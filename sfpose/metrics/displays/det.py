@@ -8,7 +8,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sfpose.metrics._checks import check_scores, people_given
-from sfpose.metrics.displays._common import Scorer, all_comparisons, axes_or_new, figure_of
+from sfpose.metrics.displays._common import (
+    Scorer,
+    all_comparisons,
+    axes_or_new,
+    figure_of,
+    rule_for,
+)
 from sfpose.metrics.error_rates import crossing, det_curve, error_rates_at_threshold
 from sfpose.metrics.intervals import Interval, intervals_at
 
@@ -189,7 +195,7 @@ class DetCurveDisplay:
             distances,
             people[first] == people[second],
             name=name,
-            threshold=verifier.decision_rule().threshold,
+            threshold=rule_for(verifier, descriptors).threshold,
             first_people=people[first],
             second_people=people[second],
             ax=ax,

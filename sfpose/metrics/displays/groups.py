@@ -8,7 +8,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sfpose._checks import check_labels
-from sfpose.metrics.displays._common import Scorer, all_comparisons, axes_or_new, figure_of
+from sfpose.metrics.displays._common import (
+    Scorer,
+    all_comparisons,
+    axes_or_new,
+    figure_of,
+    rule_for,
+)
 from sfpose.metrics.groups import GroupErrorRates, group_error_rates
 from sfpose.metrics.intervals import clopper_pearson_interval
 
@@ -160,7 +166,7 @@ class GroupErrorDisplay:
         names, labels = check_labels(groups, len(people), rule)
         within = labels[first] == labels[second]
         first, second = first[within], second[within]
-        decided = verifier.decision_rule()
+        decided = rule_for(verifier, descriptors)
         return cls.from_scores(
             verifier.score_matrix(descriptors, descriptors)[first, second],
             people[first] == people[second],

@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sfpose.metrics._checks import check_scores
-from sfpose.metrics.displays._common import Scorer, all_comparisons, axes_or_new, figure_of
+from sfpose.metrics._checks import check_scores, check_threshold
+from sfpose.metrics.displays._common import (
+    Scorer,
+    all_comparisons,
+    axes_or_new,
+    figure_of,
+    rule_for,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,7 +79,7 @@ class ScoreHistogramDisplay:
         Raises
         ------
         ValueError
-            If the scores are refused.
+            If the scores are refused, or ``threshold`` is no number.
 
         Examples
         --------
@@ -83,7 +89,8 @@ class ScoreHistogramDisplay:
         ([1.0, 2.0], [4.0, 5.0])
         """
         scores, genuine = check_scores(distances, is_genuine)
-        display = cls(scores[genuine], scores[~genuine], threshold=threshold)
+        limit = None if threshold is None else check_threshold(threshold)
+        display = cls(scores[genuine], scores[~genuine], threshold=limit)
         return display.plot(bins=bins, ax=ax)
 
     @classmethod
@@ -135,7 +142,7 @@ class ScoreHistogramDisplay:
         first, second, people = all_comparisons(descriptors, subjects)
         distances = verifier.score_matrix(descriptors, descriptors)[first, second]
         genuine = people[first] == people[second]
-        threshold = verifier.decision_rule().threshold
+        threshold = rule_for(verifier, descriptors).threshold
         return cls.from_scores(distances, genuine, threshold=threshold, bins=bins, ax=ax)
 
     def plot(self, *, bins: int = 60, ax: Axes | None = None) -> ScoreHistogramDisplay:

@@ -197,7 +197,7 @@ class PoseErrorDisplay:
         axes = axes_or_new(ax)
         percent = 100 * self.rates
         image = axes.imshow(percent, cmap="YlOrRd", vmin=0)
-        middle = np.nanmax(percent) / 2
+        middle = np.nanmax(percent, initial=0) / 2
         for (row, column), rate in np.ndenumerate(percent):
             if not np.isnan(rate):
                 colour = "white" if rate > 1.4 * middle else "black"

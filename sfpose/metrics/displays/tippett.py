@@ -197,7 +197,9 @@ class TippettDisplay:
         for ratios, name in [(self.genuine, "genuine"), (self.impostor, "impostor")]:
             # A ratio counts as "at least so large" at its own value.
             share = 100 * np.arange(len(ratios), 0, -1) / len(ratios)
-            (line,) = axes.plot(ratios / np.log(10), share, drawstyle="steps-pre", label=name)
+            left_out = int(np.isinf(ratios).sum())
+            label = f"{name} ({left_out:,} infinite left out)" if left_out else name
+            (line,) = axes.plot(ratios / np.log(10), share, drawstyle="steps-pre", label=label)
             self.lines_.append(line)
         axes.axvline(0, color="0.6", linewidth=0.8)
         axes.set(
