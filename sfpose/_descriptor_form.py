@@ -23,8 +23,17 @@ Weights: TypeAlias = str | os.PathLike[str] | Manifest
 
 
 def manifest_of(weights: Weights) -> Manifest:
-    """What an artifact says of itself."""
-    return weights if isinstance(weights, Mapping) else read_manifest(weights)
+    """What an artifact of a descriptor network says of itself.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there is no such artifact, or its network finds landmarks.
+    """
+    manifest = weights if isinstance(weights, Mapping) else read_manifest(weights)
+    if manifest.get("kind") == "landmarks":
+        raise ValueError("weights must give descriptors; those of kind 'landmarks' give landmarks")
+    return manifest
 
 
 class DescriptorForm(NamedTuple):

@@ -143,12 +143,16 @@ class _Refused(Exception):
 @contextlib.contextmanager
 def _refusing(rule: str) -> Iterator[None]:
     """Say the rule for whatever decoders raise on damaged images, which is beyond a list."""
+    from PIL import UnidentifiedImageError
+
     try:
         yield
     except _Refused as error:
         raise ValueError(*error.args) from None
     except MemoryError:
         raise
+    except UnidentifiedImageError:  # which says no more than where in memory the file is
+        raise ValueError(rule) from None
     except Exception as error:
         raise ValueError(f"{rule}: {error}") from error
 
@@ -162,9 +166,10 @@ def _from_pillow(image: PillowImage, name: str) -> NDArray[np.uint8]:
     if getattr(image, "is_animated", False) and image.format != "MPO":
         raise _Refused(f"{name} must be a still image; got an animation")
     # Pillow opens 16 bits of RGB as 8; before it decodes, the raw mode tells.
-    deep = any(";16" in str(part[-1]) for part in getattr(image, "tile", []))
-    if deep or image.mode[0] in "IF":
-        raise _Refused(f"{name} must have 8 bits a channel; it has more (mode {image.mode})")
+    raw = [str(part[-1]) for part in getattr(image, "tile", []) if ";16" in str(part[-1])]
+    if raw or image.mode[0] in "IF":
+        mode = (raw or [image.mode])[0]
+        raise _Refused(f"{name} must have 8 bits a channel; it has more (mode {mode})")
     if image.getexif().get(_ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)
     return _check_array(np.array(to_srgb(image)))

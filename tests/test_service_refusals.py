@@ -134,3 +134,51 @@ def test_nobody_is_enrolled_of_more_photos_than_can_be_decided_about(service, tm
         assert client.post(f"{url}/people/x", files=uploads[:2]).status_code == 201
         told = client.post(f"{url}/people/x/verify", files={"photo": photo})
         assert told.json() == {"match": True, "target_fmr": 0.1}
+
+
+def test_of_several_photos_none_is_taken_without_a_word(service, tmp_path, faces):
+    own, other = png(faces["hopper"][0]), png(faces["collins"][0])
+    with (
+        Running(service.create_app(str(tmp_path / "t.db"))) as url,
+        httpx.Client(base_url=url) as client,
+    ):
+        assert client.post("/people/hopper", files={"photos": own}).status_code == 201
+        for address in ("/people/hopper/verify", "/identify"):
+            assert client.post(address, files=[("photo", other), ("photo", own)]).status_code == 422
+            assert client.post(address).status_code == 422
+        answer = client.post("/people/hopper/verify", files={"photo": own})
+        assert answer.json()["match"] is True
+
+
+def test_nobody_has_a_name_that_clients_take_for_a_folder(service, tmp_path, faces):
+    photo = png(faces["hopper"][0])
+    with (
+        Running(service.create_app(str(tmp_path / "t.db"))) as url,
+        httpx.Client(base_url=url) as client,
+    ):
+        for name in (".", "..", ".hidden"):
+            address = f"/people/{name.replace('.', '%2E')}"
+            assert client.post(address, files={"photos": photo}).status_code in (404, 405, 422)
+        assert client.post("/people/a.b-c_1", files={"photos": photo}).status_code == 201
+
+
+@pytest.mark.parametrize("database", ["", ":memory:"])
+def test_a_database_that_would_forget_everybody_is_refused(service, database):
+    with pytest.raises(ValueError, match="SFPOSE_DATABASE must name a file that stays"):
+        service.create_app(database)
+
+
+def test_settings_from_the_environment_are_named_when_they_are_wrong(service, monkeypatch):
+    monkeypatch.setenv("SFPOSE_TARGET_FMR", "often")
+    with pytest.raises(ValueError, match="SFPOSE_TARGET_FMR must be a number; got 'often'"):
+        _ = service.app
+
+
+def test_what_is_no_image_is_told_without_an_address_in_memory(service, tmp_path):
+    with (
+        Running(service.create_app(str(tmp_path / "t.db"))) as url,
+        httpx.Client(base_url=url) as client,
+    ):
+        answer = client.post("/identify", files={"photo": b"no image"})
+    said = "photo 0: an image file must be a whole JPEG, PNG or WebP; 'the file' is not"
+    assert answer.json() == {"detail": said}

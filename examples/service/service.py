@@ -45,7 +45,12 @@ LARGEST_PHOTO = 25 * 10**6
 MOST_PHOTOS = 10
 READ_AT_ONCE = os.cpu_count() or 1
 
-PersonId = Annotated[str, Path(min_length=1, max_length=100, pattern=r"^[\w.-]+$")]
+PersonId = Annotated[str, Path(min_length=1, max_length=100, pattern=r"^[\w-][\w.-]*$")]
+# Not "." or "..", which clients take for folders of the address.
+
+
+# A list, since of several the last would be taken without a word.
+OnePhoto = Annotated[list[UploadFile], File(min_length=1, max_length=1)]
 
 
 def photos_decided_about(embedder: FaceEmbedder, verifier: TemplateVerifier) -> int:
@@ -134,7 +139,7 @@ def create_app(
                 row = embedder.transform(images if aligner is None else aligner.transform(images))
         except ValueError as error:
             # The library counts the images of one call, which is one of the photos here.
-            said = str(error).removeprefix("image 0: ")
+            said = str(error).removeprefix("image 0: ").partition(": choose another policy")[0]
             raise HTTPException(422, f"photo {number}: {said}") from error
         if np.isnan(row).any():
             raise HTTPException(422, f"photo {number} must show a face; nothing was found")
@@ -188,8 +193,8 @@ def create_app(
             raise HTTPException(404, "nobody is enrolled under this id")
 
     @app.post("/people/{person}/verify")
-    def verify(person: PersonId, photo: Annotated[UploadFile, File()]) -> dict[str, object]:
-        probe = descriptor(photo)
+    def verify(person: PersonId, photo: OnePhoto) -> dict[str, object]:
+        probe = descriptor(photo[0])
         enrolled = store.get(person, weights)
         if enrolled is None:
             raise HTTPException(404, "nobody is enrolled under this id with these weights")
@@ -197,8 +202,8 @@ def create_app(
         return {"match": result.match, "target_fmr": result.target_fmr}
 
     @app.post("/identify")
-    def identify(photo: Annotated[UploadFile, File()]) -> dict[str, object]:
-        probe = descriptor(photo)
+    def identify(photo: OnePhoto) -> dict[str, object]:
+        probe = descriptor(photo[0])
         return {"person": nearest_accepted(store.candidates(probe, weights), probe)}
 
     @app.get("/health")
@@ -212,9 +217,14 @@ def __getattr__(name: str) -> FastAPI:
     """``service:app`` for uvicorn, made of the environment when it is asked for."""
     if name != "app":
         raise AttributeError(name)
+    rate = os.environ.get("SFPOSE_TARGET_FMR", "0.001")
+    try:
+        target_fmr = float(rate)
+    except ValueError:
+        raise ValueError(f"SFPOSE_TARGET_FMR must be a number; got {rate!r}") from None
     return create_app(
         os.environ.get("SFPOSE_DATABASE", "templates.db"),
         bundle=os.environ.get("SFPOSE_BUNDLE"),
-        target_fmr=float(os.environ.get("SFPOSE_TARGET_FMR", "0.001")),
+        target_fmr=target_fmr,
         detector=os.environ.get("SFPOSE_DETECTOR", "crop"),
     )

@@ -57,6 +57,9 @@ def open_store(database: str, width: int) -> Store:
 
     ``width`` is the number of values of a template, which a column of vectors is declared with.
     """
+    if database in ("", ":memory:"):
+        # SQLite would make a new one, of nobody, for every connection.
+        raise ValueError(f"SFPOSE_DATABASE must name a file that stays; got {database!r}")
     if database.startswith(("postgresql://", "postgres://")):
         return PostgresStore(database, width)
     return SqliteStore(database)

@@ -6,13 +6,15 @@ import argparse
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sfpose.cli.output import has_controls
 
 Number = TypeVar("Number", int, float)
 
 __all__ = [
+    "Once",
+    "Several",
     "at_least_one",
     "check_names",
     "check_new",
@@ -21,6 +23,36 @@ __all__ = [
     "rate",
     "to_path",
 ]
+
+
+class Several(argparse.Action):
+    """What an option names, in place of its default; given again, it names more."""
+
+    def __call__(  # noqa: D102
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        named = getattr(namespace, self.dest)
+        earlier = [] if named is self.default else named
+        setattr(namespace, self.dest, [*earlier, *values])
+
+
+class Once(argparse.Action):
+    """An option that says who or what is meant, of which there is one."""
+
+    def __call__(  # noqa: D102
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if (named := getattr(namespace, self.dest)) is not None:
+            raise argparse.ArgumentError(self, f"must be given once; got {named!r} and {values!r}")
+        setattr(namespace, self.dest, values)
 
 
 def at_least_one(text: str) -> int:

@@ -7,9 +7,9 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfpose.cli.arguments import check_new, rate, to_path
+from sfpose.cli.arguments import Several, check_new, rate, to_path
 from sfpose.cli.output import print_json, say_left_out
-from sfpose.cli.photos import add_photo_options, embed_photos, photos_by_person
+from sfpose.cli.photos import add_photo_options, check_one_face, embed_photos, photos_by_person
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -33,6 +33,7 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "--target-fmr",
         type=rate,
         nargs="+",
+        action=Several,
         default=[1e-1, 1e-2, 1e-3, 1e-4],
         metavar="RATE",
         help="how often strangers may be taken for the same person (default: "
@@ -55,6 +56,7 @@ def run(options: argparse.Namespace) -> int:
     artifact = read_artifact(options.weights)
     photos, people, without = photos_by_person(options.people)
     faces = embed_photos(photos, options)
+    check_one_face(photos, faces)
     usable = ~np.isnan(faces.descriptors).any(axis=1)
     rows, names = faces.descriptors[usable], np.array(people)[faces.index[usable]]
     calibrator = Calibrator(rows, names, n_jobs=options.n_jobs)

@@ -6,11 +6,17 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfpose.cli.arguments import check_names, check_writable, to_path
+from sfpose.cli.arguments import Once, check_names, check_writable, to_path
 from sfpose.cli.doubts import look_alikes, odd_photos
 from sfpose.cli.galleries import check_changeable
 from sfpose.cli.output import note, print_json
-from sfpose.cli.photos import add_photo_options, embed_photos, find_photos, photos_by_person
+from sfpose.cli.photos import (
+    add_photo_options,
+    check_one_face,
+    embed_photos,
+    find_photos,
+    photos_by_person,
+)
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -38,7 +44,7 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "photos", nargs="+", help="photos of one person (with --id), or one folder PERSON/photo"
     )
-    parser.add_argument("--id", metavar="NAME", help="whose photos these are")
+    parser.add_argument("--id", metavar="NAME", action=Once, help="whose photos these are")
     parser.add_argument("--replace", action="store_true", help="replace people who are there")
     add_photo_options(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -64,6 +70,7 @@ def run(options: argparse.Namespace) -> int:
         there = TemplateGallery.load(options.gallery, weights=options.weights)
         _check_new(there, names, options)
     faces = embed_photos(photos, options)
+    check_one_face(photos, faces)
     usable = ~np.isnan(faces.descriptors).any(axis=1)
     rows, index = faces.descriptors[usable], faces.index[usable]
     whose = np.array(people)[index]

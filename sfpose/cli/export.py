@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfpose.cli.arguments import check_new, to_path
+from sfpose.cli.arguments import Several, check_new, to_path
 from sfpose.cli.output import print_json
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--weights",
         nargs="+",
+        action=Several,
         default=["default"],
         help="shipped name or path of an artifact; of several for mean",
     )

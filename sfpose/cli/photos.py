@@ -27,6 +27,7 @@ __all__ = [
     "add_embedding_options",
     "add_photo_options",
     "add_progress_option",
+    "check_one_face",
     "check_policy",
     "embed_photos",
     "find_photos",
@@ -329,6 +330,22 @@ def embed_photos(photos: Sequence[Path], options: argparse.Namespace) -> Faces:
         np.concatenate([faces.descriptors for faces in done]),
         np.concatenate([faces.index for faces in done]),
     )
+
+
+def check_one_face(photos: Sequence[str | Path], faces: Faces) -> None:
+    """Refuse photos of which several faces were taken, where they are to show one person.
+
+    Raises
+    ------
+    ValueError
+    """
+    import numpy as np
+
+    for number in np.flatnonzero(np.bincount(faces.index, minlength=1) > 1)[:1]:
+        raise ValueError(
+            f"one face of a photo must be meant; {(faces.index == number).sum()} were taken in "
+            f"{str(photos[number])!r}"
+        )
 
 
 def _named(message: str, names: Sequence[str | Path]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from sfpose.cli.arguments import to_path
+from sfpose.cli.arguments import Several, to_path
 from sfpose.cli.galleries import check_changeable
 from sfpose.cli.output import print_json, shown
 
@@ -25,7 +25,12 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("gallery", type=to_path, help="folder of the gallery")
     parser.add_argument(
-        "--id", metavar="NAME", nargs="+", required=True, help="who is to be deleted"
+        "--id",
+        metavar="NAME",
+        nargs="+",
+        action=Several,
+        required=True,
+        help="who is to be deleted",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
-from sfpose.cli.arguments import check_new, to_path
+from sfpose.cli.arguments import Several, check_new, to_path
 
 RESUME = "A run that was stopped goes on from its checkpoint when it is called again."
 
@@ -26,10 +27,11 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 
 def add_start(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     """What a run starts from, and of which architecture it is."""
+    together: dict[str, Any] = {"nargs": "+", "action": Several} if several else {}
     looks = "; several fill the looks of a network of several looks, one after the other"
     parser.add_argument(
         "--start",
-        nargs="+" if several else None,
+        **together,
         help="what to start from: a shipped name, an artifact, a SqueezeNet v1.1 state "
         "(.safetensors or .pth), or another run's checkpoint (.pt); random weights if not given"
         + (looks if several else ""),

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 
 from sfpose.cli.arguments import rate
 from sfpose.cli.output import print_json
-from sfpose.cli.photos import add_detector_options, check_policy, embed_photos, naming
+from sfpose.cli.photos import (
+    add_detector_options,
+    check_one_face,
+    check_policy,
+    embed_photos,
+    naming,
+)
 from sfpose.cli.rates import chosen_rate
 
 if TYPE_CHECKING:
@@ -61,17 +67,17 @@ def _descriptors(options: argparse.Namespace) -> NDArray[np.float32]:
         index = np.arange(2)
     else:
         faces = embed_photos([Path(photo) for photo in photos], options)
+        check_one_face(photos, faces)
         rows, index = faces.descriptors, faces.index
     for number, photo in enumerate(photos):
         found = rows[index == number]
-        if len(found) > 1:
-            raise ValueError(
-                f"one face of a photo must be meant; {len(found)} were taken in {photo!r}"
-            )
         if not len(found) or not found[0, 0] >= 0:
-            crop = options.detector == "crop"
-            hint = ": give a loose crop of the face, or name a --detector" if crop else ""
-            raise ValueError(f"a photo must show a face; nothing was found in {photo!r}{hint}")
+            hint = "nothing was found"
+            if options.policy == "skip":
+                hint = "none was found, or several and skipped,"
+            rest = ": give a loose crop of the face, or name a --detector"
+            rest = rest if options.detector == "crop" else ""
+            raise ValueError(f"a photo must show a face; {hint} in {photo!r}{rest}")
     return rows
 
 

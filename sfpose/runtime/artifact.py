@@ -119,7 +119,10 @@ class Artifact:
         """
         value = self.manifest.get(name)
         if not isinstance(value, dict):
-            raise ValueError(f"the manifest must have a table {name!r}; got {value!r}")
+            kind = self.manifest.get("kind")
+            raise ValueError(
+                f"the manifest must have a table {name!r}; that of kind {kind!r} has {value!r}"
+            )
         return value
 
     @cached_property
@@ -179,8 +182,9 @@ class _Files:
     def __init__(self, path: Path) -> None:
         self._path = path
         if not path.exists():
+            names = tuple(name for name in SHIPPED if name != "landmarks")
             raise FileNotFoundError(
-                f"weights must be one of {SHIPPED} or the path of an artifact; got {str(path)!r}"
+                f"weights must be one of {names} or the path of an artifact; got {str(path)!r}"
             )
         # A pipe would be waited for, and a device has no end.
         if not path.is_dir() and not (path.is_file() and zipfile.is_zipfile(path)):
