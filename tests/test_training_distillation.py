@@ -371,3 +371,10 @@ def test_archives_that_lack_an_image_are_refused(tmp_path):
 
     with pytest.raises(ValueError, match=r"1 are not, the first is 'a\.jpg'"):
         decode_archives([], ["a.jpg"], tmp_path / "cache.npy")
+
+
+def test_what_holds_no_faces_to_learn_from_is_told(tmp_path):
+    (tmp_path / "photo.jpg").touch()
+    for place in (tmp_path, tmp_path / "photo.jpg", tmp_path / "nothing"):
+        with pytest.raises(FileNotFoundError, match=r"must be a folder with fairface_128_\*\.zip"):
+            load_taught_faces(place, tmp_path)

@@ -49,7 +49,7 @@ def add_parser(kinds: _SubParsersAction[argparse.ArgumentParser]) -> None:
         nargs="+",
         action=Several,
         **share,
-        help="side of the random crop over the shorter side, one number a stage 1 for faces that "
+        help="side of the random crop over the shorter side, one number a stage; 1 for faces that "
         "are aligned, as the weights will see them (default: 1 for .rec files, 0.875 for others)",
     )
     parser.add_argument(

@@ -223,7 +223,17 @@ def load_taught_faces(folder: Path, cache: Path) -> TaughtFaces:
     -------
     TaughtFaces
         Photos under ``val/`` are marked as held out.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder does not hold them.
     """
+    if not (folder / "fairface_teacher.npz").is_file():
+        raise FileNotFoundError(
+            "data must be a folder with fairface_128_*.zip and fairface_teacher.npz; "
+            f"{str(folder)!r} is none"
+        )
     with np.load(folder / "fairface_teacher.npz") as stored:
         files = [str(name) for name in stored["files"]]
         archives = sorted(folder.glob("fairface_128_*.zip"))
