@@ -1,6 +1,7 @@
 """Folders of photos of which some show nobody, and which are more than one step takes."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -92,3 +93,28 @@ def test_what_finds_no_room_leaves_what_was_there(people, tmp_path, capsys, monk
     assert main([*arguments, *IN_STEPS]) == 2
     assert "No space left on device" in capsys.readouterr().err
     assert [(file.name, file.read_bytes()) for file in folder.iterdir()] == [(name, b"before")]
+
+
+def test_damaged_photos_are_left_out_and_named_when_asked_for(people, tmp_path, capsys):
+    """One of a thousand stops everything otherwise."""
+    damaged = people / "collins" / "0a.png"
+    damaged.write_bytes((people / "collins" / "0.png").read_bytes()[:2_000])
+    arguments = ["embed", str(people), "--out", str(tmp_path / "rows.npz")]
+    assert main(arguments) == 2
+    assert "0a.png" in capsys.readouterr().err
+    assert not (tmp_path / "rows.npz").exists()
+    assert main([*arguments, "--leave-out-unreadable", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["rows"] == 6
+    assert re.search(r"note: left out: .*0a\.png", printed.err)
+    whole = sorted(path for path in people.rglob("*.png") if path != damaged)
+    with np.load(tmp_path / "rows.npz") as stored:
+        assert stored["files"].tolist() == [str(path) for path in whole]
+        expected = FaceEmbedder().transform(whole)
+        np.testing.assert_allclose(stored["descriptors"], expected, rtol=1e-4, atol=1e-7)
+    gallery = tmp_path / "door"
+    assert main(["enrol", str(gallery), str(people), "--leave-out-unreadable"]) == 0
+    assert TemplateGallery.load(gallery).counts.tolist() == [3, 3]
+    alone = ["embed", str(damaged), "--out", str(tmp_path / "none.npz"), "--leave-out-unreadable"]
+    assert main(alone) == 2
+    assert "there must be a photo that can be read; there is none" in capsys.readouterr().err
