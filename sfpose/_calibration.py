@@ -153,8 +153,10 @@ class Calibrator:
         """
         found: dict[Condition, Calibrated] = {}
         for place, (more, fewer) in enumerate(sizes):
-            paired = self._compare(more, fewer, mixed=True)
-            if paired is None and place < max(needed, 1):
+            mixed = alone = self._compare(more, fewer, mixed=True)
+            if more > 1:
+                alone = self._compare(more, fewer, mixed=False) if self._pose_names else None
+            if mixed is alone is None and place < max(needed, 1):
                 raise ValueError(
                     "a calibration needs at least one person with two descriptors; everyone has one"
                     if more == fewer == 1
@@ -162,7 +164,7 @@ class Calibrator:
                     "many images, and one person with enough for both sides without sharing "
                     "any; the data have none"
                 )
-            for poses, compared in () if paired is None else self._by_poses(paired, more, fewer):
+            for poses, compared in self._by_poses(mixed, alone):
                 condition = Condition.of(more, fewer, poses)
                 known = self._calibrated(condition, compared, targets, place == 0, place < needed)
                 if known is not None:
@@ -226,13 +228,11 @@ class Calibrator:
         return Calibrated(thresholds, line.slope_, line.intercept_)
 
     def _by_poses(
-        self, paired: _Paired, more: int, fewer: int
+        self, mixed: _Paired | None, alone: _Paired | None
     ) -> Iterator[tuple[tuple[str, str] | None, _Compared]]:
-        """All pairs, then those of each pair of poses."""
-        yield None, self._compared(paired)
-        if not self._pose_names:
-            return
-        alone = paired if more == 1 else self._compare(more, fewer, mixed=False)
+        """Pairs of any poses, then, of templates that hold one alone, those of each pair."""
+        if mixed is not None:
+            yield None, self._compared(mixed)
         if alone is None:
             return
         distances, genuine, equal, names = self._compared(alone)

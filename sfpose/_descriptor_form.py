@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from sfpose.runtime.artifact import DISTANCE, Artifact, Manifest, read_manifest
+from sfpose.runtime.artifact import DISTANCE, Artifact, Manifest, check_kind, read_manifest
 
 __all__ = ["DescriptorForm", "Weights", "manifest_of"]
 
@@ -31,8 +31,7 @@ def manifest_of(weights: Weights) -> Manifest:
         If there is no such artifact, or its network finds landmarks.
     """
     manifest = weights if isinstance(weights, Mapping) else read_manifest(weights)
-    if manifest.get("kind") == "landmarks":
-        raise ValueError("weights must give descriptors; those of kind 'landmarks' give landmarks")
+    check_kind(manifest)
     return manifest
 
 

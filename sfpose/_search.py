@@ -37,8 +37,8 @@ _LOOSE = 0.35
 _RETRY = 16
 """Blocks after which a bound that was too loose is tried again."""
 
-_MANY = 1024
-"""Nearest rows above which to sort blocks is faster than to put each row in its place."""
+_MANY = 4096
+"""Nearest rows above which blocks are sorted: to put each row in its place takes longer then."""
 
 _FEW_ROWS = 512
 """Gallery rows that one thread scores at a time where probes are few."""
@@ -206,6 +206,8 @@ def nearest(
 
 def _sort_in(distances: Rows, start: int, best: Rows, index: NDArray[np.int64]) -> None:
     """What ``keep_nearest`` does, by sorting: a place among many takes it too long."""
+    if not (distances < best[:, -1:]).any():
+        return
     rows = np.broadcast_to(start + np.arange(distances.shape[1]), distances.shape)
     every, numbers = np.hstack([best, distances]), np.hstack([index, rows])
     order = np.argsort(every, axis=1, kind="stable")[:, : best.shape[1]]

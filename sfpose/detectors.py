@@ -29,8 +29,8 @@ Detector: TypeAlias = "Callable[[NDArray[np.uint8]], ArrayLike | tuple[ArrayLike
 """From a photo to boxes, or to boxes and landmarks."""
 
 _REACH = 0.75
-"""From the middle of a box to that of its landmarks, in sides of the box. YuNet's on photos of CFP,
-KDEF, LFW and FairFace, profiles and heads that lie on their side too, lie within 0.42."""
+"""From the middle of a box to that of its landmarks, in longer sides of the box. YuNet's on photos
+of CFP, KDEF, LFW and FairFace, profiles and heads that lie on their side too, lie within 0.42."""
 
 _RULE = (
     "a detector must give boxes of shape (n, 4): left, top, right, bottom, or a pair of boxes and "
@@ -292,7 +292,8 @@ def detect_faces(
     if landmarks is not None:
         # Nor does a box tell where the face is if its landmarks are those of another size.
         away = np.abs(landmarks.mean(axis=1) - (boxes[:, :2] + boxes[:, 2:]) / 2)
-        for face in np.flatnonzero((away > _REACH * (boxes[:, 2:] - boxes[:, :2])).any(axis=1)):
+        sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1)  # the shorter may be cut off
+        for face in np.flatnonzero(away.max(axis=1) > _REACH * sides):
             raise ValueError(
                 "landmarks must lie on the face that the box is of, in pixels of the photo; the "
                 f"box {boxes[face].tolist()} has {landmarks[face].tolist()}"

@@ -58,7 +58,7 @@ class TemplateVerifier(NeedsNoFit, BaseEstimator):  # type: ignore[misc]
         ``fit`` compares all pairs of different people if they are at most so many, else a
         random sample of so many, each once; all pairs of the same person always.
     random_state : int, default=0
-        Seeds that sample; at least 0.
+        Seeds that sample, and whose images make a template where no poses are given; at least 0.
     n_jobs : int, default=None
         Threads for scoring. None means one unless in a ``joblib.parallel_config``, -1 means
         all processors; the result has the same bits for any number.
@@ -127,8 +127,8 @@ class TemplateVerifier(NeedsNoFit, BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         descriptors : array of shape (n, d), values >= 0
-            As ``FaceEmbedder.transform`` gives them: one row an image. Templates are made of a
-            person's in any order; with ``poses`` of all in turn, and of one for each pair of poses.
+            As ``FaceEmbedder.transform`` gives them: one row an image. Templates of several are of
+            a person's drawn at random; with ``poses``, of all in turn, or of one for pairs of them.
         subjects : array of shape (n,)
             Whose each descriptor is. None of them should be among those whose errors
             are measured later.

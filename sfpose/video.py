@@ -150,16 +150,21 @@ def read_frames(path: str | os.PathLike[str], *, every: int = 1) -> Iterator[Fra
                 if number % every == 0:
                     seconds = float("nan") if frame.time is None else float(frame.time) - start
                     image = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
-                    note: Any = frame.side_data.get("DISPLAYMATRIX")
-                    yield Frame(number, seconds, image if note is None else _upright(image, note))
+                    yield Frame(number, seconds, _upright(image, frame))
     except av.FFmpegError as error:
         raise ValueError(f"{str(path)!r} must be a whole video; {error}") from error
 
 
-def _upright(image: NDArray[np.uint8], note: bytes) -> NDArray[np.uint8]:
+def _upright(image: NDArray[np.uint8], frame: Any) -> NDArray[np.uint8]:
     """As it is to be shown: phones store a picture sideways, or mirrored, with a matrix."""
+    try:
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV lists no frame's data if there is some of a kind that it lacks
+        return np.ascontiguousarray(np.rot90(image, frame.rotation // 90))
+    if matrix is None:
+        return image
     # Stored (x, y) are shown at (a x + c y, b x + d y).
-    (a, b, _), (c, d, _), _ = np.frombuffer(note, np.int32).reshape(3, 3).tolist()
+    (a, b, _), (c, d, _), _ = np.frombuffer(matrix, np.int32).reshape(3, 3).tolist()
     if abs(b) + abs(c) > abs(a) + abs(d):
         image, a, d = image.swapaxes(0, 1), c, b
     return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])

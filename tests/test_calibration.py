@@ -474,3 +474,18 @@ def test_a_damaged_row_among_normalised_ones_is_told():
     descriptors[7] = 0
     with pytest.raises(ValueError, match="most rows sum to 1, row 7 to 0"):
         TemplateVerifier(0.01).fit(descriptors, subjects)
+
+
+def test_templates_of_one_pose_need_none_of_several():
+    """Three frontal and two profile images: in turn, no two templates of 3 and 2 share none."""
+    rng = np.random.default_rng(0)
+    subjects = np.repeat(np.arange(40), 5)
+    rows = rng.gamma(np.repeat(rng.gamma(1.0, 1.0, (40, 30)), 5, axis=0) * 9 + 0.1)
+    poses = np.tile(["frontal"] * 3 + ["profile"] * 2, 40)
+    found = TemplateVerifier(0.05, groups=("size", "pose"), template_sizes=[(1, 1), (3, 2)])
+    found.fit(rows, subjects, poses=poses)
+    assert [condition for condition in found.calibrations_ if condition.template_images == 3] == [
+        Condition(3, 2, ("frontal", "profile"))
+    ]
+    with pytest.raises(ValueError, match="templates of 4 against 4 images need two people"):
+        found.set_params(template_sizes=[(4, 4)]).fit(rows, subjects, poses=poses)

@@ -216,3 +216,10 @@ def test_a_detectors_settings_are_named_when_they_are_wrong(
     setattr(detector, setting, value)
     with pytest.raises(ValueError, match=message):
         detector(np.zeros((90, 80, 3), np.uint8))
+
+
+def test_a_face_at_the_edge_may_have_a_box_that_is_cut_off():
+    landmarks = 80 * CANONICAL_LANDMARKS[None] + [260, 100]
+    photos = [np.zeros((200, 300, 3), np.uint8)]
+    aligner = FaceAligner(lambda _: ([(268, 100, 300, 180)], landmarks), policy="largest")
+    np.testing.assert_array_equal(aligner.align(photos).landmarks, landmarks)

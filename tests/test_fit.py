@@ -85,6 +85,7 @@ def test_fit_refuses_labels_that_teach_nothing(photos, people, message):
         ({"learning_rate": 0}, "learning_rate must be a finite number above 0; got 0"),
         ({"learning_rate": "fast"}, "learning_rate must be a finite number above 0; got 'fast'"),
         ({"train_size": 20}, "train_size must be a whole number, at least 31; got 20"),
+        ({"train_size": 40}, "train_size must be None or 100, because .* one size only; got 40"),
         ({"random_state": None}, "random_state must be a whole number, at least 0; got None"),
     ],
 )

@@ -105,16 +105,33 @@ def test_damaged_photos_are_left_out_and_named_when_asked_for(people, tmp_path, 
     assert not (tmp_path / "rows.npz").exists()
     assert main([*arguments, "--leave-out-unreadable", "--json"]) == 0
     printed = capsys.readouterr()
-    assert json.loads(printed.out)["rows"] == 6
+    told = json.loads(printed.out)
+    assert (told["photos"], told["rows"], told["no_face"]) == (6, 6, 0)
+    assert told["unreadable"] == [str(damaged)]
     assert re.search(r"note: left out: .*0a\.png", printed.err)
     whole = sorted(path for path in people.rglob("*.png") if path != damaged)
     with np.load(tmp_path / "rows.npz") as stored:
         assert stored["files"].tolist() == [str(path) for path in whole]
         expected = FaceEmbedder().transform(whole)
         np.testing.assert_allclose(stored["descriptors"], expected, rtol=1e-4, atol=1e-7)
-    gallery = tmp_path / "door"
-    assert main(["enrol", str(gallery), str(people), "--leave-out-unreadable"]) == 0
-    assert TemplateGallery.load(gallery).counts.tolist() == [3, 3]
+    gallery, leave = str(tmp_path / "door"), "--leave-out-unreadable"
+    assert main(["enrol", gallery, str(people), leave, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["photos"] == {"collins": 3, "hopper": 3}
+    assert (told["unreadable"], told["photos_without_face"]) == ([str(damaged)], [])
+    assert main(["identify", gallery, str(people / "collins"), leave, "--json"]) == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [each["id"] for each in answers] == ["collins"] * 3
+    mine = ["calibrate", str(people), "--out", str(tmp_path / "mine"), "--target-fmr", "0.6"]
+    assert main([*mine, leave, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["unreadable"] == [str(damaged)]
+    (people / "nobody").mkdir()
+    damaged.rename(people / "nobody" / "0.png")
+    assert main(["enrol", str(tmp_path / "new"), str(people), leave]) == 2
+    assert "in a photo of each person that can be read; there is none of nobody" in (
+        capsys.readouterr().err
+    )
+    damaged = people / "nobody" / "0.png"
     alone = ["embed", str(damaged), "--out", str(tmp_path / "none.npz"), "--leave-out-unreadable"]
     assert main(alone) == 2
     assert "there must be a photo that can be read; there is none" in capsys.readouterr().err

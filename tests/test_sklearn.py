@@ -16,6 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MaxAbsScaler
 from sklearn.utils.estimator_checks import check_estimator
 from sklearn.utils.metadata_routing import get_routing_for_object
+from sklearn.utils.validation import check_is_fitted
 
 from sfpose import FaceAligner, FaceEmbedder, TemplateVerifier, build_templates
 from sfpose._scoring import chi2_pairs
@@ -347,3 +348,8 @@ def test_a_pipeline_from_photos_has_the_names_of_the_descriptors(photos):
     with config_context(transform_output="pandas"):
         assert pipeline.transform(photos).columns.tolist() == names.tolist()
         assert FaceAligner().transform(photos).ndim == 4
+
+
+def test_a_verifier_decides_before_fit_and_scikit_learn_knows():
+    check_is_fitted(TemplateVerifier())
+    assert not TemplateVerifier().__sklearn_tags__().requires_fit

@@ -7,8 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
-from sklearn.utils import get_tags
-from sklearn.utils.validation import check_is_fitted
 
 from sfpose import TemplateVerifier, build_templates, extend_template
 from sfpose._kernels import reference
@@ -360,11 +358,6 @@ def test_without_weights_there_is_no_calibration_and_it_is_said():
     rows = np.full((2, 256), 1 / 256)
     with pytest.raises(ValueError, match="weights must be a shipped name or a path; got None"):
         TemplateVerifier(weights=None).verify(*rows)
-
-
-def test_a_verifier_decides_before_fit_and_scikit_learn_knows():
-    check_is_fitted(TemplateVerifier())
-    assert not get_tags(TemplateVerifier()).requires_fit
 
 
 def test_a_rate_in_float32_is_the_one_that_ships():

@@ -1,5 +1,6 @@
 """Tracks of faces through made-up videos, and the frames that are kept."""
 
+import io
 import itertools
 import struct
 import sys
@@ -289,3 +290,19 @@ def test_quality_falls_with_the_cosine_of_either_turn(yaw, pitch):
 
     expected = np.cos(np.radians(yaw)) * np.cos(np.radians(pitch))
     assert quality(yaw, pitch) / quality(0, 0) == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_video_with_notes_that_pyav_does_not_know_is_turned_upright(tmp_path):
+    """A stream of JPEGs with EXIF, as some cameras write."""
+    upright = np.full((96, 64, 3), 40, np.uint8)
+    upright[:32] = 200
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    picture = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(np.rot90(upright))).save(picture, "JPEG", exif=exif)
+    (tmp_path / "camera.mjpeg").write_bytes(3 * picture.getvalue())
+    frames = list(read_frames(tmp_path / "camera.mjpeg"))
+    assert len(frames) == 3
+    for frame in frames:
+        np.testing.assert_allclose(frame.image.astype(int), upright, atol=40)
+        np.testing.assert_allclose(frame.image[4:28].astype(int), 200, atol=8)

@@ -45,8 +45,8 @@ LARGEST_PHOTO = 25 * 10**6
 MOST_PHOTOS = 10
 READ_AT_ONCE = os.cpu_count() or 1
 
+# No dot first: clients take "." and ".." for folders of the address.
 PersonId = Annotated[str, Path(min_length=1, max_length=100, pattern=r"^[\w-][\w.-]*$")]
-# Not "." or "..", which clients take for folders of the address.
 
 
 # A list, since of several the last would be taken without a word.

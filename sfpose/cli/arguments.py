@@ -26,7 +26,7 @@ __all__ = [
 
 
 class Several(argparse.Action):
-    """What an option names, in place of its default; given again, it names more."""
+    """argparse's action of an option that names several; given again, it names more."""
 
     def __call__(  # noqa: D102
         self,
@@ -41,7 +41,7 @@ class Several(argparse.Action):
 
 
 class Once(argparse.Action):
-    """An option that says who or what is meant, of which there is one."""
+    """argparse's action of an option that names one, and may not be given again."""
 
     def __call__(  # noqa: D102
         self,

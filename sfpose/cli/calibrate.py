@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from sfpose.cli.arguments import Several, check_new, rate, to_path
 from sfpose.cli.output import print_json, say_left_out
-from sfpose.cli.photos import add_photo_options, check_one_face, embed_photos, photos_by_person
+from sfpose.cli.photos import (
+    add_photo_options,
+    check_one_face,
+    embed_photos,
+    photos_by_person,
+    readable,
+)
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -55,10 +61,12 @@ def run(options: argparse.Namespace) -> int:
     check_new(options.out, options.overwrite, artifact=True)
     artifact = read_artifact(options.weights)
     photos, people, without = photos_by_person(options.people)
+    kept, unreadable = readable(photos, options)
+    photos, whose = [photos[row] for row in kept], [people[row] for row in kept]
     faces = embed_photos(photos, options)
     check_one_face(photos, faces)
     usable = ~np.isnan(faces.descriptors).any(axis=1)
-    rows, names = faces.descriptors[usable], np.array(people)[faces.index[usable]]
+    rows, names = faces.descriptors[usable], np.array(whose)[faces.index[usable]]
     calibrator = Calibrator(rows, names, n_jobs=options.n_jobs)
     targets = sorted(set(options.target_fmr), reverse=True)
     with warnings.catch_warnings(record=True) as caught:
@@ -73,7 +81,8 @@ def run(options: argparse.Namespace) -> int:
     lost = sorted(set(people) - set(names.tolist()))
     if options.json:
         told = {"out": str(options.out), **manifest["calibration"], "warnings": notes}
-        print_json({**told, "people_without_image": without, "people_without_face": lost})
+        told |= {"people_without_image": without, "people_without_face": lost}
+        print_json({**told, "unreadable": unreadable})
         return 0
     print(f"calibrated on {data}, wrote {options.out}")
     for condition, known in found.items():

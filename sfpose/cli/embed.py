@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING
 
 from sfpose.cli.arguments import check_new, to_path
 from sfpose.cli.output import print_json, shown
-from sfpose.cli.photos import add_photo_options, embed_photos, find_photos
+from sfpose.cli.photos import (
+    add_photo_options,
+    embed_photos,
+    find_photos,
+    readable,
+)
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -46,6 +51,8 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(f"--out must end in .npz or .safetensors; got {str(out)!r}")
     place = check_new(out, options.overwrite)
     photos = find_photos(options.photos)
+    rows, unreadable = readable(photos, options)
+    photos = [photos[row] for row in rows]
     faces = embed_photos(photos, options)
     if not len(faces.index):
         raise ValueError("no photo shows a face that the policy takes; nothing was written")
@@ -55,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
     without = len(photos) - len(set(faces.index.tolist())) + lost
     if options.json:
         told = {"out": str(out), "photos": len(photos), "rows": len(files), "no_face": without}
-        print_json(told)
+        print_json({**told, "unreadable": unreadable})
     else:
         print(f"wrote {len(files)} descriptors of {len(photos)} photos to {shown(out)}")
         if without:

@@ -16,6 +16,7 @@ from sfpose.cli.photos import (
     embed_photos,
     find_photos,
     photos_by_person,
+    readable,
 )
 
 if TYPE_CHECKING:
@@ -69,15 +70,18 @@ def run(options: argparse.Namespace) -> int:
         # Before the photos are embedded, and once more when the gallery is written.
         there = TemplateGallery.load(options.gallery, weights=options.weights)
         _check_new(there, names, options)
+    kept, unreadable = readable(photos, options)
+    photos, people = [photos[row] for row in kept], [people[row] for row in kept]
     faces = embed_photos(photos, options)
     check_one_face(photos, faces)
     usable = ~np.isnan(faces.descriptors).any(axis=1)
     rows, index = faces.descriptors[usable], faces.index[usable]
     whose = np.array(people)[index]
-    missing = sorted(set(people) - set(whose.tolist()))
+    missing = sorted({*names} - {*whose.tolist()})
     if missing:
         raise ValueError(
-            f"no face was found in any photo of {', '.join(missing)}; nobody was added"
+            "a face must be found in a photo of each person that can be read; there is none of "
+            f"{', '.join(missing)}; nobody was added"
         )
     built = build_templates(rows, whose)
     counts = dict(zip(built.groups.tolist(), built.counts.tolist(), strict=True))
@@ -95,7 +99,7 @@ def run(options: argparse.Namespace) -> int:
     doubts = _doubts(photos, index, rows, whose, gallery, manifest)
     if options.json:
         told = {"gallery": str(options.gallery), "people": len(gallery), "photos": counts}
-        print_json({**told, **doubts})
+        print_json({**told, "unreadable": unreadable, **doubts})
     else:
         print(
             f"enrolled {len(counts)} from {sum(counts.values())} of {len(photos)} photos; "

@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from sfpose.cli.arguments import at_least_one, rate, to_path
 from sfpose.cli.galleries import read_people, weights_for
 from sfpose.cli.output import note, print_json, shown
-from sfpose.cli.photos import add_photo_options, embed_photos, find_photos
+from sfpose.cli.photos import (
+    add_photo_options,
+    embed_photos,
+    find_photos,
+    readable,
+)
 from sfpose.cli.rates import chosen_rate
 
 if TYPE_CHECKING:
@@ -65,6 +70,7 @@ def run(options: argparse.Namespace) -> int:
     options.target_fmr = chosen_rate(options.target_fmr, manifest, 1e-4)
     thresholds = _thresholds(gallery, manifest, options.target_fmr)
     photos = find_photos(options.photos)
+    photos = [photos[row] for row in readable(photos, options)[0]]
     faces = embed_photos(photos, options)
     usable = ~np.isnan(faces.descriptors).any(axis=1)
     answers: list[list[tuple[_Near | None, list[_Near]]]] = [[] for _ in photos]

@@ -34,6 +34,7 @@ __all__ = [
     "in_steps",
     "naming",
     "photos_by_person",
+    "readable",
 ]
 
 _POLICIES = ("error", "skip", "largest", "centre", "all")
@@ -62,8 +63,8 @@ def add_photo_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--leave-out-unreadable",
         action="store_true",
-        help="go on without photos that are damaged or of another kind, and name them; all are "
-        "decoded once more (default: stop at the first)",
+        help="go on without photos that are damaged or of another kind, and name them, which "
+        "decodes each photo twice (default: stop at the first)",
     )
 
 
@@ -296,13 +297,12 @@ def _aligner(options: argparse.Namespace) -> FaceAligner | None:
 def embed_photos(photos: Sequence[Path], options: argparse.Namespace) -> Faces:
     """Descriptors of photos by the options of ``add_photo_options``.
 
-    Without a detector there is one row a photo, NaN where nothing was found; of what is left out
-    as unreadable there is none.
+    Without a detector there is one row a photo, NaN where nothing was found.
 
     Raises
     ------
     ValueError, FileNotFoundError
-        If a photo is refused; the message names it. If none is left.
+        If a photo is refused; the message names it.
     """
     import numpy as np
 
@@ -332,37 +332,40 @@ def embed_photos(photos: Sequence[Path], options: argparse.Namespace) -> Faces:
             return Faces(np.zeros((0, embedder.n_features_out), np.float32), faces.index)
         return Faces(embedder.transform(faces.images), start + faces.index)
 
-    rows = np.arange(len(photos))
-    if options.leave_out_unreadable:
-        rows = _readable(photos, options)
-    kept = [photos[row] for row in rows.tolist()]
-    done = in_steps(kept, kept, 4 * options.batch_size, embed, progress=options.progress)
+    done = in_steps(photos, photos, 4 * options.batch_size, embed, progress=options.progress)
     return Faces(
         np.concatenate([faces.descriptors for faces in done]),
-        rows[np.concatenate([faces.index for faces in done])],
+        np.concatenate([faces.index for faces in done]),
     )
 
 
-def _readable(photos: Sequence[Path], options: argparse.Namespace) -> NDArray[np.int64]:
-    """Rows of the photos that can be read; the others are named."""
-    import numpy as np
+def readable(photos: Sequence[Path], options: argparse.Namespace) -> tuple[list[int], list[str]]:
+    """Rows of the photos to go on with, and the names of those that are left out if so asked.
 
+    Raises
+    ------
+    ValueError
+        If none is left.
+    """
+    if not options.leave_out_unreadable:
+        return list(range(len(photos))), []
     from sfpose.preprocessing import read_image
 
     def refusal(_start: int, photo: Sequence[Path]) -> str | None:
         try:
             read_image(photo[0])
-        except (ValueError, OSError) as error:
+        except ValueError as error:
             return str(error)
         return None
 
     told = in_steps(photos, photos, 1, refusal, label="reading", progress=options.progress)
-    refusals = [reason for reason in told if reason is not None]
-    for reason in refusals:
-        note(f"left out: {reason}")
-    if len(refusals) == len(photos):
+    for reason in told:
+        if reason is not None:
+            note(f"left out: {reason}")
+    rows = [row for row, reason in enumerate(told) if reason is None]
+    if not rows:
         raise ValueError("there must be a photo that can be read; there is none")
-    return np.flatnonzero([reason is None for reason in told])
+    return rows, [str(photos[row]) for row, reason in enumerate(told) if reason is not None]
 
 
 def check_one_face(photos: Sequence[str | Path], faces: Faces) -> None:

@@ -46,7 +46,7 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--weights", default="default", help="shipped name or path of an artifact")
     add_detector_options(parser)
-    parser.set_defaults(batch_size=2, n_jobs=1, leave_out_unreadable=False)
+    parser.set_defaults(batch_size=2, n_jobs=1)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run, progress=False)
 

@@ -27,7 +27,7 @@ class PoseFolder:
     Attributes
     ----------
     images : LazyImages
-        In the order of their names; numbers in those of one folder by size, 2 before 10.
+        By folder, then by name with numbers by size: 2 before 10.
     subjects : array of shape (n,)
         Whose image each one is, as the folder is called.
     poses : array of shape (n,)

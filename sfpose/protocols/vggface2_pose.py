@@ -207,9 +207,8 @@ def _check_distinct(
     if images.shape != subjects.shape:
         raise ValueError(f"images must have shape {subjects.shape}; got {images.shape}")
     rows = list(zip(subjects.tolist(), poses.tolist(), images.tolist(), strict=True))
-    for row, times in Counter(rows).most_common(1):
-        if times == 1:
-            break
+    if rows and (most := Counter(rows).most_common(1)[0])[1] > 1:
+        row, times = most
         raise ValueError(
             f"a table must list each subject, pose and image once; got {row} {times} times"
         )

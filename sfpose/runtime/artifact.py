@@ -33,6 +33,7 @@ __all__ = [
     "Manifest",
     "NetworkInput",
     "artifact_files",
+    "check_kind",
     "read_artifact",
     "read_manifest",
     "unpack_entry",
@@ -119,10 +120,9 @@ class Artifact:
         """
         value = self.manifest.get(name)
         if not isinstance(value, dict):
-            kind = self.manifest.get("kind")
-            raise ValueError(
-                f"the manifest must have a table {name!r}; that of kind {kind!r} has {value!r}"
-            )
+            if name == "descriptor":
+                check_kind(self.manifest)
+            raise ValueError(f"the manifest must have a table {name!r}; got {value!r}")
         return value
 
     @cached_property
@@ -221,6 +221,22 @@ def _parse_manifest(data: bytes) -> Manifest:
             "a newer sfpose wrote this"
         )
     return manifest
+
+
+def check_kind(manifest: Manifest) -> None:
+    """Refuse weights that find landmarks where descriptors are wanted.
+
+    Raises
+    ------
+    ValueError
+
+    Examples
+    --------
+    >>> from sfpose.runtime.artifact import check_kind, read_manifest
+    >>> check_kind(read_manifest("small"))
+    """
+    if manifest.get("kind") == "landmarks":
+        raise ValueError("weights must give descriptors; those of kind 'landmarks' give landmarks")
 
 
 def read_manifest(weights: str | os.PathLike[str]) -> Manifest:

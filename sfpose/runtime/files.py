@@ -9,7 +9,7 @@ import os
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -39,6 +39,9 @@ LONGEST_NUMBER = 100
 """Digits of a whole number in JSON."""
 
 _DEEPEST = 50
+
+_ACCESS, _DEFAULT = "system.posix_acl_access", "system.posix_acl_default"
+"""POSIX access control lists: of a file or folder, and of what will be made in a folder."""
 
 
 def read_file(folder: Path, name: str, most: int) -> bytes:
@@ -237,7 +240,7 @@ def copy_permissions(old: Path, new: Path) -> None:
     ...     new.stat().st_mode == old.stat().st_mode
     True
     """
-    status = old.stat()
+    status, lists = old.stat(), _lists_of(old)
     permissions = stat.S_IMODE(status.st_mode)
     for owner in (status.st_uid, -1):
         with contextlib.suppress(AttributeError, OSError):
@@ -245,28 +248,31 @@ def copy_permissions(old: Path, new: Path) -> None:
             break
     else:
         # What one group may read is not for another.
-        permissions &= ~stat.S_IRWXG
+        lists, permissions = {}, permissions & ~stat.S_IRWXG
     try:
-        listed = _copy_lists(old, new)
+        _set_lists(new, lists)
     except OSError:
-        # With a list the bits of the group are those of everybody in it.
-        permissions &= ~stat.S_IRWXG
-        listed = False
-    if not listed:
+        # With a list, the bits of the group are the most that anybody in it may do.
+        lists, permissions = {}, permissions & ~stat.S_IRWXG
+        _set_lists(new, lists)
+    if _ACCESS not in lists:
         new.chmod(permissions)
 
 
-def _copy_lists(old: Path, new: Path) -> bool:
-    """Give a file or folder the access control lists of another; say whether it has one."""
-    listed = False
-    if hasattr(os, "getxattr"):
-        for name in ("system.posix_acl_access", "system.posix_acl_default"):
-            try:
-                value = os.getxattr(old, name)
-            except OSError:  # there is none, or no such lists
-                with contextlib.suppress(OSError):
-                    os.removexattr(new, name)
-                continue
-            os.setxattr(new, name, value)
-            listed |= name.endswith("access")
-    return listed
+def _lists_of(path: Path) -> dict[str, bytes]:
+    """The access control lists of a file or folder, where there are such."""
+    lists = {}
+    for name in (_ACCESS, _DEFAULT):
+        with contextlib.suppress(AttributeError, OSError):
+            lists[name] = os.getxattr(path, name)
+    return lists
+
+
+def _set_lists(path: Path, lists: Mapping[str, bytes]) -> None:
+    """Give a file or folder these access control lists, and none of its own."""
+    for name in (_ACCESS, _DEFAULT):
+        if name in lists:
+            os.setxattr(path, name, lists[name])
+        else:
+            with contextlib.suppress(AttributeError, OSError):
+                os.removexattr(path, name)

@@ -118,9 +118,10 @@ def remove_abandoned(path: Path) -> None:
 
 
 def warn_left(folder: Path) -> None:
-    """Tell that an old version is there still, in which may be who was to be removed."""
+    """Tell that a folder is there still: an old version in it may hold who was to be removed."""
     warnings.warn(
-        f"what was replaced must be removed, and could not be: remove {str(folder)!r}",
+        "what a writer prepared or replaced must be removed, and could not be: remove "
+        f"{str(folder)!r}",
         RuntimeWarning,
         stacklevel=3,
     )

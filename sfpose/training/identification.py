@@ -127,14 +127,28 @@ class CropSource:
         return normalise_images(photometric_jitter(images)), torch.from_numpy(self._labels[chosen])
 
 
-def _input_size(settings: IdentificationSettings, start: Artifact | None) -> int:
-    return NETWORKS[settings.network].input_size if start is None else start.network_input.size
+def _sizes(settings: IdentificationSettings, start: Artifact | None) -> tuple[int, int]:
+    """Sides of the images that the network takes in the end, and at first."""
+    name = settings.network if start is None else str(start.manifest["network"])
+    size = NETWORKS[name].input_size if start is None else start.network_input.size
+    first = int(settings.train_size or size)
+    if NETWORKS[name].fixed_size and first != size:
+        raise ValueError(
+            f"train_size must be None or {size}, because {name} takes images of one size "
+            f"only; got {settings.train_size}"
+        )
+    return size, first
 
 
 def canvas_size(settings: IdentificationSettings, start: Artifact | None = None) -> int:
-    """Side of the crops to train on, in pixels: no network sees them magnified."""
-    seen = max(_input_size(settings, start), settings.train_size or 0)
-    return max(_SMALLEST_CANVAS, round(CANVAS_SCALE * seen))
+    """Side of the crops to train on, in pixels: no network sees them magnified.
+
+    Raises
+    ------
+    ValueError
+        If the network takes images of one size only and ``train_size`` is another.
+    """
+    return max(_SMALLEST_CANVAS, round(CANVAS_SCALE * max(_sizes(settings, start))))
 
 
 def train_identification(
@@ -183,18 +197,12 @@ def train_identification(
             if start is None
             else network_from_artifact(start, dropout=DROPOUT)
         )
-        size, width = _input_size(settings, start), NETWORKS[name].descriptor_size
+        (size, small_size), width = _sizes(settings, start), NETWORKS[name].descriptor_size
         if start is not None:
             balance(network, size)
         rate = settings.learning_rate
         if rate == "auto":
             rate = _PAPER_RATE if start is None else _GENTLE_RATE
-        small_size = int(settings.train_size or size)
-        if NETWORKS[name].fixed_size and small_size != size:
-            raise ValueError(
-                f"train_size must be None or {size}, because {name} takes images of one size "
-                f"only; got {settings.train_size}"
-            )
         objective = SoftmaxObjective(width, int(labels.max()) + 1, dropout=DROPOUT)
         images = int(settings.epochs) * len(crops)
         last = max(images // 5, batch_size)

@@ -219,12 +219,11 @@ def test_access_lists_stay_when_something_is_overwritten(tmp_path):
 def test_lists_that_cannot_be_given_give_nobody_more(tmp_path, monkeypatch):
     path = write_folder(tmp_path / "one", {"mark": MARK}, overwrite=False, marker="mark")
     (path / "mark").chmod(0o654)
-    listed = {"system.posix_acl_access": b"of somebody"}
 
     def refuse(*_arguments):
         raise OSError(errno.ENOTSUP, "no lists here")
 
-    monkeypatch.setattr(os, "getxattr", lambda file, name: listed[name], raising=False)
+    monkeypatch.setattr(os, "getxattr", lambda file, name: b"of somebody", raising=False)
     monkeypatch.setattr(os, "setxattr", refuse, raising=False)
     write_folder(path, {"mark": MARK}, overwrite=True, marker="mark")
     assert (path / "mark").stat().st_mode & 0o777 == 0o604
@@ -256,3 +255,20 @@ def test_nobody_replaces_what_they_could_not_remove(tmp_path, monkeypatch):
         write_folder(path, {"mark": MARK, "new": b""}, overwrite=True, marker="mark")
     assert [file.name for file in path.iterdir()] == ["mark"]
     assert [left.name for left in tmp_path.iterdir()] == ["one"]
+
+
+def test_an_access_list_gives_no_group_of_another_writer_anything(tmp_path, monkeypatch):
+    """Where the owning group cannot be kept, its entry would be that of the writer's own."""
+    path = write_folder(tmp_path / "one", {"mark": MARK}, overwrite=False, marker="mark")
+    name = "system.posix_acl_access"
+    try:
+        for file in (path, path / "mark"):
+            os.setxattr(file, name, _access_list(7, 7))
+    except (AttributeError, OSError):
+        pytest.skip("no access control lists here")
+    monkeypatch.setattr(os, "chown", lambda *_: os.stat("nothing of that name"))
+    write_folder(path, {"mark": MARK}, overwrite=True, marker="mark")
+    for file in (path, path / "mark"):
+        assert file.stat().st_mode & 0o070 == 0
+        with pytest.raises(OSError, match="No data"):
+            os.getxattr(file, name)

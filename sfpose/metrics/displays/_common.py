@@ -60,7 +60,8 @@ def figure_of(axes: Axes) -> Figure:
 
 def rule_for(verifier: Scorer, descriptors: ArrayLike) -> Decider:
     """What decides about descriptors, if it does: a threshold of others means nothing."""
-    verifier.decision_function(descriptors, descriptors)
+    one = np.asarray(descriptors)[:1]
+    verifier.decision_function(one, one)
     return verifier.decision_rule()
 
 

@@ -190,12 +190,13 @@ class DetCurveDisplay:
         True
         """
         first, second, people = all_comparisons(descriptors, subjects)
+        rule = rule_for(verifier, descriptors)
         distances = verifier.score_matrix(descriptors, descriptors)[first, second]
         return cls.from_scores(
             distances,
             people[first] == people[second],
             name=name,
-            threshold=rule_for(verifier, descriptors).threshold,
+            threshold=rule.threshold,
             first_people=people[first],
             second_people=people[second],
             ax=ax,

@@ -140,9 +140,9 @@ class ScoreHistogramDisplay:
         (200, 4750)
         """
         first, second, people = all_comparisons(descriptors, subjects)
+        threshold = rule_for(verifier, descriptors).threshold
         distances = verifier.score_matrix(descriptors, descriptors)[first, second]
         genuine = people[first] == people[second]
-        threshold = rule_for(verifier, descriptors).threshold
         return cls.from_scores(distances, genuine, threshold=threshold, bins=bins, ax=ax)
 
     def plot(self, *, bins: int = 60, ax: Axes | None = None) -> ScoreHistogramDisplay:
