@@ -62,11 +62,14 @@ ALLOWED = {
         "metrics",
         "templates",
     },
-    "verifier": {"_calibrated", "_calibration", "_checks", "_cohort", "_scoring", "decision"},
+    "verifier": {
+        *("_calibrated", "_calibration", "_checks", "_cohort", "_estimators", "_scoring"),
+        *("decision", "templates"),
+    },
     "protocols": {"_checks", "preprocessing", "runtime"},
     "_embedding": {"_batches", "_checks", "geometry", "preprocessing", "runtime"},
     "pose": set(),
-    "detectors": set(),
+    "detectors": {"_checks"},
     "alignment": {
         "_batches",
         "_checks",

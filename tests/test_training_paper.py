@@ -202,7 +202,7 @@ def test_stages_that_hold_nothing_are_refused(people, tmp_path):
         (False, None, "loose-crop"),
         (False, 1.0, "five-landmarks"),
         (True, None, "five-landmarks"),
-        (True, 0.9, "five-landmarks"),
+        (True, 0.9, "loose-crop"),
     ],
 )
 def test_weights_state_how_the_faces_that_they_learned_were_cropped(
@@ -332,3 +332,50 @@ def test_the_command_says_what_is_wrong(people, tmp_path, capsys):
     assert code == 2
     assert "--crop-share must have one number, or one a stage; got 3" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_batch_of_which_too_little_can_be_read_is_passed_over(tmp_path):
+    """It would stop the run, and stop it again when it is resumed."""
+    root = make_people(tmp_path / "people", people=2, images=6)
+    for person in ("p0", "p1"):
+        for number in range(4):
+            (root / person / f"{number}.png").write_bytes(b"damaged")
+    result = train_paper(
+        [PaperStage(PeopleFolder(root))],
+        tmp_path / "run.pt",
+        recipe=_recipe(on_unreadable="leave out", batch_size=2, validation_share=0.1, max_epochs=3),
+        progress=False,
+    )
+    assert result.stages[0].ended == "epochs"
+    assert load_checkpoint(tmp_path / "run.stage1.pt")["finished"]
+
+
+def test_a_stage_whose_checkpoint_is_lost_is_not_begun_anew(people, tmp_path):
+    stages = [PaperStage(PeopleFolder(people))] * 2
+    train_paper(stages, tmp_path / "run.pt", recipe=_recipe(), progress=False)
+    (tmp_path / "run.stage1.pt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"there is no .*run\.stage1\.pt"):
+        train_paper(stages, tmp_path / "run.pt", recipe=_recipe(), progress=False)
+    assert [file.name for file in tmp_path.glob("*.pt")] == ["run.stage2.pt"]
+
+
+def test_a_run_that_diverges_and_a_place_that_cannot_be_written_are_told(people, tmp_path, capsys):
+    command = _command(people, tmp_path / "out", tmp_path / "r.pt", "--rates", "1e12", epochs=1)
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert "lower the learning rate" in error
+    assert "Traceback" not in error
+    nowhere = people / "p0" / "0.png" / "r.pt"
+    assert main(_command(people, tmp_path / "out", nowhere)) == 2
+    assert "--checkpoint must lie in a folder that can be written to" in capsys.readouterr().err
+
+
+def test_names_that_are_no_text_and_hidden_folders(tmp_path):
+    root = make_people(tmp_path / "people", people=2, images=4)
+    os.rename(root / "p0" / "0.png", os.fsencode(root / "p0") + b"/\xff.png")
+    shutil.copytree(root / "p1", root / ".ipynb_checkpoints")
+    table = PeopleFolder(root)
+    assert table.people == ["p0", "p1"]
+    assert len(table) == 8
+    result = train_paper([PaperStage(table)], tmp_path / "r.pt", recipe=_recipe(), progress=False)
+    assert result.stages[0].people == 2

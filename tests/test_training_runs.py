@@ -7,7 +7,10 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training needs the [train] extra")
 
+from torch import nn  # noqa: E402
+
 from sfpose.training.checkpoints import load_checkpoint, save_checkpoint  # noqa: E402
+from sfpose.training.loop import LoopSettings, train  # noqa: E402
 from sfpose.training.non_faces import (  # noqa: E402  # noqa: E402
     _margin,
     _shuffled,
@@ -16,6 +19,7 @@ from sfpose.training.non_faces import (  # noqa: E402  # noqa: E402
     _upside_down,
     turn_into_non_faces,
 )
+from sfpose.training.objectives import SoftmaxObjective  # noqa: E402
 from sfpose.training.schedules import LineSchedule, Stage  # noqa: E402
 from sfpose.training.streaming import StreamedImages  # noqa: E402
 
@@ -170,3 +174,25 @@ def test_half_of_the_non_faces_are_made_of_the_faces():
     made = turn_into_non_faces(crops)
     own = ((made - crops).abs().amax((1, 2, 3)) < 1e-5).float().mean()
     assert float(own) == pytest.approx(0.5, abs=0.08)
+
+
+def test_frozen_normalisations_learn_no_means_either():
+    """What is to stay as it is gives in the end what it gave at the start."""
+
+    class Noise:
+        def __len__(self):
+            return 8
+
+        def batch(self, seed, first, count, size):
+            return torch.randn(count, 3, size, size), torch.zeros(count, dtype=torch.int64)
+
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3))
+    network = nn.Sequential(network, nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    network[0].requires_grad_(False)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    stages = (Stage(8, 16, 4),)
+    loop = LoopSettings(stages=stages, optimizer="nesterov", learning_rate=0.1, device="cpu")
+    train(network, SoftmaxObjective(4, 2, dropout=0.0), Noise(), loop, progress=False)
+    after = network.state_dict()
+    for name, value in before.items():
+        assert torch.equal(value, after[name]) == name.startswith("0."), name

@@ -89,7 +89,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         finally:
             # Not when the interpreter ends, where it could change the exit code no more.
             print(end="", flush=True)
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
         print(f"{command}: {shown(error)}", file=sys.stderr)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,6 +16,7 @@ Number = TypeVar("Number", int, float)
 __all__ = [
     "Once",
     "Several",
+    "above_zero",
     "at_least_one",
     "check_names",
     "check_new",
@@ -64,6 +66,16 @@ def at_least_one(text: str) -> int:
     """
     _number(text, int, lambda number: number >= 1, "a whole number, at least 1")
     return _number(text, int, lambda number: number < 2**31, f"a whole number below {2**31}")
+
+
+def above_zero(text: str) -> float:
+    """A finite number above 0.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+    """
+    return _number(text, float, lambda number: 0 < number < math.inf, "a number above 0")
 
 
 def rate(text: str) -> float:

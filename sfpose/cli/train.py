@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sfpose.cli import train_paper
-from sfpose.cli.arguments import Several, people_range, to_path
+from sfpose.cli.arguments import people_range, to_path
 from sfpose.cli.training import RESUME, add_run, add_start, checkpoint_of
 
 if TYPE_CHECKING:
@@ -56,7 +56,6 @@ def _add_taught(
     parser.add_argument(
         "--stages",
         nargs="+",
-        action=Several,
         type=_size_and_images,
         metavar="SIZE:IMAGES",
         help="instead of the recipe's stages, so many images of these sizes; needs --rate",
@@ -64,7 +63,6 @@ def _add_taught(
     parser.add_argument(
         "--rate",
         nargs="+",
-        action=Several,
         type=float,
         help="learning rate at the first image of --stages, or of each, falling to zero in the end",
     )
@@ -113,7 +111,6 @@ def _add_distil_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--zooms",
         nargs="+",
-        action=Several,
         type=float,
         default=(),
         metavar="ZOOM",
@@ -183,7 +180,6 @@ def _add_distil_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--freeze",
         nargs="+",
-        action=Several,
         default=(),
         metavar="MODULE",
         help="modules that keep the weights of --start, such as conv1 fire2 (default: none)",

@@ -6,7 +6,7 @@ import argparse
 import math
 from typing import TYPE_CHECKING, Any
 
-from sfpose.cli.arguments import Several, to_path
+from sfpose.cli.arguments import to_path
 from sfpose.cli.training import RESUME, add_run, add_start, checkpoint_of
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ def add_parser(kinds: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--min-images",
         nargs="+",
-        action=Several,
         default=[70, 1],
         **number,
         help="leave out people with fewer images, one number a stage (default: 70 1)",
@@ -47,7 +46,6 @@ def add_parser(kinds: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--crop-share",
         nargs="+",
-        action=Several,
         **share,
         help="side of the random crop over the shorter side, one number a stage; 1 for faces that "
         "are aligned, as the weights will see them (default: 1 for .rec files, 0.875 for others)",
@@ -61,7 +59,6 @@ def add_parser(kinds: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--rates",
         nargs="+",
-        action=Several,
         type=float,
         default=[0.01, 0.005, 0.001, 0.0001],
         help="learning rates, the next one at each plateau (default: 0.01 0.005 0.001 0.0001)",
@@ -84,7 +81,11 @@ def add_parser(kinds: _SubParsersAction[argparse.ArgumentParser]) -> None:
         help="go on without images that cannot be read, and count them, instead of stopping",
     )
     parser.add_argument(
-        "--checkpoint-minutes", type=float, default=10.0, metavar="MINUTES", help="(default: 10)"
+        "--checkpoint-minutes",
+        type=float,
+        default=10.0,
+        metavar="MINUTES",
+        help="(default: 10)",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument(

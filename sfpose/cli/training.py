@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
-from sfpose.cli.arguments import Several, check_new, to_path
+from sfpose.cli.arguments import above_zero, check_new, check_writable, to_path
 
 RESUME = "A run that was stopped goes on from its checkpoint when it is called again."
 
@@ -19,19 +18,18 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         type=to_path,
         metavar="FILE",
         help="where the run is kept; that of another run is refused (default: runs/NAME.pt, after "
-        "the folder of --out)",
+        "the folder of --out); stages of the paper are kept in NAME.stage1.pt and so on",
     )
-    parser.add_argument("--minutes", type=float, help="stop after this time, finished or not")
+    parser.add_argument("--minutes", type=above_zero, help="stop after this time, finished or not")
     parser.add_argument("--threads", type=int, help="torch threads (default: torch's choice)")
 
 
 def add_start(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     """What a run starts from, and of which architecture it is."""
-    together: dict[str, Any] = {"nargs": "+", "action": Several} if several else {}
     looks = "; several fill the looks of a network of several looks, one after the other"
     parser.add_argument(
         "--start",
-        **together,
+        nargs="+" if several else None,
         help="what to start from: a shipped name, an artifact, a SqueezeNet v1.1 state "
         "(.safetensors or .pth), or another run's checkpoint (.pt); random weights if not given"
         + (looks if several else ""),
@@ -65,4 +63,5 @@ def checkpoint_of(options: argparse.Namespace) -> Path:
         raise ValueError(
             f"--checkpoint must lie outside of --out, which is written at the end; got {checkpoint}"
         )
+    check_writable(checkpoint, "--checkpoint")
     return checkpoint

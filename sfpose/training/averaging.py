@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from sfpose.runtime.artifact import Artifact
+from sfpose.training.balancing import balance
 from sfpose.training.export import changed_manifest, network_from_artifact, to_onnx
 
 __all__ = ["mean_of_weights"]
@@ -57,6 +58,9 @@ def mean_of_weights(artifacts: Sequence[Artifact]) -> Artifact:
                     f"{first.manifest.get(key)!r} and {each.manifest.get(key)!r}"
                 )
     networks = [network_from_artifact(artifact).eval() for artifact in artifacts]
+    for network in networks:
+        # Export and learning on leave layers at scales of their own, of which a mean says nothing.
+        balance(network, first.network_input.size)
     states = [network.state_dict() for network in networks]
     network = networks[0]
     network.load_state_dict(

@@ -256,10 +256,12 @@ def table_digest(table: ImageTable, rows: NDArray[np.int64], *more: ArrayLike) -
     *more : array-likes
         Labels and the like, which count too.
     """
-    names = "\n".join(table.name(row) for row in rows.tolist()).encode()
+    names = "\n".join(table.name(row) for row in rows.tolist())
+    # Names of files need not be text.
+    encoded = names.encode(errors="surrogateescape")
     few = rows[np.linspace(0, len(rows) - 1, 16).astype(int)]
     looks = np.array([_look(table, row) for row in few.tolist()])
-    return digest(np.frombuffer(names, np.uint8), looks, *(np.asarray(each) for each in more))
+    return digest(np.frombuffer(encoded, np.uint8), looks, *(np.asarray(each) for each in more))
 
 
 def _look(table: ImageTable, row: int) -> list[int]:

@@ -184,8 +184,15 @@ class _Run:
         self.seen = 0
         self.this_pass = _Means()
         self.history: list[dict[str, float]] = []
-        network.train()
-        objective.train()
+        self._begin_learning()
+
+    def _begin_learning(self) -> None:
+        self.network.train()
+        self.objective.train()
+        for module in self.network.modules():
+            # What is to stay as it is learns no mean and spread either.
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.train(any(each.requires_grad for each in module.parameters()))
 
     @property
     def finished(self) -> bool:
@@ -250,11 +257,10 @@ class _Run:
         images, targets = self.source.batch(settings.seed, self.seen + begin, share, stage.size)
         descriptors = distributed.gather_rows(self._describe(self.model, images))
         targets = distributed.gather_rows(targets.to(self.device))
-        if len(targets) < min(2, count):
-            raise ValueError(
-                f"a batch must hold at least two images that can be read; of {count}, "
-                f"{len(targets)} can"
-            )
+        if len(targets) < 2 <= count:
+            # Images that cannot be read were left out, and one alone teaches nothing.
+            self.seen += count
+            return {}
         if processes > 1:
             torch.manual_seed(step_seed)
         loss, measured = self.objective(descriptors, targets)
@@ -322,8 +328,7 @@ class _Run:
             targets = distributed.gather_rows(targets.to(self.device))
             if len(targets):
                 means.add(self.objective(descriptors, targets)[1], len(targets))
-        self.network.train()
-        self.objective.train()
+        self._begin_learning()
         if not means.count:
             raise ValueError(
                 "validation must have images that can be read; "
@@ -340,7 +345,7 @@ class _Means:
         self.count = 0
 
     def add(self, measured: dict[str, float], weight: int = 1) -> None:
-        self.count += weight
+        self.count += weight if measured else 0
         for name, value in measured.items():
             self.sums[name] = self.sums.get(name, 0.0) + value * weight
 

@@ -47,9 +47,8 @@ class PaperStage:
     min_images : int
         People with fewer images are left out.
     share : float, optional
-        Side of the random crop over the shorter side of the image. If not given, 1
-        for aligned images, which are taken whole, and 224/256 for others. 1 says that images are
-        aligned, whatever the table says; the weights then state that they see faces so.
+        Side of the random crop over the shorter side of the image: if not given, 1 for aligned
+        images and 224/256 for others. Of 1 in the last stage, weights state that they see faces so.
     """
 
     table: ImageTable
@@ -251,11 +250,14 @@ def train_paper(
         for data, facts in zip(prepared, known, strict=True):
             if data.checkpoint.exists():
                 check_same_run(data.checkpoint, load_checkpoint(data.checkpoint), facts)
-        begun = [data.checkpoint.exists() for data in prepared[1:]]
+        there = [data.checkpoint.exists() for data in prepared]
+        if there != sorted(there, reverse=True):
+            lost = prepared[there.index(False)].checkpoint
+            raise FileNotFoundError(f"later stages need that before them; there is no {lost}")
         for number, data in enumerate(prepared, start=1):
             later, facts = number > 1, known[number - 1]
             # A stage on which the next one was built is over, whatever max_epochs is now.
-            own = replace(recipe, max_epochs=1) if any(begun[number - 1 :]) else recipe
+            own = replace(recipe, max_epochs=1) if any(there[number:]) else recipe
             if later:
                 weights = [value.cpu().numpy() for value in network.state_dict().values()]
                 facts["what the stage before ended with"] = digest(*weights)
@@ -288,8 +290,7 @@ def train_paper(
             reports.append(report)
             if report.ended == "time":
                 break
-    last = prepared[len(reports) - 1].stage
-    aligned = last.table.aligned or last.crop_share == 1.0
+    aligned = prepared[len(reports) - 1].stage.crop_share == 1.0
     artifact = export_identified(network.eval(), name, size, aligned=aligned, start=begin.artifact)
     return PaperResult(artifact, reports)
 

@@ -91,7 +91,8 @@ class PeopleFolder:
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self._files = ImageFiles(root)
-        self._names = self._files.images()
+        # Hidden folders are of programs, and their copies of photos nobody's.
+        self._names = [name for name in self._files.images() if not _hidden(name)]
         loose = next((name for name in self._names if "/" not in name), None)
         if loose is not None:
             raise ValueError(
@@ -100,7 +101,7 @@ class PeopleFolder:
         owners = [name.split("/", 1)[0] for name in self._names]
         below = [name for name in self._files.names if "/" in name]
         folders = [name.split("/", 1)[0] for name in (*below, *self._files.folders)]
-        self.people = sorted({*owners, *folders})
+        self.people = sorted({*owners, *(name for name in folders if not _hidden(name))})
         self.labels = _rows_of(self.people, owners)
 
     def __len__(self) -> int:
@@ -114,6 +115,10 @@ class PeopleFolder:
         """Decode one image (H, W, 3)."""
         name = self._names[row]
         return decode_image(io.BytesIO(self._files.read(name)), name)
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/"))
 
 
 def _rows_of(people: list[str], owners: list[str]) -> NDArray[np.int64]:
@@ -215,7 +220,7 @@ def _text(path: Path, newline: str | None = None) -> Iterator[TextIO]:
     if path.exists() and not path.is_file():
         raise ValueError(f"a list must be an ordinary file; {str(path)!r} is not")
     try:
-        with open(path, newline=newline, encoding="utf-8") as file:
+        with open(path, newline=newline, encoding="utf-8-sig") as file:
             yield file
     except UnicodeDecodeError as error:
         raise ValueError(f"{str(path)!r} must be text in UTF-8; {error}") from error
