@@ -65,6 +65,7 @@ def test_embed_with_a_detector_gives_a_row_a_face(street, people, tmp_path, caps
         "photos": 2,
         "rows": 3,
         "no_face": 1,
+        "unreadable": [],
     }
     assert main([*arguments, "--policy", "error", "--overwrite"]) == 2
     error = capsys.readouterr().err

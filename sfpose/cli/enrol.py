@@ -79,9 +79,9 @@ def run(options: argparse.Namespace) -> int:
     whose = np.array(people)[index]
     missing = sorted({*names} - {*whose.tolist()})
     if missing:
+        which = " that can be read" if unreadable else ""
         raise ValueError(
-            "a face must be found in a photo of each person that can be read; there is none of "
-            f"{', '.join(missing)}; nobody was added"
+            f"no face was found in any photo{which} of {', '.join(missing)}; nobody was added"
         )
     built = build_templates(rows, whose)
     counts = dict(zip(built.groups.tolist(), built.counts.tolist(), strict=True))
