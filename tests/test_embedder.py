@@ -324,7 +324,7 @@ def test_what_was_made_at_a_call_is_no_part_of_an_estimator(photos):
         (lambda: FaceAligner(margin=0), "margin must be a finite number above 0; got 0"),
         (lambda: FaceAligner(min_face="20"), "min_face must be a finite number; got '20'"),
         (lambda: FaceAligner(detector=np.zeros((2, 4))), "detector must be 'crop' or a callable"),
-        (lambda: FaceEmbedder(weights=["default"]), "weights must be a shipped name or a path; got"),
+        (lambda: FaceEmbedder(weights=["default"]), "weights must be a shipped name or a"),
     ],
 )
 def test_parameters_that_are_none_of_their_values_are_told(photos, make, message):
