@@ -175,5 +175,5 @@ def test_d_prime_of_equal_distances_is_not_left_to_rounding(counts):
 
 
 def test_a_label_that_is_none_is_told():
-    with pytest.raises(ValueError, match="is_genuine must be booleans, or 0 and 1; got None"):
+    with pytest.raises(ValueError, match=r"is_genuine must say .*; that of row 1 is missing"):
         equal_error_rate([1, 4, 2, 9], [True, None, True, False])

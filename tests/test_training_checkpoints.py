@@ -299,6 +299,8 @@ def test_a_stage_on_another_first_stage_is_refused(two_stages, tmp_path):
     for name in ("run.stage1.pt", "run.stage2.pt"):
         (folder / name).unlink(missing_ok=True)
     _paper(folder, stages, max_epochs=2)
-    (folder / "run.stage1.pt").unlink()
+    (tmp_path / "other").mkdir()
+    _paper(tmp_path / "other", stages[:1], max_epochs=1)
+    (tmp_path / "other" / "run.stage1.pt").replace(folder / "run.stage1.pt")
     with pytest.raises(ValueError, match="another what the stage before ended with"):
         _paper(folder, stages, max_epochs=2)
