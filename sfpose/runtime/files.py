@@ -249,13 +249,14 @@ def copy_permissions(old: Path, new: Path) -> None:
     else:
         # What one group may read is not for another.
         lists, permissions = {}, permissions & ~stat.S_IRWXG
+    if _ACCESS in lists:
+        # With a list, the bits of the group are the most that anybody in it may do.
+        permissions &= ~stat.S_IRWXG
+    new.chmod(permissions)
     try:
         _set_lists(new, lists)
     except OSError:
-        # With a list, the bits of the group are the most that anybody in it may do.
-        lists, permissions = {}, permissions & ~stat.S_IRWXG
-        _set_lists(new, lists)
-    if _ACCESS not in lists:
+        _set_lists(new, {})
         new.chmod(permissions)
 
 

@@ -207,9 +207,11 @@ def test_access_lists_stay_when_something_is_overwritten(tmp_path):
         os.setxattr(path / "mark", name, _access_list(4, 4))
     except (AttributeError, OSError):
         pytest.skip("no access control lists here")
+    path.chmod(0o2750)
     before = {file: os.getxattr(file, name) for file in (path, path / "mark")}
     write_folder(path, {"mark": MARK, "more": b""}, overwrite=True, marker="mark")
     assert {file: os.getxattr(file, name) for file in before} == before
+    assert path.stat().st_mode & 0o7777 == 0o2750
     assert os.getxattr(path / "more", name) == before[path / "mark"]
     with whole_file(path / "mark") as part:
         part.write_bytes(MARK)
