@@ -153,10 +153,10 @@ class Calibrator:
         """
         found: dict[Condition, Calibrated] = {}
         for place, (more, fewer) in enumerate(sizes):
-            mixed = alone = self._compare(more, fewer, mixed=True)
-            if more > 1:
-                alone = self._compare(more, fewer, mixed=False) if self._pose_names else None
-            if mixed is alone is None and place < max(needed, 1):
+            mixed, alone = self._compare(more, fewer, mixed=True), None
+            if self._pose_names:
+                alone = mixed if more == 1 else self._compare(more, fewer, mixed=False)
+            if mixed is None and alone is None and place < max(needed, 1):
                 raise ValueError(
                     "a calibration needs at least one person with two descriptors; everyone has one"
                     if more == fewer == 1
@@ -231,11 +231,15 @@ class Calibrator:
         self, mixed: _Paired | None, alone: _Paired | None
     ) -> Iterator[tuple[tuple[str, str] | None, _Compared]]:
         """Pairs of any poses, then, of templates that hold one alone, those of each pair."""
+        compared = None
         if mixed is not None:
-            yield None, self._compared(mixed)
+            compared = self._compared(mixed)
+            yield None, compared
         if alone is None:
             return
-        distances, genuine, equal, names = self._compared(alone)
+        if compared is None or alone is not mixed:
+            compared = self._compared(alone)
+        distances, genuine, equal, names = compared
         sides = alone.left.poses[alone.first], alone.right.poses[alone.second]
         low, high = np.minimum(*sides), np.maximum(*sides)
         for one, other in combinations_with_replacement(range(len(self._pose_names)), 2):

@@ -127,9 +127,11 @@ def table_columns(
     poses = [pose for pose in POSES if pose in known]
     if not poses:
         raise ValueError(f"poses must be called {', '.join(POSES)}; got {sorted(known)}")
-    sizes = {1: poses, 5: poses if len(poses) == len(POSES) else poses[:1]}
-    if len(poses) < len(POSES) and not everybody_has(folder, poses[0], 10):
-        del sizes[5]
+    sizes = {1: poses}
+    if len(poses) == len(POSES):
+        sizes[5] = poses
+    elif everybody_has(folder, poses[0], 10):
+        sizes[5] = poses[:1]
     planned = plan(folder, sizes)
     yield from compared(planned, embed(folder.images), compare)
 

@@ -15,7 +15,6 @@ Number = TypeVar("Number", int, float)
 
 __all__ = [
     "Once",
-    "Several",
     "above_zero",
     "at_least_one",
     "check_names",
@@ -25,21 +24,6 @@ __all__ = [
     "rate",
     "to_path",
 ]
-
-
-class Several(argparse.Action):
-    """argparse's action of an option that names several; given again, it names more."""
-
-    def __call__(  # noqa: D102
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        named = getattr(namespace, self.dest)
-        earlier = [] if named is self.default else named
-        setattr(namespace, self.dest, [*earlier, *values])
 
 
 class Once(argparse.Action):

@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfpose.cli.arguments import Several, check_new, rate, to_path
+from sfpose.cli.arguments import check_new, rate, to_path
 from sfpose.cli.output import print_json, say_left_out
 from sfpose.cli.photos import (
     add_photo_options,
@@ -19,6 +19,9 @@ from sfpose.cli.photos import (
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
+
+
+_TARGETS = (1e-1, 1e-2, 1e-3, 1e-4)
 
 
 def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -39,8 +42,7 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "--target-fmr",
         type=rate,
         nargs="+",
-        action=Several,
-        default=[1e-1, 1e-2, 1e-3, 1e-4],
+        action="extend",
         metavar="RATE",
         help="how often strangers may be taken for the same person (default: "
         "0.1 0.01 0.001 0.0001)",
@@ -68,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
     usable = ~np.isnan(faces.descriptors).any(axis=1)
     rows, names = faces.descriptors[usable], np.array(whose)[faces.index[usable]]
     calibrator = Calibrator(rows, names, n_jobs=options.n_jobs)
-    targets = sorted(set(options.target_fmr), reverse=True)
+    targets = sorted(set(options.target_fmr or _TARGETS), reverse=True)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         found = calibrator.run(TEMPLATE_SIZES, targets, needed=0)

@@ -10,12 +10,7 @@ from typing import TYPE_CHECKING
 
 from sfpose.cli.arguments import check_new, to_path
 from sfpose.cli.output import print_json, shown
-from sfpose.cli.photos import (
-    add_photo_options,
-    embed_photos,
-    find_photos,
-    readable,
-)
+from sfpose.cli.photos import add_photo_options, embed_photos, find_photos, readable
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction

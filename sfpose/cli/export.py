@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfpose.cli.arguments import Several, check_new, to_path
+from sfpose.cli.arguments import check_new, to_path
 from sfpose.cli.output import print_json
 
 if TYPE_CHECKING:
@@ -46,9 +46,8 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--weights",
         nargs="+",
-        action=Several,
-        default=["default"],
-        help="shipped name or path of an artifact; of several for mean",
+        action="extend",
+        help="shipped name or path of an artifact; of several for mean (default: default)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
@@ -67,9 +66,10 @@ def run(options: argparse.Namespace) -> int:
             "int8 needs --images, a folder or zip of loose crops of faces, and nothing else does; "
             f"got {options.target} with{'' if options.images else 'out'} --images"
         )
-    if options.target != "mean" and len(options.weights) != 1:
-        raise ValueError(f"--weights must be one for {options.target}; got {len(options.weights)}")
-    artifacts = [read_artifact(each) for each in options.weights]
+    weights = options.weights or ["default"]
+    if options.target != "mean" and len(weights) != 1:
+        raise ValueError(f"--weights must be one for {options.target}; got {len(weights)}")
+    artifacts = [read_artifact(each) for each in weights]
     if options.target in _ARTIFACTS:
         return _write_artifact(artifacts, options)
     (artifact,) = artifacts

@@ -8,12 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from sfpose.cli.arguments import at_least_one, rate, to_path
 from sfpose.cli.galleries import read_people, weights_for
 from sfpose.cli.output import note, print_json, shown
-from sfpose.cli.photos import (
-    add_photo_options,
-    embed_photos,
-    find_photos,
-    readable,
-)
+from sfpose.cli.photos import add_photo_options, embed_photos, find_photos, readable
 from sfpose.cli.rates import chosen_rate
 
 if TYPE_CHECKING:

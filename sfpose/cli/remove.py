@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from sfpose.cli.arguments import Several, to_path
+from sfpose.cli.arguments import to_path
 from sfpose.cli.galleries import check_changeable
 from sfpose.cli.output import print_json, shown
 
@@ -28,7 +28,7 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "--id",
         metavar="NAME",
         nargs="+",
-        action=Several,
+        action="extend",
         required=True,
         help="who is to be deleted",
     )

@@ -81,11 +81,7 @@ def add_parser(kinds: _SubParsersAction[argparse.ArgumentParser]) -> None:
         help="go on without images that cannot be read, and count them, instead of stopping",
     )
     parser.add_argument(
-        "--checkpoint-minutes",
-        type=float,
-        default=10.0,
-        metavar="MINUTES",
-        help="(default: 10)",
+        "--checkpoint-minutes", type=float, default=10.0, metavar="MINUTES", help="(default: 10)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument(

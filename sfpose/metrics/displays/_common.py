@@ -14,7 +14,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Scorer", "all_comparisons", "axes_or_new", "figure_of", "rule_for"]
+__all__ = [
+    "Scorer",
+    "all_comparisons",
+    "axes_or_new",
+    "figure_of",
+    "label_without_infinite",
+    "rule_for",
+]
 
 
 class Decider(Protocol):
@@ -56,6 +63,12 @@ def axes_or_new(ax: Axes | None) -> Axes:
 def figure_of(axes: Axes) -> Figure:
     """The figure that holds ``axes``."""
     return cast("Figure", axes.figure)
+
+
+def label_without_infinite(name: str, values: NDArray[np.float64]) -> str:
+    """A name for a legend, and how many of the values cannot be drawn."""
+    left_out = int(np.isinf(values).sum())
+    return f"{name} ({left_out:,} infinite left out)" if left_out else name
 
 
 def rule_for(verifier: Scorer, descriptors: ArrayLike) -> Decider:

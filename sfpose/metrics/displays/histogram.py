@@ -13,6 +13,7 @@ from sfpose.metrics.displays._common import (
     all_comparisons,
     axes_or_new,
     figure_of,
+    label_without_infinite,
     rule_for,
 )
 
@@ -163,8 +164,7 @@ class ScoreHistogramDisplay:
         finite = {name: values[np.isfinite(values)] for name, values in kinds.items()}
         edges = np.histogram_bin_edges(np.concatenate([*finite.values()]), bins)
         for name, values in finite.items():
-            left_out = len(kinds[name]) - len(values)
-            label = f"{name} ({left_out:,} infinite left out)" if left_out else name
+            label = label_without_infinite(name, kinds[name])
             # Of no values there is no density.
             drawn = len(values) > 0
             axes.hist(values, edges.tolist(), density=drawn, alpha=0.55, label=label)

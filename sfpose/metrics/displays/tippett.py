@@ -8,7 +8,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sfpose.metrics._checks import check_ratios
-from sfpose.metrics.displays._common import Scorer, all_comparisons, axes_or_new, figure_of
+from sfpose.metrics.displays._common import (
+    Scorer,
+    all_comparisons,
+    axes_or_new,
+    figure_of,
+    label_without_infinite,
+)
 from sfpose.metrics.likelihood import LikelihoodRatioCalibrator, log_likelihood_ratio_cost
 
 if TYPE_CHECKING:
@@ -197,8 +203,7 @@ class TippettDisplay:
         for ratios, name in [(self.genuine, "genuine"), (self.impostor, "impostor")]:
             # A ratio counts as "at least so large" at its own value.
             share = 100 * np.arange(len(ratios), 0, -1) / len(ratios)
-            left_out = int(np.isinf(ratios).sum())
-            label = f"{name} ({left_out:,} infinite left out)" if left_out else name
+            label = label_without_infinite(name, ratios)
             (line,) = axes.plot(ratios / np.log(10), share, drawstyle="steps-pre", label=label)
             self.lines_.append(line)
         axes.axvline(0, color="0.6", linewidth=0.8)
