@@ -251,8 +251,14 @@ def _check_parts(stated: int, results: int, operator: str) -> None:
 
 
 def _attributes(node: Message, operator: str) -> Iterator[tuple[str, Message]]:
+    names: set[str] = set()
     for attribute in node.messages(5):
         name = attribute.text(1)
+        if name in names:
+            raise ValueError(
+                f"attributes must have different names; {name!r} of {operator} comes twice"
+            )
+        names.add(name)
         if any(field in attribute for field in (6, 11, 21, 22, 23)):
             raise ValueError(f"{operator} must hold no graph and no sparse tensor; {name!r} does")
         for tensor in attribute.messages(10):

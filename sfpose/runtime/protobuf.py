@@ -15,6 +15,9 @@ __all__ = ["Message", "varints"]
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _LONGEST_VARINT = 10
+# Protobuf's own readers keep the lower 32 bits of a tag, so that one of more is another field to
+# them than it says here.
+_LARGEST_TAG = 2**32 - 1
 _MOST_FIELDS = 2**18
 _MOST_NUMBERS = 64
 _PIECE = 2**20
@@ -102,6 +105,8 @@ class Message:
         while place < len(view):
             budget.spend()
             tag, place = _varint(view, place)
+            if tag > _LARGEST_TAG:
+                raise ValueError(f"a tag of more than 32 bits before byte {place}")
             field, kind = tag >> 3, tag & 7
             if field == 0 or kind not in (_VARINT, _FIXED64, _BYTES, _FIXED32):
                 raise ValueError(f"field {field} of wire type {kind} at byte {place}")

@@ -143,7 +143,44 @@ def _resized(*scales):
     return _bytes(_network(nodes, tensors))
 
 
+def _varint(number):
+    low, rest = number & 0x7F, number >> 7
+    return bytes([low | 0x80]) + _varint(rest) if rest else bytes([low])
+
+
+def _field(number, data, beyond=0):
+    """A field of bytes; protobuf keeps 32 bits of a tag, so 2**32 is what it does not see."""
+    return _varint((number << 3 | 2) + beyond) + _varint(len(data)) + data
+
+
+def _beyond_32_bits(part):
+    """External data, or another operator, in fields that seem to be unknown ones."""
+    graph = _network().graph
+    node, tensor = graph.node.pop(), graph.initializer.pop()
+    node, tensor = node.SerializeToString(), tensor.SerializeToString()
+    if part == "operator":
+        node += _field(4, b"RandomNormalLike", 2**32)
+    else:
+        entry = _field(1, b"location") + _field(2, b"/etc/passwd")
+        tensor += _field(13, entry, 2**32) + _varint((14 << 3) + 2**32) + b"\1"
+    whole = graph.SerializeToString() + _field(1, node) + _field(5, tensor)
+    model = _network()
+    model.ClearField("graph")
+    return model.SerializeToString() + _field(7, whole)
+
+
 HOSTILE = {
+    "external data beyond 32 bits": (lambda: _beyond_32_bits("data"), "tag of more than 32 bits"),
+    "an operator beyond 32 bits": (
+        lambda: _beyond_32_bits("operator"),
+        "tag of more than 32 bits",
+    ),
+    "an attribute given twice": (
+        lambda: _with(
+            lambda m: m.graph.node[2].attribute.append(helper.make_attribute("axes", [1]))
+        ),
+        "attributes must have different names; 'axes' of ReduceMean comes twice",
+    ),
     "external data": (lambda: _with(_external), "lies in another file"),
     "external place, own data": (lambda: _tensor(data_location=1), "lies in another file"),
     "another domain": (
@@ -263,25 +300,16 @@ def test_hostile_networks_are_refused_before_a_session_is_made(kind, tmp_path, m
 
 def test_damage_where_the_check_does_not_look_is_refused_by_onnxruntime():
     """Found by the fuzzer: the metadata of a node, which no other check reads, is no message."""
-
-    def field(number, data):
-        return bytes([number << 3 | 2, len(data)]) + data
-
     model = _network()
-    node = model.graph.node[0].SerializeToString() + field(9, b"\xff")
+    node = model.graph.node[0].SerializeToString() + _field(9, b"\xff")
     del model.graph.node[0]
     model.graph.ClearField("name")
-    graph = field(1, node) + model.graph.SerializeToString()
+    graph = _field(1, node) + model.graph.SerializeToString()
     model.ClearField("graph")
-    data = model.SerializeToString() + bytes([7 << 3 | 2]) + _varint(len(graph)) + graph
+    data = model.SerializeToString() + _field(7, graph)
     check_network(data)
     with pytest.raises(ValueError, match="an ONNX file that onnxruntime can load"):
         OnnxModel(data).run(np.zeros((1, 3, 8, 8), np.float32))
-
-
-def _varint(number):
-    assert 128 <= number < 2**14
-    return bytes([number & 127 | 128, number >> 7])
 
 
 def test_operators_of_all_networks_of_the_library_are_allowed():
