@@ -72,7 +72,7 @@ def main() -> None:
         strangers = distances[~genuine]
         # Within a pose, a side may hold the other's images: genuine pairs only across poses.
         refused = (distances[genuine] > calibration.threshold).mean()
-        fnmr = f"{100 * refused:.2f}" if pair == POSES else "-"
+        fnmr = f"{100 * refused:.2f}" if sorted(pair) == list(POSES) else "-"
         print(
             f"{more:2d} - {fewer:2d}  {pair[0]:7} - {pair[1]:7} {strangers.size:9,} "
             f"{100 * (strangers <= calibration.threshold).mean():8.3f} {fnmr:>8} "

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sfpose._calibrated import Calibrated
-from sfpose._checks import RULE_OF_3, check_labels, check_rate, check_whole
+from sfpose._checks import RULE_OF_3, check_labels, check_rate, check_whole, expected_errors
 from sfpose._cohort import Cohort
 from sfpose._sampling import row_and_column, sample
 from sfpose._scoring import chi2_pairs_at
@@ -37,7 +37,7 @@ __all__ = [
     "check_poses_given",
 ]
 
-TEMPLATE_SIZES = ((1, 1), (2, 1), (3, 1), (5, 1), (10, 1), (2, 2), (3, 3), (5, 5), (10, 10))
+TEMPLATE_SIZES = ((1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (10, 1), (2, 2), (3, 3), (5, 5), (10, 10))
 """Numbers of images on both sides for which thresholds are looked for."""
 
 _RATIO_PAIRS = 100_000
@@ -186,7 +186,7 @@ class Calibrator:
                 _warn(f"no threshold for {condition}: genuine or impostor pairs are missing")
             return None
         strangers = int((~genuine).sum())
-        kept = [rate for rate in targets if needed or rate * strangers >= RULE_OF_3]
+        kept = [rate for rate in targets if needed or expected_errors(rate, strangers) >= RULE_OF_3]
         lacking = [
             f"a target FMR of {rate:g} needs at least {pairs_needed(rate, RULE_OF_3)}"
             for rate in targets
@@ -241,9 +241,14 @@ class Calibrator:
             compared = self._compared(alone)
         distances, genuine, equal, names = compared
         sides = alone.left.poses[alone.first], alone.right.poses[alone.second]
-        low, high = np.minimum(*sides), np.maximum(*sides)
-        for one, other in combinations_with_replacement(range(len(self._pose_names)), 2):
-            chosen = (low == one) & (high == other)
+        numbers = range(len(self._pose_names))
+        pairs = [(one, other) for one in numbers for other in numbers]
+        if alone.left is alone.right:
+            # Sides of as many images may be swapped.
+            sides = np.minimum(*sides), np.maximum(*sides)
+            pairs = list(combinations_with_replacement(numbers, 2))
+        for one, other in pairs:
+            chosen = (sides[0] == one) & (sides[1] == other)
             if chosen.any():
                 own = names[0][chosen], names[1][chosen]
                 poses = self._pose_names[one], self._pose_names[other]

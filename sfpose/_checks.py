@@ -22,6 +22,7 @@ __all__ = [
     "check_number",
     "check_rate",
     "check_whole",
+    "expected_errors",
     "is_number",
     "joined_labels",
     "little_evidence",
@@ -229,6 +230,12 @@ def _is_missing(label: Any) -> bool:
         return True
 
 
+def expected_errors(rate: float, trials: int) -> float:
+    """How many of so many trials err at a rate, not below a whole number by rounding alone."""
+    # 0.0003 * 100,000 lies below 30.
+    return round(rate * trials, 9)
+
+
 def little_evidence(target_fmr: float, impostor_pairs: int | None, people: int) -> str | None:
     """On how little a threshold was calibrated, where that is too little to state a rate.
 
@@ -246,6 +253,6 @@ def little_evidence(target_fmr: float, impostor_pairs: int | None, people: int) 
         None where neither is known to be too few.
     """
     few = [f"{people} people"] if 0 < people < LEAST_PEOPLE else []
-    if impostor_pairs is not None and target_fmr * impostor_pairs < RULE_OF_3:
+    if impostor_pairs is not None and expected_errors(target_fmr, impostor_pairs) < RULE_OF_3:
         few.append(f"{impostor_pairs} pairs of strangers")
     return f"calibrated on {' and '.join(few)}" if few else None

@@ -40,20 +40,24 @@ Poses: TypeAlias = Sequence[str | int] | None
 
 
 class Condition(NamedTuple):
-    """A kind of comparison that has a threshold of its own; both sides may be swapped.
+    """A kind of comparison that has a threshold of its own; both sides may be swapped, each whole.
+
+    Five frontal images against one profile are not five profiles against one frontal image:
+    strangers are accepted up to three times as often in the one as in the other.
 
     Attributes
     ----------
     template_images, probe_images : int
         Images whose mean descriptors are compared, the larger number first.
     poses : (str, str), optional
-        Their poses in alphabetical order; None for all poses mixed.
+        Their poses in the order of the numbers, in alphabetical order where both sides have as
+        many; None for all poses mixed.
 
     Examples
     --------
     >>> from sfpose.decision import Condition
-    >>> print(Condition.of(1, 3, ("profile", "frontal")))
-    3 against 1 images, frontal - profile
+    >>> print(Condition.of(1, 3, ("frontal", "profile")))
+    3 against 1 images, profile - frontal
     """
 
     template_images: int = 1
@@ -70,13 +74,14 @@ class Condition(NamedTuple):
             If a number of images is not a positive whole number, or poses are not two.
         """
         sides = {"template_images": template_images, "probe_images": probe_images}
-        second, first = sorted(check_whole(images, name, 1) for name, images in sides.items())
+        images = [check_whole(number, name, 1) for name, number in sides.items()]
         if poses is None:
-            return cls(first, second)
+            return cls(max(images), min(images))
         if np.shape(poses) != (2,):
             raise ValueError(f"poses must be two, one of each side; got {poses!r}")
-        low, high = sorted(map(str, poses))
-        return cls(first, second, (low, high))
+        named = zip(images, map(str, poses), strict=True)
+        (more, one), (fewer, other) = sorted(named, key=lambda side: (-side[0], side[1]))
+        return cls(more, fewer, (one, other))
 
     def __str__(self) -> str:
         sizes = f"{self.template_images} against {self.probe_images} images"
@@ -86,9 +91,9 @@ class Condition(NamedTuple):
 def choose_condition(known: Iterable[Condition], wanted: Condition) -> Condition:
     """The known condition by which a comparison may be decided.
 
-    The poses must be known as asked. Of the numbers of images, the smallest known that
-    are not below those asked: means of more images lie closer together, so that such a
-    threshold is the stricter one and its false match rate still holds.
+    The poses must be known as asked, each on the side of its number of images. Of these numbers,
+    the smallest known that are not below those asked: means of more images lie closer together,
+    so that such a threshold is the stricter one and its false match rate still holds.
 
     Parameters
     ----------
@@ -112,16 +117,12 @@ def choose_condition(known: Iterable[Condition], wanted: Condition) -> Condition
     Condition(template_images=5, probe_images=1, poses=None)
     """
     known = list(known)
-    fitting = [
-        other
-        for other in known
-        if other.poses == wanted.poses
-        and other.template_images >= wanted.template_images
-        and other.probe_images >= wanted.probe_images
-    ]
+    fitting = [other for other in known if _covers(other, wanted)]
     if not fitting:
         # Of other poses only which there are: all their sizes would bury what is asked about.
-        near: list[object] = [condition for condition in known if condition.poses == wanted.poses]
+        near: list[object] = [
+            other for other in known if sorted(other.poses or ()) == sorted(wanted.poses or ())
+        ]
         pairs = sorted({condition.poses for condition in known if condition.poses})
         listed = "; ".join(map(str, near or (" - ".join(pair) for pair in pairs))) or "none"
         advice = "Give fewer images, or calibrate on more" if near else "Calibrate on such poses"
@@ -130,6 +131,23 @@ def choose_condition(known: Iterable[Condition], wanted: Condition) -> Condition
             f"of images; got {wanted}, calibrated are: {listed}. {advice}: TemplateVerifier.fit"
         )
     return min(fitting, key=lambda c: (c.template_images + c.probe_images, c.template_images))
+
+
+def _covers(known: Condition, wanted: Condition) -> bool:
+    """Whether each side that is asked for has its pose and its images on a side of its own."""
+    if (known.poses is None) != (wanted.poses is None):
+        return False
+    there, asked = (
+        list(zip(condition[:2], condition.poses or ("", ""), strict=True))
+        for condition in (known, wanted)
+    )
+    return any(
+        all(
+            images >= least and pose == own
+            for (images, pose), (least, own) in zip(there, sides, strict=True)
+        )
+        for sides in (asked, asked[::-1])
+    )
 
 
 @dataclass(frozen=True)

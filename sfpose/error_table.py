@@ -36,7 +36,7 @@ class Row:
         Comparisons with an image that could not be acquired (a row of NaN) are refused
         at every threshold, and counted.
     eer_interval : Interval
-        95 % interval over people; 0 to 0 where there is no error: see ``interval_in_percent``.
+        95 % interval over people (``sfpose.metrics.people_interval``).
     accuracy, accuracy_standard_error : float, optional
         Only where the protocol has folds.
     people : int, optional
@@ -71,10 +71,7 @@ class Row:
         }
 
     def interval_in_percent(self, digits: int = 2) -> str:
-        """``eer_interval`` as text, or what the people can exclude where there is no error.
-
-        No drawing of people has an error where no comparison has one. With 95 % confidence,
-        none of ``n`` people erring allows a share of ``1 - 0.05 ** (1 / n)``.
+        """``eer_interval`` as text, of which a rate without an error has the upper limit alone.
 
         Parameters
         ----------
@@ -93,9 +90,9 @@ class Row:
         >>> row_from_distances("example", trials, 1 - trials.is_genuine).interval_in_percent()
         'below 45.1'
         """
-        if self.rates.eer == 0 and self.people:
-            return f"below {100 * (1 - 0.05 ** (1 / self.people)):.1f}"
         low, high = self.eer_interval
+        if self.rates.eer == 0:
+            return f"below {100 * high:.1f}"
         return f"{100 * low:.{digits}f} to {100 * high:.{digits}f}"
 
 

@@ -181,7 +181,8 @@ def table_cells(
         return held[0]
 
     cells = cells_of(table_columns(folder, once, compare), draws=draws)
-    if isinstance(folder, CFP) and len(set(folder.poses.tolist())) == 2:
+    enough = everybody_has(folder, "frontal", 5) and everybody_has(folder, "profile", 4)
+    if isinstance(folder, CFP) and len(set(folder.poses.tolist())) == 2 and enough:
         cells[5, "F-P"] = evaluate_cfp(folder, once, compare, draws=draws)[-1]
     return cells
 
@@ -197,8 +198,8 @@ class TrialCount(NamedTuple):
     Attributes
     ----------
     name : str
-    genuine, impostor : int
-        Comparisons of the data at hand.
+    genuine, impostor : int or None
+        Comparisons of the data at hand; None where somebody has too few images for two templates.
     published_genuine, published_impostor : int or None
         Those of the paper, for template sizes that it has.
 
@@ -211,8 +212,8 @@ class TrialCount(NamedTuple):
     """
 
     name: str
-    genuine: int
-    impostor: int
+    genuine: int | None
+    impostor: int | None
     published_genuine: int | None
     published_impostor: int | None
 
@@ -223,17 +224,18 @@ def count_trials(folder: PoseFolder, *, template_sizes: Sequence[int] = (1, 5)) 
     Parameters
     ----------
     folder : PoseFolder
-        With the poses frontal and profile.
+        With the poses frontal and profile; others do not count.
     template_sizes : sequence of int
 
     Returns
     -------
     list of TrialCount
+        None for what somebody has too few images for.
 
     Raises
     ------
     ValueError
-        If a pose is missing or somebody has too few images for two templates.
+        If nothing can be counted: somebody has fewer than two frontal images.
 
     Examples
     --------
@@ -247,17 +249,19 @@ def count_trials(folder: PoseFolder, *, template_sizes: Sequence[int] = (1, 5)) 
     >>> count_trials(folder)[3][:3]
     ('cross pose, 5 images', 12, 6)
     """
-    protocol = VGGFace2Pose(folder.subjects, folder.poses)
     rows = []
     for size in template_sizes:
         images = "1 image" if size == 1 else f"{size} images"
-        for name, poses in (("same", ("frontal", "frontal")), ("cross", ("frontal", "profile"))):
-            trials = protocol.trials(*poses, size)
-            genuine = int(trials.is_genuine.sum())
+        for name, poses in (("same", ("frontal",)), ("cross", ("frontal", "profile"))):
+            counts: tuple[int | None, int | None] = None, None
+            if all(everybody_has(folder, pose, 2 * size) for pose in poses):
+                trials = plan(folder, {size: poses})[0].trials[poses[0], poses[-1]]
+                genuine = int(trials.is_genuine.sum())
+                counts = genuine, len(trials) - genuine
             published = _TABLE_3.get((size, name), (None, None))
-            rows.append(
-                TrialCount(f"{name} pose, {images}", genuine, len(trials) - genuine, *published)
-            )
+            rows.append(TrialCount(f"{name} pose, {images}", *counts, *published))
+    if all(row.genuine is None for row in rows):
+        raise ValueError("two frontal images of everybody are needed to count comparisons")
     return rows
 
 

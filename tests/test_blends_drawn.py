@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 torch = pytest.importorskip("torch", reason="training needs the [train] extra")
 
 from sfpose.pose import FACE_POINTS, head_pose  # noqa: E402
 from sfpose.training.faces import TaughtFaces  # noqa: E402
-from sfpose.training.mixing import Blends, Pairs, joined, make_blends  # noqa: E402
+from sfpose.training.mixing import Blends, Pairs, blended, joined, make_blends  # noqa: E402
 from sfpose.training.surroundings import make_surrounded  # noqa: E402
 
 SIDE = 32
@@ -37,6 +38,28 @@ def _says_nothing(crops):
 
 def _pairs(faces, count, folder, make=make_blends, **settings):
     return make(faces, _says_nothing, count, folder, **settings).pairs
+
+
+def test_a_seam_moves_with_the_faces_that_it_joins():
+    """White above black: SciPy moves the whole picture as the crop of it is moved."""
+    size = 64
+    angle, scale, shift = 0.3, 1.2, (0.05, -0.15)
+    moved = np.eye(3)
+    moved[:2, :2] = scale * np.array(
+        [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    )
+    moved[:2, 2] = np.array([0.5, 0.5]) + shift - moved[:2, :2] @ [0.5, 0.5]
+    white, black = torch.ones(1, 3, size, size), torch.zeros(1, 3, size, size)
+    settings = torch.tensor([0.5]), torch.tensor([0.45]), torch.ones(1, 1, size, size)
+    whole = blended(white, black, *settings)[0, 0].numpy()
+    assert (whole[:22] > 0.9).all()
+    assert (whole[-30:] < 0.1).all()
+    found = blended(white, black, *settings, torch.from_numpy(moved[None]).float())[0, 0].numpy()
+    steps = (np.arange(size) + 0.5) / size
+    points = np.stack([*np.meshgrid(steps, steps), np.ones((size, size))], axis=-1)
+    x, y, _ = np.moveaxis(size * points @ moved.T - 0.5, -1, 0)
+    expected = ndimage.map_coordinates(whole, [y, x], order=1, mode="nearest")
+    np.testing.assert_allclose(found, expected, atol=0.02)
 
 
 @pytest.mark.parametrize("make", [make_blends, make_surrounded])

@@ -52,7 +52,8 @@ def _by_hand(descriptors, subjects, more, fewer, poses=None):
             if rows_a & rows_b or (more == fewer and j <= i):
                 continue
             distance = float(reference.chi2_pairs(a[None], b[None])[0])
-            found.append((distance, who_a == who_b, *sorted([pose_a, pose_b])))
+            sides = sorted([pose_a, pose_b]) if more == fewer else [pose_a, pose_b]
+            found.append((distance, who_a == who_b, *sides))
     return map(np.array, zip(*found, strict=True))
 
 
@@ -80,9 +81,13 @@ def test_each_pair_of_poses_has_a_threshold_of_its_own():
     verifier = TemplateVerifier(0.05, groups=("pose", "size"), template_sizes=[(1, 1), (3, 1)])
     verifier.fit(descriptors, subjects, poses=poses)
     for more, fewer in [(1, 1), (3, 1)]:
-        distances, genuine, low, high = _by_hand(descriptors, subjects, more, fewer, poses)
-        for pair in [("frontal", "frontal"), ("frontal", "profile"), ("profile", "profile")]:
-            chosen = (low == pair[0]) & (high == pair[1])
+        distances, genuine, *sides = _by_hand(descriptors, subjects, more, fewer, poses)
+        swapped = [("profile", "frontal")] * (more != fewer)
+        pairs = [("frontal", "frontal"), ("frontal", "profile"), ("profile", "profile"), *swapped]
+        own = [c.poses for c in verifier.calibrations_ if c[:2] == (more, fewer)]
+        assert {*own} <= {None, *pairs}
+        for pair in pairs:
+            chosen = (sides[0] == pair[0]) & (sides[1] == pair[1])
             found = verifier.calibrations_.get(Condition(more, fewer, pair))
             if not genuine[chosen].any():
                 assert found is None
@@ -168,9 +173,9 @@ def test_a_threshold_of_single_images_lets_too_many_strangers_match_as_templates
 def test_between_two_sizes_the_stricter_one_decides():
     descriptors, subjects = _people(40, 12)
     verifier = TemplateVerifier(0.05).fit(descriptors, subjects)
-    four = verifier.verify(descriptors[:4], descriptors[-1])
-    assert four.threshold == verifier.calibrations_[Condition(5, 1)].threshold
-    assert four.threshold < verifier.calibrations_[Condition(3, 1)].threshold
+    seven = verifier.verify(descriptors[:7], descriptors[-1])
+    assert seven.threshold == verifier.calibrations_[Condition(10, 1)].threshold
+    assert seven.threshold < verifier.calibrations_[Condition(5, 1)].threshold
     with pytest.raises(ValueError, match=r"got 12 against 1 images, calibrated are: 1 against 1"):
         verifier.verify(descriptors[:12], descriptors[-1])
     one_rule = TemplateVerifier(0.05, groups=None).fit(descriptors, subjects)
@@ -280,6 +285,47 @@ def test_the_chosen_size_covers_what_is_asked_as_closely_as_any(sizes, template,
     chosen = choose_condition(known, wanted)
     assert chosen in covering
     assert sum(chosen[:2]) == min(sum(c[:2]) for c in covering)
+
+
+_SIDES = st.tuples(st.integers(1, 5), st.sampled_from(["frontal", "profile"]))
+
+
+@given(st.lists(st.tuples(_SIDES, _SIDES), min_size=1, max_size=8), st.tuples(_SIDES, _SIDES))
+def test_each_side_brings_its_own_pose(known, wanted):
+    def condition(first, second):
+        return Condition.of(first[0], second[0], (first[1], second[1]))
+
+    def covers(other, asked):
+        return all(o[0] >= a[0] and o[1] == a[1] for o, a in zip(other, asked, strict=True))
+
+    asked = condition(*wanted)
+    assert asked == condition(*wanted[::-1])
+    known_conditions = [condition(*sides) for sides in known]
+    covering = [
+        sum(images for images, _ in sides)
+        for sides in known
+        if covers(sides, wanted) or covers(sides, wanted[::-1])
+    ]
+    if not covering:
+        with pytest.raises(ValueError, match="needs a threshold calibrated for its poses"):
+            choose_condition(known_conditions, asked)
+    else:
+        assert sum(choose_condition(known_conditions, asked)[:2]) == min(covering)
+
+
+def test_many_profiles_against_one_frontal_image_have_a_threshold_of_their_own():
+    """People who all look alike from the side: many profiles are nearer to strangers."""
+    rows, subjects, poses = _people_who_turn(60, 3)
+    verifier = TemplateVerifier(0.05, groups=("size", "pose"), template_sizes=[(4, 1)])
+    verifier.fit(rows, subjects, poses=poses)
+    for pair in [("frontal", "profile"), ("profile", "frontal")]:
+        rule = verifier.decision_rule(4, 1, pair)
+        assert rule.threshold == verifier.calibrations_[Condition(4, 1, pair)].threshold
+        assert rule == verifier.decision_rule(1, 4, pair[::-1])
+        many, one = (rows[poses == pose].reshape(60, 5, -1) for pose in pair)
+        distances = reference.chi2_matrix(many[:, :4].mean(1), one.reshape(300, -1))
+        strangers = distances[np.arange(60)[:, None] != np.arange(300) // 5]
+        assert (strangers <= rule.threshold).mean() == pytest.approx(0.05, abs=1e-3)
 
 
 @pytest.mark.parametrize(

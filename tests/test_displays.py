@@ -96,7 +96,8 @@ def test_people_who_are_few_have_no_bars():
     display = DetCurveDisplay.from_scores(
         distances, genuine, threshold=2.0, first_people=first, second_people=second
     )
-    assert display.operating_intervals == ((0.0, 0.0), None)
+    # None of 30 people is accepted: what that can exclude.
+    assert display.operating_intervals == (pytest.approx((0.0, 1 - 0.05 ** (1 / 30))), None)
     with pytest.raises(ValueError, match=r"both sides must have shape \(60,\); got \(2,\)"):
         DetCurveDisplay.from_scores(
             distances, genuine, threshold=2.0, first_people=first[:2], second_people=second
@@ -224,6 +225,11 @@ def test_the_pose_table_pools_both_orders_of_a_pair():
                 assert display.rates[row, column] == expected
     with pytest.raises(ValueError, match=r"second_poses must .* shape \(3000,\); got \(2,\)"):
         PoseErrorDisplay.from_scores(distances, genuine, first, ["F", "P"])
+    for poses in (["F", "F"], ["frontal"], []):
+        with pytest.raises(
+            ValueError, match=r"poses must be of \['F', 'P', 'Q'\], each once; got \["
+        ):
+            PoseErrorDisplay.from_scores(distances, genuine, first, second, poses=poses)
 
 
 def test_poses_and_groups_of_an_estimator_are_those_of_its_pairs(verifier_and_people):

@@ -11,6 +11,7 @@ from sfpose.metrics import (
     equal_error_rate,
     k_fold_accuracy,
     people_interval,
+    people_rate_interval,
 )
 from sfpose.protocols import all_pairs
 
@@ -69,6 +70,23 @@ def test_a_calibration_draws_the_people_of_both_sides():
             for _ in range(400)
         ]
         np.testing.assert_allclose(interval, np.percentile(rates, [2.5, 97.5]), rtol=1e-9)
+
+
+def test_none_who_errs_is_no_proof_that_nobody_would():
+    """The limit is the rate at which so many people would all be right once in twenty times."""
+    _, genuine, first, second = _scores(50)
+    bound = stats.binomtest(0, 50).proportion_ci(0.9, method="exact").high
+    none = np.zeros(genuine.sum(), bool)
+    sides = first[genuine], second[genuine]
+    assert people_rate_interval(none, *sides) == pytest.approx((0, bound))
+    assert people_rate_interval(~none, *sides) == pytest.approx((1 - bound, 1))
+    apart = np.where(genuine, 0.0, 1.0)
+    assert people_interval(apart, genuine, first, second) == pytest.approx((0, bound))
+    assert people_interval(apart, genuine, first, second, fmr=0.1) == pytest.approx((0, bound))
+    assert people_interval(1 - apart, genuine, first, second) == pytest.approx((1 - bound, 1))
+    found = calibrate_threshold(apart, genuine, 0.01, first_people=first, second_people=second)
+    assert found.fmr_interval == pytest.approx((0, bound))
+    assert found.fnmr_interval == pytest.approx((0, bound))
 
 
 @pytest.mark.parametrize("confidence", [0.5, 0.8, 0.99])

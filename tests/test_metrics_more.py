@@ -264,6 +264,17 @@ def test_rank_curve_equals_sorting_each_row():
     assert curve[-1] == 1
 
 
+def test_the_rank_curve_counts_people_and_not_their_rows():
+    assert cumulative_match_curve([[1, 2, 3, 4]], ["a"], list("bbba")).tolist() == [0, 1]
+    distances, probes, _ = _search()
+    gallery = np.arange(12) % 5
+    by_person = np.stack([distances[:, gallery == who].min(axis=1) for who in range(5)], axis=1)
+    np.testing.assert_array_equal(
+        cumulative_match_curve(distances, probes % 5, gallery),
+        cumulative_match_curve(by_person, probes % 5, np.arange(5)),
+    )
+
+
 def test_open_set_rate_equals_counting():
     distances, probes, gallery = _search(probes=200)
     probes = np.where(np.arange(200) % 2, probes, -1)

@@ -6,10 +6,12 @@ from scipy import stats
 from sklearn.isotonic import IsotonicRegression
 
 from sfpose import TemplateVerifier
+from sfpose._checks import little_evidence
 from sfpose.metrics import (
     LikelihoodRatioCalibrator,
     clopper_pearson_interval,
     d_prime,
+    det_curve,
     equal_error_rate,
     error_rates_at_threshold,
     fnmr_at_fmr,
@@ -21,6 +23,7 @@ from sfpose.metrics import (
     threshold_at_fmr,
     verification_summary,
 )
+from sfpose.metrics.thresholds import pairs_needed, rests_on_few
 
 
 def test_a_rate_just_below_a_share_allows_one_error_less():
@@ -165,6 +168,24 @@ def test_curves_that_cross_at_no_threshold_have_the_rate_that_none_lowers():
     people = np.random.default_rng(0).integers(0, 20, 200)
     low, high = people_interval(distances, genuine, people, people)
     assert 0.3 < low < 0.6 < high < 0.9
+
+
+def test_no_threshold_accepts_what_failed_not_even_an_infinite_one():
+    distances, genuine = [0.1, 0.2, np.inf, np.inf, 1, 2, 3], [1, 1, 1, 1, 0, 0, 0]
+    curve = det_curve(distances, genuine)
+    assert (curve.thresholds[-1], curve.fmr[-1], curve.fnmr[-1]) == (3, 1, 0.5)
+    assert error_rates_at_threshold(distances, genuine, np.inf) == (1, 0.5)
+    rates = group_error_rates(distances, genuine, list("aabbaab"), np.inf)
+    assert rates.fnmr.tolist() == [0, 1]
+    assert rates.fmr.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(("rate", "pairs"), [(0.0003, 100_000), (0.0006, 50_000), (0.0003, 10_000)])
+def test_the_rules_are_met_where_the_product_is_a_whole_number(rate, pairs):
+    rule = round(rate * pairs)
+    assert pairs_needed(rate, rule) == pairs
+    assert rests_on_few(rate, pairs) == (rule < 30)
+    assert little_evidence(rate, pairs, 100) is None
 
 
 @pytest.mark.parametrize("counts", [(3, 7), (3, 3), (10, 3), (700, 300)])

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.stats import norm
 
 from sfpose.evaluation import PoseColumn
@@ -14,6 +15,7 @@ from sfpose.reproduction import (
     TABLE_5,
     count_trials,
     det_figure,
+    format_trial_counts,
     pose_table,
     table_cells,
     table_columns,
@@ -44,6 +46,36 @@ def test_counts_are_of_frontal_images_and_stand_beside_the_papers():
         ("same pose, 5 images", 3, 6, 368, 368 * 100),
         ("cross pose, 5 images", 3 * 4, 6, 368 * 4, 368 * 100),
     ]
+
+
+def test_what_there_are_too_few_images_for_has_no_count():
+    """Ten frontal, four profile and, of a pose that does not count, one image of each."""
+    poses = np.tile(np.repeat(["frontal", "profile", "video"], [10, 4, 1]), 3)
+    folder = SimpleNamespace(subjects=np.repeat(["ann", "bo", "cy"], 15), poses=poses)
+    counts = [row[1:3] for row in count_trials(folder)]
+    assert counts == [(3 * 45, 6), (3 * 40, 6), (3, 6), (None, None)]
+    assert format_trial_counts(folder).splitlines()[4].split() == [
+        *["cross", "pose,", "5", "images"],
+        "1,472",
+        "36,800",
+    ]
+    folder.poses = np.where(poses == "frontal", "left", poses)
+    with pytest.raises(ValueError, match="two frontal images of everybody"):
+        count_trials(folder)
+
+
+def test_columns_of_cfp_that_there_are_too_few_images_for_are_left_out(tmp_path):
+    rng = np.random.default_rng(0)
+    for person in range(1, 4):
+        for pose in ("frontal", "profile"):
+            folder = tmp_path / f"{person:03d}" / pose
+            folder.mkdir(parents=True)
+            for number in range(1, 4):
+                Image.fromarray(np.uint8(rng.integers(0, 255, (8, 8, 3)))).save(
+                    folder / f"{number:02d}.jpg"
+                )
+    cells = table_cells(CFP(tmp_path), lambda images: rng.random((len(images), 4)), draws=2)
+    assert sorted(cells) == [(1, "F-F"), (1, "F-P"), (1, "P-P")]
 
 
 def test_published_rates_of_one_and_of_five_images_have_their_own_lines():

@@ -27,11 +27,11 @@ def _cameras(count, landmarks=FRONTAL):
 @pytest.mark.parametrize("yaw", [15, 30])
 @pytest.mark.parametrize("pitch", [-15, 0, 15])
 def test_dots_on_the_face_are_drawn_where_its_landmarks_are_said_to_be(surface, yaw, pitch):
-    """Nose tip and the near mouth corner, which are points of the surface itself."""
+    """The eyes, which lie behind the ellipsoid of the head, the nose and the near mouth corner."""
     turner = FaceTurner(surface, size=96, yaws=(yaw, 0), pitches=(pitch,), margin=1.4)
     y, x = np.mgrid[:128, :128] + 0.5
     torch.manual_seed(0)
-    for point in (2, 3):
+    for point in (0, 1, 2, 3):
         apart = np.hypot(x - FRONTAL[point, 0], y - FRONTAL[point, 1])
         photo = np.uint8(255 * np.exp(-(apart**2) / (2 * 2.0**2)))
         photos = torch.from_numpy(np.repeat(photo[None, :, :, None], 3, 3)).expand(8, -1, -1, -1)

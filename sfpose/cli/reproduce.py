@@ -227,14 +227,16 @@ def _studies(folder: PoseFolder, options: argparse.Namespace) -> _Printed:
     count = len(folder.images)
     lost = count - int(found.sum())
     lines = [f"{count} images, {lost} of them not acquired and left out"]
-    if full.left_out:
-        lines.append(f"{full.left_out} people without two images of each pose were left out")
+    # Those too of whom no image was acquired, whom the studies never saw.
+    left_out = len(set(folder.subjects.tolist()) - set(full.people.tolist()))
+    if left_out:
+        lines.append(f"{left_out} people without two images of each pose were left out")
     lines += [f"{study}\n{format_table(rows)}\n" for study, rows in studies.items()]
     told: dict[str, object] = {
         "weights": str(options.weights),
         "images": count,
         "not_acquired": lost,
-        "people_left_out": full.left_out,
+        "people_left_out": left_out,
         "studies": {study: [row.to_dict() for row in rows] for study, rows in studies.items()},
     }
     return "\n".join(lines), told

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from typing import TYPE_CHECKING, Any
 
 from sfpose.cli.arguments import to_path
@@ -102,7 +101,7 @@ def _run_paper(options: argparse.Namespace) -> int:
 
     data = [path for path in (options.stage1, options.stage2) if path is not None]
     min_images = _each_stage("--min-images", options.min_images, len(data))
-    shares = _each_stage("--crop-share", options.crop_share or [math.nan], len(data))
+    shares = _each_stage("--crop-share", options.crop_share or [None], len(data))
     with distributed.process_group(options.device):
         writes = distributed.place()[0] == 0
 
@@ -114,7 +113,7 @@ def _run_paper(options: argparse.Namespace) -> int:
             PaperStage(
                 open_people(path, box_margin=options.box_margin),
                 min_images=int(least),
-                share=None if math.isnan(share) else share,
+                share=share,
             )
             for path, least, share in zip(data, min_images, shares, strict=True)
         ]
@@ -159,7 +158,7 @@ def _recipe(options: argparse.Namespace) -> PaperRecipe:
     )
 
 
-def _each_stage(option: str, values: list[float], stages: int) -> list[float]:
+def _each_stage(option: str, values: list[Any], stages: int) -> list[Any]:
     """One value a stage: those given, or a single one for all; the default has two."""
     if len(values) == 1:
         return values * stages

@@ -93,10 +93,10 @@ def as_booleans(labels: NDArray[np.generic], name: str) -> NDArray[np.bool_]:
 
 
 def check_threshold(value: float) -> float:
-    """``value`` as a float, if it is a number."""
+    """``value`` as a finite float, if it is a number: the infinitely far is refused at any."""
     if not is_number(value) or np.isnan(value):
         raise ValueError(f"threshold must be a number; got {value!r}")
-    return float(value)
+    return min(float(value), float(np.finfo(np.float64).max))
 
 
 def check_people(

@@ -30,14 +30,15 @@ __all__ = [
 
 
 class DetCurve(NamedTuple):
-    """Operating points of a verification, from refusing all to accepting all.
+    """Operating points of a verification, from refusing all to accepting all that can be.
 
     Attributes
     ----------
     fmr : float64 array of shape (n,)
-        False match rate, rising from 0 to 1.
+        False match rate, rising from 0 to 1, or to the share of impostors at finite distances.
     fnmr : float64 array of shape (n,)
-        False non-match rate, falling from 1 to 0.
+        False non-match rate, falling from 1 to 0, or to the share of genuine ones at infinite
+        distances.
     thresholds : float64 array of shape (n,)
         Rising; the first is below every distance.
 
@@ -98,13 +99,15 @@ def det_curve(distances: ArrayLike, is_genuine: ArrayLike) -> DetCurve:
     """
     scores, genuine = check_scores(distances, is_genuine)
     impostors, own, thresholds = accepted_counts(scores, genuine)
-    return DetCurve(impostors / impostors[-1], 1 - own / own[-1], thresholds)
+    fmr, fnmr = impostors / impostors[-1], 1 - own / own[-1]
+    finite = np.count_nonzero(thresholds < np.inf)
+    return DetCurve(fmr[:finite], fnmr[:finite], thresholds[:finite])
 
 
 def accepted_counts(
     scores: NDArray[np.float64], genuine: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Accepted impostors and genuine comparisons at the thresholds of a ``DetCurve``."""
+    """Accepted impostors and genuine comparisons at each distance, infinity too, and at none."""
     order = np.argsort(scores, kind="stable")
     scores, genuine = scores[order], genuine[order]
     # Equal distances are accepted together: one point for each distinct value.
@@ -160,9 +163,7 @@ def equal_error_rate(
     """
     fmr, fnmr, thresholds = det_curve(distances, is_genuine)
     if convex_hull:
-        # No mixture of thresholds accepts what is refused at each of them.
-        finite = np.count_nonzero(thresholds < np.inf)
-        kept = _lower_hull(fmr[:finite], fnmr[:finite])
+        kept = _lower_hull(fmr, fnmr)
         fmr, fnmr, thresholds = fmr[kept], fnmr[kept], thresholds[kept]
     return crossing(fmr, fnmr, thresholds)
 
@@ -254,6 +255,7 @@ def error_rates_at_threshold(
         Smaller means more alike.
     is_genuine : bool array of shape (n,)
     threshold : float
+        What is infinitely far is refused at an infinite one too.
 
     Returns
     -------

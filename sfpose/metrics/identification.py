@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sfpose._checks import as_labels, check_none_missing, check_rate
+from sfpose._checks import as_labels, check_labels, check_none_missing, check_rate
 from sfpose.metrics._checks import as_numbers
 from sfpose.metrics.error_rates import errors_within
 
@@ -15,6 +15,7 @@ __all__ = ["cumulative_match_curve", "identification_rate_at_fpir"]
 def _check(
     distances: ArrayLike, probe_subjects: ArrayLike, gallery_subjects: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Distance of each probe to each person's nearest row, and which person is its own."""
     matrix = as_numbers(distances, "distances")
     rules = [f"{side}_subjects must name one person a row" for side in ("probe", "gallery")]
     probes, gallery = map(as_labels, (probe_subjects, gallery_subjects), rules)
@@ -23,22 +24,26 @@ def _check(
             "distances must have shape (probes, gallery), both at least 1; got "
             f"{matrix.shape} for probes of shape {probes.shape} and a gallery of {gallery.shape}"
         )
-    for side, rule in zip((probes, gallery), rules, strict=True):
-        check_none_missing(side, rule)
+    check_none_missing(probes, rules[0])
+    people, codes = check_labels(gallery, len(gallery), rules[1])
     if np.isnan(matrix).any():
         raise ValueError(
             f"distances must not be NaN; got {np.isnan(matrix).sum()} NaN: leave out what could "
             "not be acquired, or give inf, which is found at no threshold"
         )
-    return matrix, probes[:, None] == gallery[None]
+    order = np.argsort(codes, kind="stable")
+    starts = np.searchsorted(codes[order], np.arange(len(people)))
+    nearest = np.minimum.reduceat(matrix[:, order], starts, axis=1)
+    return nearest, probes[:, None] == people[None]
 
 
 def cumulative_match_curve(
     distances: ArrayLike, probe_subjects: ArrayLike, gallery_subjects: ArrayLike
 ) -> NDArray[np.float64]:
-    """Share of probes whose person is among the first k, for k = 1, 2, ...
+    """Share of probes whose person is among the first k people, for k = 1, 2, ...
 
-    Ties count against the probe: whoever is as near stands before its own person.
+    People of several rows stand where their nearest row does. Ties count against the probe:
+    whoever is as near stands before its own person.
 
     Parameters
     ----------
@@ -50,8 +55,8 @@ def cumulative_match_curve(
 
     Returns
     -------
-    float64 array of shape (g,)
-        Rising to 1.
+    float64 array of shape (people,)
+        As long as the gallery has people; rising to 1.
 
     Raises
     ------
@@ -64,14 +69,17 @@ def cumulative_match_curve(
     >>> from sfpose.metrics import cumulative_match_curve
     >>> cumulative_match_curve([[0.1, 0.5], [0.2, 0.4]], ["a", "b"], ["a", "b"]).tolist()
     [0.5, 1.0]
+
+    References
+    ----------
+    ISO/IEC 19795-1.
     """
-    matrix, same = _check(distances, probe_subjects, gallery_subjects)
+    nearest, same = _check(distances, probe_subjects, gallery_subjects)
     if not same.any(axis=1).all():
         missing = np.asarray(probe_subjects)[~same.any(axis=1)].tolist()[0]
         raise ValueError(f"every probe's person must be in the gallery; {missing!r} is not")
-    nearest = np.where(same, matrix, np.inf).min(axis=1)
-    rank = ((matrix <= nearest[:, None]) & ~same).sum(axis=1)
-    return np.cumsum(np.bincount(rank, minlength=matrix.shape[1])) / len(matrix)
+    rank = ((nearest <= nearest[same][:, None]) & ~same).sum(axis=1)
+    return np.cumsum(np.bincount(rank, minlength=nearest.shape[1])) / len(nearest)
 
 
 def identification_rate_at_fpir(
@@ -114,15 +122,15 @@ def identification_rate_at_fpir(
     >>> identification_rate_at_fpir(distances, ["a", "b", "x"], ["a", "b"], 0.1)
     0.5
     """
-    matrix, same = _check(distances, probe_subjects, gallery_subjects)
+    nearest, same = _check(distances, probe_subjects, gallery_subjects)
     enrolled = same.any(axis=1)
     if enrolled.all() or not enrolled.any():
         raise ValueError(
             "there must be probes in the gallery and probes that are not; "
             f"got {enrolled.sum()} and {(~enrolled).sum()}"
         )
-    strangers = np.sort(matrix[~enrolled].min(axis=1))
+    strangers = np.sort(nearest[~enrolled].min(axis=1))
     allowed = errors_within(check_rate(fpir, "fpir"), len(strangers))
-    own = np.where(same, matrix, np.inf)[enrolled].min(axis=1)
-    others = np.where(same, np.inf, matrix)[enrolled].min(axis=1)
+    own = nearest[same]
+    others = np.where(same, np.inf, nearest)[enrolled].min(axis=1)
     return float(((own < others) & (own < strangers[allowed])).mean())

@@ -95,6 +95,9 @@ class _PeopleResampler:
         scores, genuine = check_scores(distances, is_genuine)
         first, second = check_people(first_people, second_people, scores.shape)
         self._people, (first, second) = _numbered(first, second)
+        self.fewer_people = min(
+            len(np.unique(np.r_[first[kind], second[kind]])) for kind in (genuine, ~genuine)
+        )
         order = np.argsort(scores, kind="stable")
         self._genuine = genuine[order]
         self._first, self._second = first[order], second[order]
@@ -142,9 +145,9 @@ def people_interval(
     everybody, and too wide where most people take part in few comparisons, as in LFW (about
     1.6 times the binomial interval, where comparisons hardly depend on each other).
 
-    No drawing has an error where no comparison has one, so that both limits are 0. That is no
-    bound: with 95 % confidence, none of ``n`` people erring allows a share of
-    ``1 - 0.05 ** (1 / n)``, 5.8 % of 50. Tables print "below 5.8" then.
+    No drawing has an error where no comparison has one. What the people can exclude is the
+    interval then, the genuine ones' or the impostors', whichever are fewer: with 95 % confidence,
+    none of ``n`` people erring allows a share of ``1 - 0.05 ** (1 / n)``, 5.8 % of 50.
 
     Parameters
     ----------
@@ -216,11 +219,19 @@ def people_interval(
         raise ValueError(
             "no drawing of people had genuine and impostor comparisons; too few people"
         )
-    return _middle(np.array(values), confidence)
+    return _middle(np.array(values), confidence, resampler.fewer_people)
 
 
-def _middle(values: NDArray[np.float64], confidence: float) -> Interval:
-    """Between which limits so large a share of the values lies, as much left out on either side."""
+def _middle(values: NDArray[np.float64], confidence: float, people: int) -> Interval:
+    """Between which limits so large a share of the rates lies, as much left out on either side.
+
+    Where nobody or everybody of so many people errs in all drawings, what that can exclude.
+    """
+    most = 1 - (1 - confidence) ** (1 / people)
+    if not values.any():
+        return Interval(0.0, most)
+    if (values == 1).all():
+        return Interval(1 - most, 1.0)
     tail = 100 * (1 - confidence) / 2
     low, high = np.percentile(values, [tail, 100 - tail])
     return Interval(float(low), float(high))
@@ -298,7 +309,7 @@ def people_rate_interval(
     rates = weighted(errors)[totals > 0] / totals[totals > 0]
     if not len(rates):
         raise ValueError("no drawing of people had a comparison; too few people")
-    return _middle(rates, confidence)
+    return _middle(rates, confidence, people)
 
 
 def _numbered(

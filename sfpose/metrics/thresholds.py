@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sfpose._checks import LEAST_PEOPLE, RULE_OF_3, check_rate
+from sfpose._checks import LEAST_PEOPLE, RULE_OF_3, check_rate, expected_errors
 from sfpose.metrics._checks import check_scores, people_given
 from sfpose.metrics.error_rates import threshold_at_fmr
 from sfpose.metrics.intervals import (
@@ -95,7 +96,7 @@ class ThresholdCalibration:
     @property
     def expected_false_matches(self) -> float:
         """Impostor pairs times target: how many errors the threshold rests on."""
-        return self.target_fmr * self.impostor_pairs
+        return expected_errors(self.target_fmr, self.impostor_pairs)
 
     def to_dict(self) -> dict[str, float | list[float] | None]:
         """Attributes as plain numbers, for JSON."""
@@ -199,7 +200,7 @@ def calibrate_threshold(
 
 def rests_on_few(rate: float, impostors: int) -> bool:
     """Whether so many impostor pairs are too few for a rate: the rule of 30."""
-    return rate * impostors < RULE_OF_30
+    return expected_errors(rate, impostors) < RULE_OF_30
 
 
 def warn_of_few(found: ThresholdCalibration, stacklevel: int = 2) -> None:
@@ -226,7 +227,9 @@ def warn_of_few(found: ThresholdCalibration, stacklevel: int = 2) -> None:
 
 def pairs_needed(target: float, rule: int) -> int:
     """Impostor pairs in which so many false matches are expected."""
-    return int(np.ceil(rule / target))
+    near = math.ceil(rule / target)
+    # The quotient is rounded: 30 / 0.0006 lies above 50,000.
+    return near - 1 if expected_errors(target, near - 1) >= rule else near
 
 
 def warn_of_no_order(

@@ -170,7 +170,8 @@ class TaughtFaceSource:
             maps = compose(maps_of_seconds(self._mirrored[drawn, 1], seams), moved[:mixed])
             second = look(others, compose(self._to_photo[others], maps))
             inside = inside_photos(matrices[:mixed], self._photos.shape, size)
-            crops[:mixed] = blended(crops[:mixed], second, self._shares[drawn], seams, inside)
+            shares = self._shares[drawn]
+            crops[:mixed] = blended(crops[:mixed], second, shares, seams, inside, moved[:mixed])
         if self._turner is not None:
             turned = self._frontal[rows] & (torch.rand(count, device=device) < self._turned_share)
             turned[:mixed] = False

@@ -280,7 +280,7 @@ class _Run:
             optimizer.step()
         if settings.average:
             _average(self.averaged, self.network, settings.average ** (count / 1000))
-        self.this_pass.add(measured)
+        self.this_pass.add(measured, len(targets))
         self.seen += count
         return dict(measured)
 
@@ -298,6 +298,11 @@ class _Run:
 
     def end_pass(self) -> dict[str, float]:
         """Close a pass over the source; gives what goes into the history."""
+        if not self.this_pass.count:
+            raise ValueError(
+                "training must have batches of two or more images that can be read; "
+                f"of {len(self.source)} images there is none"
+            )
         entry = {
             "epoch": float(self.seen // len(self.source)),
             "rate": self.optimizers[0].param_groups[0]["lr"],

@@ -207,16 +207,30 @@ def maps_of_seconds(mirrored: Tensor, seams: Tensor) -> Tensor:
     return torch.where(seams.isinf().view(-1, 1, 1), compose(maps, magnified), maps)
 
 
-def blended(first: Tensor, second: Tensor, shares: Tensor, seams: Tensor, inside: Tensor) -> Tensor:
+def blended(
+    first: Tensor,
+    second: Tensor,
+    shares: Tensor,
+    seams: Tensor,
+    inside: Tensor,
+    moved: Tensor | None = None,
+) -> Tensor:
     """Crops (n, 3, h, w) of two faces in one, by their ``shares`` and ``seams`` (n,).
 
     ``inside`` (n, 1, h, w) says of the first ones how far inside of their photos they lie, as
-    ``inside_photos`` does.
+    ``inside_photos`` does. ``moved`` (n, 3, 3) are the maps from these crops to those that the
+    seams are of, so that a seam moves with the faces; none, if they are the same.
     """
-    height = first.shape[2]
-    below = (torch.arange(height, device=first.device) + 0.5) / height
-    above_seam = torch.sigmoid((seams[:, None] - below) / _SEAM_WIDTH)
-    given = torch.where(seams.isnan()[:, None], shares[:, None], above_seam)[:, None, :, None]
+    height, width = first.shape[2:]
+    if moved is None:
+        moved = torch.eye(3, device=first.device).expand(len(first), 3, 3)
+    down, across = (
+        (torch.arange(side, device=first.device) + 0.5) / side for side in (height, width)
+    )
+    slope, scale, shift = moved[:, 1, :, None, None].unbind(1)
+    below = slope * across + scale * down[:, None] + shift
+    above_seam = torch.sigmoid((seams[:, None, None] - below) / _SEAM_WIDTH)[:, None]
+    given = torch.where(seams.isnan().view(-1, 1, 1, 1), shares.view(-1, 1, 1, 1), above_seam)
     given = torch.where(seams.isinf().view(-1, 1, 1, 1), inside, given)
     return torch.lerp(second, first, given)
 

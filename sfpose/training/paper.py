@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from sfpose._checks import check_whole
+from sfpose._checks import check_number, check_rate, check_whole
 from sfpose.networks import NETWORKS
 from sfpose.networks.registry import check_non_negative
 from sfpose.runtime.artifact import Artifact
@@ -83,7 +83,7 @@ class PaperRecipe:
         A plateau is this many passes in a row without a new lowest validation loss,
         to four decimals. The paper gives no number.
     head_factor : float
-        New layers learn this many times faster while the first rate holds.
+        New layers learn this many times faster while the first rate holds, unless all are new.
     max_epochs : int
         A stage ends after this many passes even without a plateau.
     validation_share : float
@@ -127,7 +127,7 @@ class StageReport:
     ----------
     people, training_images, validation_images : int
     left_out : mapping of str to int
-        Counts by reason, zeros included.
+        Counts by reason, zeros included; what cannot be read is of the images above.
     unreadable : list of str
         Names of images that could not be read.
     history : list of dict
@@ -261,9 +261,7 @@ def train_paper(
             if later:
                 weights = [value.cpu().numpy() for value in network.state_dict().values()]
                 facts["what the stage before ended with"] = digest(*weights)
-            minutes = None
-            if stop_after_minutes is not None:
-                minutes = stop_after_minutes - (time.monotonic() - began) / 60
+            minutes = stop_after_minutes and stop_after_minutes - (time.monotonic() - began) / 60
             report = _run_stage(
                 network,
                 identification_objective(
@@ -300,10 +298,12 @@ def _check(stages: Sequence[PaperStage], recipe: PaperRecipe) -> None:
         raise ValueError("training needs at least one stage; got none")
     if recipe.loss not in LOSSES:
         raise ValueError(f"loss must be one of {LOSSES}; got {recipe.loss!r}")
-    if recipe.size is not None:
-        check_whole(recipe.size, "size", SMALLEST_SIZE)
+    check_whole(SMALLEST_SIZE if recipe.size is None else recipe.size, "size", SMALLEST_SIZE)
     check_whole(recipe.batch_size, "batch_size", 2)
     check_whole(recipe.max_epochs, "max_epochs", 1)
+    check_whole(recipe.seed, "seed", 0, 2**32 - 1)
+    check_rate(recipe.dropout, "dropout", zero=True)
+    check_number(recipe.checkpoint_minutes, "checkpoint_minutes", above=0)
     for stage in stages:
         if not 0 < stage.crop_share <= 1:
             raise ValueError(f"share must be above 0 and at most 1; got {stage.crop_share}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -146,8 +147,8 @@ class PlateauSchedule:
     ) -> None:
         rates = tuple(rates)
         falling = all(low < high for high, low in pairwise(rates))
-        if not rates or not falling or not rates[-1] > 0:
-            raise ValueError(f"rates must fall and be above zero; got {list(rates)}")
+        if not rates or not falling or not rates[-1] > 0 or rates[0] == math.inf:
+            raise ValueError(f"rates must fall, be finite and above zero; got {list(rates)}")
         if patience < 1:
             raise ValueError(f"patience must be at least 1 validation; got {patience}")
         self.rates = rates

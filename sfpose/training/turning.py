@@ -200,20 +200,23 @@ def _position_map(
     smooth = np.zeros_like(turned)
     for corner in range(3):
         np.add.at(smooth, triangles[:, corner], faces)
+    # Eyes lie behind the ellipsoid: it is seen where nothing of the face is.
+    near = np.full(depth.shape, -np.inf)
     for triangle in triangles:
         a, b, c = at[triangle, :2]
         area = (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
         low = np.maximum(np.ceil(np.min([a, b, c], axis=0)).astype(int), 0)
         high = np.minimum(np.floor(np.max([a, b, c], axis=0)).astype(int), size - 1)
-        if abs(area) < 1e-12 or (high < low).any():
+        # Positive where it is seen from behind, since image y points down.
+        if area > -1e-12 or (high < low).any():
             continue
         u, v = np.meshgrid(np.arange(low[0], high[0] + 1), np.arange(low[1], high[1] + 1))
         second = ((u - a[0]) * (c[1] - a[1]) - (v - a[1]) * (c[0] - a[0])) / area
         third = ((b[0] - a[0]) * (v - a[1]) - (b[1] - a[1]) * (u - a[0])) / area
         shares = np.stack([1 - second - third, second, third], axis=-1)
         z = shares @ turned[triangle, 2]
-        nearer = (shares >= -1e-9).all(-1) & (z > depth[v, u])
-        depth[v[nearer], u[nearer]] = z[nearer]
+        nearer = (shares >= -1e-9).all(-1) & (z > near[v, u])
+        near[v[nearer], u[nearer]] = depth[v[nearer], u[nearer]] = z[nearer]
         normals[v[nearer], u[nearer]] = shares[nearer] @ smooth[triangle]
         covered[v[nearer], u[nearer]] = True
     points = np.stack([x, y, np.where(covered, depth, 0.0)], axis=-1)

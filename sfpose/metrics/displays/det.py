@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sfpose.metrics._checks import check_scores, people_given
+from sfpose.metrics._checks import check_scores, check_threshold, people_given
 from sfpose.metrics.displays._common import (
     Scorer,
     all_comparisons,
@@ -131,7 +131,8 @@ class DetCurveDisplay:
         if threshold is not None:
             point = error_rates_at_threshold(scores, genuine, threshold)
             if people is not None:
-                intervals = intervals_at(scores <= threshold, genuine, *people)
+                accepted = scores <= check_threshold(threshold)
+                intervals = intervals_at(accepted, genuine, *people)
         display = cls(
             fmr,
             fnmr,

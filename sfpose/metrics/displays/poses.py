@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations_with_replacement
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -94,7 +94,8 @@ class PoseErrorDisplay:
         Raises
         ------
         ValueError
-            If the scores are refused, shapes differ or a pose is missing.
+            If the scores are refused, shapes differ, a pose is missing, or ``poses`` name one
+            twice or none that there is.
 
         Examples
         --------
@@ -111,7 +112,10 @@ class PoseErrorDisplay:
         for name, side in zip(("first_poses", "second_poses"), sides, strict=True):
             check_labels(side, len(scores), f"{name} must name one for each comparison")
         both = joined_labels(*sides)
-        names = check_labels(both, len(both), rule)[0].tolist() if poses is None else list(poses)
+        known: list[Any] = check_labels(both, len(both), rule)[0].tolist()
+        names = known if poses is None else list(poses)
+        if len(set(names)) != len(names) or not set(names) & set(known):
+            raise ValueError(f"poses must be of {known}, each once; got {names}")
         rates = np.full((len(names),) * 2, np.nan)
         for one, other in combinations_with_replacement(range(len(names)), 2):
             pair = names[one], names[other]
