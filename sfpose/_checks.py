@@ -18,6 +18,7 @@ __all__ = [
     "check_index",
     "check_jobs",
     "check_labels",
+    "check_landmarks",
     "check_none_missing",
     "check_number",
     "check_rate",
@@ -129,13 +130,30 @@ def as_array(values: Any, rule: str, kind: type | None = None) -> NDArray[Any]:
     Raises
     ------
     ValueError
-        If NumPy makes none of it; says the rule.
+        If NumPy makes none of it, or a value is masked; says the rule.
     """
+    if isinstance(values, np.ma.MaskedArray) and (hidden := np.ma.getmaskarray(values).sum()):
+        raise ValueError(f"{rule}, none of them masked; got {hidden} that are")
     try:
         return np.asarray(values, dtype=kind)
     except (TypeError, ValueError) as error:
         given = type(values).__name__
         raise ValueError(f"{rule}; got a {given} of which NumPy says: {error}") from error
+
+
+def check_landmarks(values: ArrayLike) -> NDArray[np.float64]:
+    """Five points a face, (n, 5, 2), finite.
+
+    Raises
+    ------
+    ValueError
+    """
+    points = as_array(values, "landmarks must be numbers of shape (n, 5, 2)", np.float64)
+    if points.ndim != 3 or points.shape[1:] != (5, 2):
+        raise ValueError(f"landmarks must have shape (n, 5, 2); got {points.shape}")
+    if not np.isfinite(points).all():
+        raise ValueError("landmarks must be finite; got NaN or infinity")
+    return points
 
 
 def check_index(index: ArrayLike, name: str, size: int) -> NDArray[np.int64]:

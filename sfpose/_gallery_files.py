@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sfpose._checks import as_array
 from sfpose._scoring import check_searchable
 from sfpose.runtime.artifact import DISTANCE
 from sfpose.runtime.files import LONGEST_NUMBER, parse_json, read_file
@@ -201,7 +202,7 @@ def check_counts(counts: ArrayLike | None, length: int) -> NDArray[np.int64]:
     """
     if counts is None:
         return np.ones(length, np.int64)
-    images = np.asarray(counts)
+    images = as_array(counts, "counts must be whole numbers above 0")
     if images.shape != (length,) or images.dtype.kind not in "iu":
         raise ValueError(
             f"counts must be whole numbers above 0 of shape ({length},); "

@@ -8,6 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sfpose._checks import check_landmarks
+
 __all__ = [
     "BOX_SCALE",
     "CANONICAL_LANDMARKS",
@@ -84,11 +86,7 @@ def similarity_to_canonical(landmarks: ArrayLike) -> NDArray[np.float64]:
            [  0., 100.,   0.],
            [  0.,   0.,   1.]])
     """
-    points = np.asarray(landmarks, dtype=np.float64)
-    if points.ndim != 3 or points.shape[1:] != (5, 2):
-        raise ValueError(f"landmarks must have shape (n, 5, 2); got {points.shape}")
-    if not np.isfinite(points).all():
-        raise ValueError("landmarks must be finite; got NaN or infinity")
+    points = check_landmarks(landmarks)
     source_mean = CANONICAL_LANDMARKS.mean(0)
     source = CANONICAL_LANDMARKS - source_mean
     target_mean = points.mean(1)

@@ -1,6 +1,6 @@
 """Head pose from five landmarks: yaw, pitch, roll and a label.
 
-NumPy only. May import nothing of the library.
+NumPy only. May import ``_checks``.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from sfpose._checks import check_landmarks
 
 __all__ = ["FACE_POINTS", "POSES", "HeadPose", "head_cameras", "head_pose", "pose_labels"]
 
@@ -136,11 +138,7 @@ def head_cameras(landmarks: ArrayLike) -> NDArray[np.float64]:
 
 def _centred(landmarks: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Checked landmarks (n, 5, 2) about their mean, and the means (n, 2)."""
-    points = np.asarray(landmarks, dtype=np.float64)
-    if points.ndim != 3 or points.shape[1:] != (5, 2):
-        raise ValueError(f"landmarks must have shape (n, 5, 2); got {points.shape}")
-    if not np.isfinite(points).all():
-        raise ValueError("landmarks must be finite; got NaN or infinity")
+    points = check_landmarks(landmarks)
     # Not of the distances to the mean, which rounding may leave above 0.
     if (np.ptp(points, axis=1) == 0).all(axis=1).any():
         raise ValueError("the landmarks of a face must tell its size; got points that do not")

@@ -157,7 +157,8 @@ def extend_template(
     ([3.0, 4.0], 4)
     """
     images = check_whole(count, "count", 1)
-    old = check_descriptors(np.asarray(template)[None], name="template")[0]
+    old = as_array(template, "template must be numbers of shape (d,)")
+    old = check_descriptors(old[None], name="template")[0]
     rows = check_descriptors(descriptors, width=len(old))
     total = images + len(rows)
     mean = (old.astype(np.float64) * images + rows.sum(axis=0, dtype=np.float64)) / total

@@ -53,8 +53,7 @@ class TemplateVerifier(NeedsNoFit, BaseEstimator):  # type: ignore[misc]
         pair of poses, which ``fit`` and ``verify`` are then told. None: one threshold for all.
     template_sizes : sequence of (int, int) or array of shape (k, 2), optional
         Images of template and probe that ``"size"`` calibrates for, all possible with the data; by
-        default those of 1 to 5 and 10 against 1 and of 2, 3, 5 and 10 against as many, with 3
-        false matches expected.
+        default 1 to 5 and 10 against 1, and 2, 3, 5 and 10 as many, with 3 false matches expected.
     max_pairs : int, default=5_000_000
         ``fit`` compares all pairs of different people if they are at most so many, else a
         random sample of so many, each once; all pairs of the same person always.

@@ -224,7 +224,8 @@ def track_faces(
 ) -> list[Track]:
     """Follow faces through frames and keep the best of each.
 
-    A face goes on with the track whose last box it overlaps most. Of each ``gap`` frames the
+    A face goes on with the track whose last box it overlaps most, those that overlap most of all
+    first. Of each ``gap`` frames the
     best face is remembered, and of these the best ``3 * keep``, so that memory does not grow
     with the length of the video.
 
@@ -334,17 +335,15 @@ def _remember(stretches: dict[int, TrackedFace], face: TrackedFace, keep: int, g
 def _owners(
     boxes: NDArray[np.float64], tracks: list[Track], min_overlap: float
 ) -> list[Track | None]:
-    """The track that each box goes on with, none of them twice."""
-    from scipy.optimize import linear_sum_assignment
-
+    """The track that each box goes on with, none of them twice, the largest overlaps first."""
     owners: list[Track | None] = [None] * len(boxes)
     if tracks:
         overlaps = _overlaps(boxes, np.stack([track._box for track in tracks]))
-        # Those that do not count must not keep a box from the track that it does overlap.
         overlaps[overlaps < min_overlap] = 0
-        for row, column in zip(*linear_sum_assignment(-overlaps), strict=True):
-            if overlaps[row, column] >= min_overlap:
-                owners[row] = tracks[column]
+        while overlaps.any():
+            row, column = np.unravel_index(overlaps.argmax(), overlaps.shape)
+            owners[row] = tracks[column]
+            overlaps[row] = overlaps[:, column] = 0
     return owners
 
 

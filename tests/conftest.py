@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+# Tests that import onnxruntime before the library does are to send nothing either.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -186,7 +186,7 @@ def test_a_file_is_read_in_as_much_memory_as_it_has_bytes(tmp_path):
     ("template", "count", "image", "message"),
     [
         ([1, 1], MOST_IMAGES, [1, 1], "counts must be whole numbers above 0, up to"),
-        ([1e-15, 0], 1, [0, 0], "largest value of each row"),
+        ([1e-12, 0], 1, [0, 0], "largest value of each row"),
     ],
 )
 def test_nothing_is_extended_to_what_could_not_be_loaded(tmp_path, template, count, image, message):

@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
 
-from sfpose import TemplateVerifier, build_templates, extend_template
+from sfpose import TemplateGallery, TemplateVerifier, build_templates, extend_template
 from sfpose._kernels import reference
+from sfpose.geometry import similarity_to_canonical
 from sfpose.metrics import SmallSampleWarning
+from sfpose.pose import head_pose
 from sfpose.runtime.artifact import read_manifest
 from sfpose.templates import mean_of
 
@@ -334,10 +336,28 @@ def test_what_is_no_table_of_descriptors_is_told_by_its_rule():
     with pytest.raises(ValueError, match=r"descriptors must have shape \(n, d\); got a list"):
         build_templates([[1.0, 2.0], [3.0]], ["a", "b"])
     hidden = np.ma.array(np.ones((2, 3)), mask=[[0, 0, 0], [0, 1, 0]])
-    with pytest.raises(ValueError, match="descriptors must have no value masked; got 1 that are"):
+    with pytest.raises(ValueError, match="none of them masked; got 1 that are"):
         build_templates(hidden, ["a", "b"])
     shown = np.ma.array(np.ones((2, 3)), mask=False)
     assert build_templates(shown, ["a", "b"]).templates.shape == (2, 3)
+
+
+def test_what_is_masked_is_told_wherever_it_is_given():
+    masked = np.ma.array([1.0, 99.0], mask=[False, True])
+    landmarks = np.ma.array(np.ones((1, 5, 2)), mask=False)
+    landmarks[0, 0, 0] = np.ma.masked
+    gallery = TemplateGallery()
+    for refused in [
+        lambda: extend_template(masked, 3, [[6.0, 10.0]]),
+        lambda: extend_template([1.0, 2.0], 3, masked[None]),
+        lambda: build_templates(np.eye(2), ["a", "a"], weights=masked),
+        lambda: gallery.add(["ann", "bo"], np.eye(2), counts=masked.astype(int)),
+        lambda: head_pose(landmarks),
+        lambda: similarity_to_canonical(landmarks),
+    ]:
+        with pytest.raises(ValueError, match="none of them masked; got 1 that are"):
+            refused()
+    assert len(gallery) == 0
 
 
 def test_the_mean_of_large_descriptors_is_no_infinity():

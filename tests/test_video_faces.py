@@ -173,6 +173,21 @@ def test_an_overlap_that_does_not_count_takes_no_track_from_another():
     assert sorted(track.seen for track in tracks) == [1, 1, 2]
 
 
+def test_a_face_stays_with_its_own_track_though_two_lesser_overlaps_are_more_together():
+    """One who is gone left a box beside it, and somebody new comes on its other side."""
+    boxes = [
+        [(175, 50, 275, 150)],
+        [(100, 50, 200, 150)],
+        [(125, 50, 225, 150), (50, 50, 150, 150)],
+    ]
+    shown = iter(boxes)
+    aligner = FaceAligner(lambda photo: next(shown), policy="all")
+    photo = np.full((200, 400, 3), 90, np.uint8)
+    tracks = track_faces([Frame(n, n / 25, photo) for n in range(3)], aligner, gap=1)
+    lefts = [sorted(float(face.box[0]) for face in track.faces) for track in tracks]
+    assert lefts == [[175], [100, 125], [50]]
+
+
 def test_what_is_wrong_with_a_frame_is_told_with_its_number():
     frames = [Frame(number, number / 25, np.zeros((60, 80, 3), np.uint8)) for number in (0, 2, 4)]
     boxes = iter([[(10, 10, 50, 50)], [(50, 10, 20, 50)]])

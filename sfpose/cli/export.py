@@ -101,8 +101,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _write_ort(model: bytes, path: Path, out: Path) -> None:
-    import onnxruntime
+    from sfpose.runtime.session import load_onnxruntime
 
+    onnxruntime = load_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     # More than basic optimisation would tie the file to this processor.

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from sfpose.runtime.inspection import check_network
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from onnxruntime import InferenceSession
 
-__all__ = ["OnnxModel"]
+__all__ = ["OnnxModel", "load_onnxruntime"]
 
 
 class OnnxModel:
@@ -88,10 +90,23 @@ class _Place:
         self.session: InferenceSession | None = None
 
 
-def _session(model: bytes, n_threads: int) -> InferenceSession:
-    check_network(model)
+def load_onnxruntime() -> ModuleType:
+    """onnxruntime, told before it is loaded to report nothing to those who make it.
+
+    Its packages since 1.29 keep an id of the device and a queue of what was done in the home
+    directory, and send them to Microsoft, unless ORT_DISABLE_TELEMETRY stands in the environment
+    when they are loaded: later is too late, for an app that loads them first too.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
+    module: ModuleType = onnxruntime
+    return module
+
+
+def _session(model: bytes, n_threads: int) -> InferenceSession:
+    check_network(model)
+    onnxruntime = load_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = n_threads
     options.inter_op_num_threads = 1

@@ -16,7 +16,7 @@ from sfpose._checks import check_jobs
 from sfpose._embedding import Cropper, crop_kind
 from sfpose.preprocessing import as_network_input
 from sfpose.runtime.artifact import Artifact, Json
-from sfpose.runtime.session import OnnxModel
+from sfpose.runtime.session import OnnxModel, load_onnxruntime
 from sfpose.training.export import CHANNEL_SCALE, changed_manifest
 from sfpose.training.mirroring import mirrored, without_mirror
 from sfpose.training.onnx_files import load_network
@@ -82,6 +82,8 @@ def quantize(
     integer-arithmetic-only inference", CVPR 2018.
     """
     import onnx
+
+    load_onnxruntime()
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     if artifact.manifest.get("kind") != "descriptor":
