@@ -65,20 +65,41 @@ class GivesImages:
     def set_output(
         self: Itself, *, transform: Literal["default", "pandas", "polars"] | None = None
     ) -> Itself:
-        """Do nothing: crops are no table, and stay the array that the next step takes.
+        """Change no crops: they are no table, and stay the array that the next step takes.
 
-        So a pipeline may be asked for tables, which its last step then gives.
+        So a pipeline may be asked for tables, which its last step then gives. Crops have no
+        names: where tables are asked for, images of a pandas index other than 0, 1, 2 ... are
+        refused, whose rows would be those of others.
 
         Parameters
         ----------
-        transform : ignored
+        transform : {"default", "pandas", "polars"} or None
 
         Returns
         -------
         estimator
             Itself.
         """
+        # Where scikit-learn keeps what its own estimators were told, and copies it to clones.
+        self._sklearn_output_config = {"transform": transform}
         return self
+
+    def _check_rows(self, X: object) -> None:
+        """Refuse images by other names than 0, 1, 2 ... where the last step is to give a table."""
+        index = getattr(X, "index", None)
+        told = getattr(self, "_sklearn_output_config", {}).get("transform")
+        if told is None:
+            from sklearn import get_config
+
+            told = get_config()["transform_output"]
+        if told == "default" or index is None or callable(index):
+            return
+        if (names := list(index)) != list(range(len(names))):
+            raise ValueError(
+                "images must be numbered 0, 1, 2 ... where a table is to come of their crops, "
+                f"which have no names: it would be joined to other rows; got {names[:3]} ...: give "
+                "X.reset_index(drop=True), or take FaceEmbedder alone, which keeps names"
+            )
 
     def get_feature_names_out(self, input_features: object = None) -> NDArray[np.object_]:
         """No names: crops have no columns. For pipelines, whose last step has names.

@@ -290,8 +290,9 @@ class FaceAligner(GivesImages, KeepsWhatItMade, NeedsNoFit, TransformerMixin, Ba
         Raises
         ------
         ValueError, FileNotFoundError
-            As for ``align``.
+            As for ``align``; and for images of a pandas index, as ``set_output`` says.
         """
+        self._check_rows(X)
         return self.align(X).images
 
     def _faces(self, X: Images) -> Iterator[_Found]:

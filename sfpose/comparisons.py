@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfpose.protocols import PoseFolder, Trials, VGGFace2Pose
+from sfpose.protocols.pose_folder import known_poses
 
 __all__ = [
     "Comparison",
@@ -100,8 +101,8 @@ def plan(folder: PoseFolder, poses: Mapping[int, Sequence[str]]) -> list[Planned
     for size, kinds in poses.items():
         kept = np.flatnonzero(np.isin(folder.poses, list(kinds)))
         if not len(kept):
-            known = sorted(set(folder.poses.tolist()))
-            raise ValueError(f"pose must be one of {known}; got {', '.join(map(repr, kinds))}")
+            missing = ", ".join(map(repr, kinds))
+            raise ValueError(f"pose must be one of {known_poses(folder.poses)}; got {missing}")
         protocol = VGGFace2Pose(folder.subjects[kept], folder.poses[kept])
         trials = {pair: protocol.trials(*pair, size) for pair in protocol.columns(kinds)}
         planned.append(PlannedTemplates(size, kept[protocol.templates(size).rows], trials))

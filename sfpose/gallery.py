@@ -316,8 +316,8 @@ class TemplateGallery:
     ) -> Iterator[TemplateGallery]:
         """Change a gallery on disk in a block, while no other process or thread does.
 
-        It is saved at the end of the block, and stays as it was if the block raises. Other
-        writers of galleries in the same folder wait meanwhile, so embed before the block.
+        It is saved at the end of the block, and stays as it was if the block raises. Other writers
+        of galleries in the folder wait meanwhile: embed before the block, and await nothing in it.
 
         Parameters
         ----------

@@ -10,6 +10,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 
@@ -179,6 +180,20 @@ def test_crops_stay_as_they_are_in_a_pipeline_that_gives_tables(photos):
     aligner = FaceAligner(size=90)
     assert aligner.set_output(transform="pandas") is aligner
     assert clone(aligner).transform(photos).shape == (3, 90, 90, 3)
+
+
+def test_crops_take_no_names_that_a_table_would_join_to_others(photos):
+    pandas = pytest.importorskip("pandas", reason="tables need pandas")
+    named = pandas.Series(list(photos), index=[2, 0, 1])
+    pipeline = make_pipeline(FaceAligner(), FaceEmbedder(align="done"))
+    assert pipeline.transform(named).shape == (3, 256)
+    tables = clone(pipeline).set_output(transform="pandas")
+    for steps, told in [(tables, "default"), (clone(tables), "default"), (pipeline, "pandas")]:
+        with config_context(transform_output=told):
+            with pytest.raises(ValueError, match=r"numbered 0, 1, 2 .* got \[2, 0, 1\] "):
+                steps.transform(named)
+            table = steps.transform(named.reset_index(drop=True))
+        assert table.index.tolist() == [0, 1, 2]
 
 
 def test_a_large_photo_is_searched_shrunk_and_boxes_are_of_the_photo(street):

@@ -40,6 +40,29 @@ def test_errors_exit_with_two(arguments, message, capsys, tmp_path, monkeypatch)
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("missing", "installed"), [("torch", '"sfpose[train]"'), ("matplotlib", "matplotlib")]
+)
+def test_a_missing_package_is_told_with_what_installs_it(missing, installed, capsys, monkeypatch):
+    def without_it(options):
+        raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
+
+    monkeypatch.setattr("sfpose.cli.reproduce._networks", without_it)
+    assert main(["reproduce", "table1"]) == 2
+    told = f"sfpose reproduce: this needs {missing}: pip install {installed}\n"
+    assert capsys.readouterr().err == told
+
+
+def test_ids_that_are_no_text_are_refused(tmp_path, capsys):
+    """What an argument becomes whose bytes are not of the locale's encoding."""
+    photo = tmp_path / "x.png"
+    Image.new("RGB", (8, 8)).save(photo)
+    name = b"\xc3\xbcn".decode("ascii", "surrogateescape")
+    assert main(["enrol", str(tmp_path / "door"), str(photo), "--id", name]) == 2
+    assert "an id must be text in the encoding of this locale" in capsys.readouterr().err
+    assert not (tmp_path / "door").exists()
+
+
 _PHOTOS = ["embed", ".", "--out", "x.npz"]
 
 

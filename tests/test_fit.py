@@ -10,8 +10,9 @@ from sfpose import FaceEmbedder, TemplateVerifier
 from sfpose._scoring import chi2_pairs
 from sfpose.bundle import VerificationBundle
 from sfpose.decision import shipped_rule
-from sfpose.runtime.artifact import read_artifact
+from sfpose.runtime.artifact import read_artifact, write_artifact
 from sfpose.runtime.session import OnnxModel
+from sfpose.training.starts import start_network
 
 
 def test_fit_learns_people_and_transform_runs_what_was_trained(photos, tmp_path):
@@ -95,6 +96,26 @@ def test_fit_refuses_settings_that_train_nothing(photos, setting, message):
         FaceEmbedder(align="done", **setting).fit(["missing.jpg"] * 3, [0, 1, 1])
     with pytest.raises(FileNotFoundError):
         FaceEmbedder(align="done").fit(["missing.jpg"] * 3, [0, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (None, "those of kind 'landmarks'"),
+        ({"network": "mynet"}, "network must be one of .*; got 'mynet'"),
+        ({"network": None}, "network must be one of"),
+        ({"input": {"size": 10**7, "mean": [0.5] * 3, "std": [0.25] * 3}}, "input size must be 1"),
+    ],
+)
+def test_weights_that_nothing_can_learn_on_from_are_refused(photos, tmp_path, changes, message):
+    weights = "landmarks"
+    if changes is not None:
+        shipped = read_artifact("small")
+        weights = write_artifact(tmp_path / "odd", shipped.model, {**shipped.manifest, **changes})
+        with pytest.raises(ValueError, match=message):
+            start_network(weights)
+    with pytest.raises(ValueError, match=message):
+        FaceEmbedder(weights, align="done", epochs=1, batch_size=2).fit(photos, [0, 1, 1])
 
 
 @pytest.mark.parametrize(("weights", "rate"), [("plain", 1e-4), (None, 0.01)])

@@ -174,9 +174,9 @@ def test_the_result_counts_what_was_left_out(people, tmp_path, monkeypatch):
         ({"workers": -1}, "workers must be 0 or more"),
         ({"rates": (0.1, 0.2)}, "rates must fall"),
         ({"rates": (np.inf, 0.2)}, "rates must fall, be finite and above zero"),
-        ({"dropout": 1.0}, "dropout must lie between 0 and 1"),
-        ({"seed": -1}, "seed must be a whole number, 0 to 4294967295; got -1"),
-        ({"checkpoint_minutes": np.nan}, "checkpoint_minutes must be a finite number above 0"),
+        ({"dropout": 1.0}, "dropout must be a rate, 0 <= dropout < 1"),
+        ({"seed": -1}, r"seed must be a whole number in 0 \.\.\. 4294967295; got -1"),
+        ({"checkpoint_minutes": np.nan}, "checkpoint_minutes must be a finite number"),
         ({"network": "vgg"}, "network must be one of"),
         ({"network": "mobilefacenet"}, "descriptor must be non-negative"),
         ({"on_unreadable": "ignore"}, "on_unreadable must be"),
@@ -352,6 +352,17 @@ def test_a_batch_of_which_too_little_can_be_read_is_passed_over(tmp_path):
     )
     assert result.stages[0].ended == "epochs"
     assert load_checkpoint(tmp_path / "run.stage1.pt")["finished"]
+
+
+def test_images_of_which_none_can_be_read_teach_nothing_and_are_told(tmp_path):
+    root = make_people(tmp_path / "people", people=2, images=2)
+    table = PeopleFolder(root)
+    held_out = hold_out(table.labels, 0.1, 0)
+    for row in np.flatnonzero(~held_out):
+        (root / table.name(row)).write_bytes(b"damaged")
+    recipe = _recipe(on_unreadable="leave out", batch_size=2, validation_share=0.1, max_epochs=3)
+    with pytest.raises(ValueError, match="training must have images that can be read; of 2 images"):
+        train_paper([PaperStage(table)], tmp_path / "run.pt", recipe=recipe, progress=False)
 
 
 def test_a_stage_whose_checkpoint_is_lost_is_not_begun_anew(people, tmp_path):

@@ -9,8 +9,8 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import NamedTuple, Protocol
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,10 +138,12 @@ class PostgresStore:
     """Templates in PostgreSQL; pgvector's index proposes, chi-square decides."""
 
     def __init__(self, url: str, width: int) -> None:
+        import psycopg
         from psycopg_pool import ConnectionPool
 
-        self._pool = ConnectionPool(url, min_size=1, max_size=8, open=True)
-        with self._pool.connection() as connection:
+        # Opened at the first request: workers that are forked must not share its connections.
+        self._pool = ConnectionPool(url, min_size=1, max_size=8, open=False)
+        with psycopg.connect(url) as connection:
             # Workers that start together must not create the table together.
             connection.execute("SELECT pg_advisory_xact_lock(719255)")
             connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
@@ -153,9 +155,22 @@ class PostgresStore:
             connection.execute(
                 "CREATE INDEX IF NOT EXISTS people_roots ON people USING hnsw (roots vector_l2_ops)"
             )
+            (known,) = connection.execute(
+                "SELECT atttypmod FROM pg_attribute "
+                "WHERE attrelid = 'people'::regclass AND attname = 'roots'"
+            ).fetchone()
+        if known != width:
+            raise ValueError(
+                f"the table people must be of templates of {width} values, as the weights give "
+                f"them; it is of {known}: drop it, or take another database"
+            )
+
+    def _connection(self) -> AbstractContextManager[Any]:
+        self._pool.open()
+        return self._pool.connection()
 
     def add(self, person: str, enrolled: Person, weights: str) -> bool:
-        with self._pool.connection() as connection:
+        with self._connection() as connection:
             done = connection.execute(
                 "INSERT INTO people VALUES (%s, %s, %s, %s, %s::vector) ON CONFLICT DO NOTHING",
                 (person, weights, enrolled.photos, _bytes(enrolled), _roots(enrolled.template)),
@@ -163,7 +178,7 @@ class PostgresStore:
             return done.rowcount == 1
 
     def get(self, person: str, weights: str) -> Person | None:
-        with self._pool.connection() as connection:
+        with self._connection() as connection:
             row = connection.execute(
                 "SELECT template, photos FROM people WHERE person = %s AND weights = %s",
                 (person, weights),
@@ -171,12 +186,12 @@ class PostgresStore:
         return None if row is None else _person(*row)
 
     def remove(self, person: str) -> bool:
-        with self._pool.connection() as connection:
+        with self._connection() as connection:
             done = connection.execute("DELETE FROM people WHERE person = %s", (person,))
             return done.rowcount == 1
 
     def candidates(self, probe: NDArray[np.float32], weights: str) -> list[tuple[str, Person]]:
-        with self._pool.connection() as connection:
+        with self._connection() as connection:
             connection.execute(f"SET LOCAL hnsw.ef_search = {2 * CANDIDATES}")
             rows = connection.execute(
                 "SELECT person, template, photos FROM people WHERE weights = %s "

@@ -16,6 +16,9 @@ from sfpose.cli.output import shown, standard_streams
 
 __all__ = ["main"]
 
+_TRAIN = '"sfpose[train]"'
+_INSTALLED_BY = {"torch": _TRAIN, "onnx": _TRAIN}
+
 _COMMANDS = (
     "demo",
     "verify",
@@ -89,6 +92,10 @@ def _run(arguments: Sequence[str] | None) -> int:
         finally:
             # Not when the interpreter ends, where it could change the exit code no more.
             print(end="", flush=True)
+    except ModuleNotFoundError as error:
+        missing = error.name or str(error)
+        told = f"this needs {missing}: pip install {_INSTALLED_BY.get(missing, missing)}"
+        print(f"{command}: {shown(told)}", file=sys.stderr)
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         print(f"{command}: {shown(error)}", file=sys.stderr)
     except KeyboardInterrupt:

@@ -104,6 +104,10 @@ def check_names(names: Iterable[str]) -> None:
     for name in names:
         if has_controls(name):
             raise ValueError(f"an id must hold no control characters; got {name!r}")
+        if any("\ud800" <= character <= "\udfff" for character in name):
+            raise ValueError(
+                f"an id must be text in the encoding of this locale or file system; got {name!r}"
+            )
 
 
 def people_range(text: str) -> range:
@@ -139,6 +143,7 @@ def check_new(out: Path, overwrite: bool, *, artifact: bool = False) -> Path:
         If nothing can be written there.
     """
     from sfpose.runtime.parts import check_name
+    from sfpose.runtime.replacing import check_previous
 
     place = Path(os.path.realpath(out))
     check_name(place, out)
@@ -147,14 +152,17 @@ def check_new(out: Path, overwrite: bool, *, artifact: bool = False) -> Path:
             raise FileExistsError(f"{str(out)!r} must not exist, or --overwrite be given")
         if artifact:
             from sfpose.runtime.artifact import FORMAT
-            from sfpose.runtime.overwriting import check_alike
+            from sfpose.runtime.overwriting import check_alike, check_outside
 
             check_alike(place, FORMAT, {"model.onnx", "manifest.json"})
+            check_outside(place)
         elif not place.is_file():
             raise FileExistsError(
                 f"--out must not exist, or be an ordinary file, which is replaced; got {str(out)!r}"
             )
     check_writable(out, "--out")
+    if artifact:
+        check_previous(place, "manifest.json")
     return place
 
 

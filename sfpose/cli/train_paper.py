@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from typing import TYPE_CHECKING, Any
 
 from sfpose.cli.arguments import to_path
@@ -169,8 +170,8 @@ def _each_stage(option: str, values: list[Any], stages: int) -> list[Any]:
 
 def _line(number: int, entry: dict[str, float]) -> str:
     return (
-        f"{number:5d} {entry['epoch']:5.0f}  {entry['rate']:<6g} {entry['loss']:6.3f} "
-        f"{entry['accuracy']:9.3f} {entry['validation_loss']:16.3f} "
+        f"{number:5d} {entry['epoch']:5.0f}  {entry['rate']:<6g} {entry.get('loss', math.nan):6.3f} "
+        f"{entry.get('accuracy', math.nan):9.3f} {entry['validation_loss']:16.3f} "
         f"{entry['validation_accuracy']:9.3f}"
     )
 

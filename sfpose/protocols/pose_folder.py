@@ -112,10 +112,14 @@ class PoseFolder:
         """
         rows = np.flatnonzero(self.poses == pose)
         if not len(rows):
-            raise ValueError(
-                f"pose must be one of {sorted(set(self.poses.tolist()))}; got {pose!r}"
-            )
+            raise ValueError(f"pose must be one of {known_poses(self.poses)}; got {pose!r}")
         return rows
+
+
+def known_poses(poses: NDArray[np.generic]) -> str:
+    """The poses that images show, a few of them where there are many, for a message."""
+    known = sorted(set(poses.tolist()))
+    return f"{known[:6]}" + (f" and {len(known) - 6} more" if len(known) > 6 else "")
 
 
 def _in_order(name: str) -> tuple[str, list[tuple[int, str]]]:

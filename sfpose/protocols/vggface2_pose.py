@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sfpose._checks import as_labels, check_labels, check_whole
+from sfpose.protocols.pose_folder import known_poses
 from sfpose.protocols.trials import Trials
 
 __all__ = ["PoseTemplates", "VGGFace2Pose"]
@@ -158,10 +159,9 @@ class VGGFace2Pose:
         ValueError
             If there is no such pose, or a person has too few images.
         """
-        known = sorted(set(self._poses.tolist()))
         for pose in (first, second):
-            if pose not in known:
-                raise ValueError(f"pose must be one of {known}; got {pose!r}")
+            if pose not in self._poses.tolist():
+                raise ValueError(f"pose must be one of {known_poses(self._poses)}; got {pose!r}")
         _, subjects, poses = self.templates(template_size)
 
         def of(person: object, pose: str) -> list[int]:

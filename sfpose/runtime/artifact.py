@@ -204,7 +204,10 @@ class _Files:
 
 def _from_files(weights: str | os.PathLike[str], read: Callable[[_Files], Result]) -> Result:
     if isinstance(weights, str) and weights in SHIPPED:
-        return read(_Files(Path(str(resources.files("sfpose.weights"))) / weights))
+        shipped = Path(str(resources.files("sfpose.weights"))) / weights
+        if not shipped.is_dir():
+            raise FileNotFoundError(f"sfpose must be installed unpacked; there is no {shipped}")
+        return read(_Files(shipped))
     if not isinstance(weights, (str, os.PathLike)):
         raise ValueError(f"weights must be a shipped name or a path; got {weights!r}")
     return read_whole(weights, lambda path: read(_Files(path)))

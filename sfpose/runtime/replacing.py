@@ -16,6 +16,7 @@ from pathlib import Path
 from sfpose.runtime.parts import check_name, locked, own_part, remove_abandoned, warn_left
 
 __all__ = [
+    "check_previous",
     "held",
     "is_held",
     "place_of",
@@ -164,19 +165,33 @@ def _settle(place: Path, marker: str) -> None:
     Without locks the writer may be alive; then one of its renames fails, and what it was to
     replace is there still.
     """
-    previous = previous_of(place)
-    if not os.path.lexists(previous):
+    previous = check_previous(place, marker)
+    if previous is None:
         return
-    if previous.is_symlink() or not (previous / marker).is_file():
-        raise FileExistsError(
-            f"{str(previous)!r} must be a version of {place.name!r} that a writer left there when "
-            f"it was stopped; it has no {marker}: move it away"
-        )
     if place.exists():
         with own_part(place) as old:
             os.replace(previous, old / previous.name)
     else:
         os.replace(previous, place)
+
+
+def check_previous(place: Path, marker: str) -> Path | None:
+    """The version of a folder that a killed writer moved aside, if there is one.
+
+    Raises
+    ------
+    FileExistsError
+        If something else is there.
+    """
+    previous = previous_of(place)
+    if not os.path.lexists(previous):
+        return None
+    if previous.is_symlink() or not (previous / marker).is_file():
+        raise FileExistsError(
+            f"{str(previous)!r} must be a version of {place.name!r} that a writer left there when "
+            f"it was stopped; it has no {marker}: move it away"
+        )
+    return previous
 
 
 def put_in_place(path: Path, new: Path, version: tuple[int, int, int] | None) -> None:

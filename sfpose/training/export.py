@@ -337,13 +337,11 @@ def network_from_artifact(artifact: Artifact, *, dropout: float = 0.0) -> nn.Mod
     ValueError
         If the manifest names no known network or the weights do not fit it.
     """
-    settings = artifact.manifest.get("input")
-    size = settings.get("size") if isinstance(settings, dict) else None
     network = build_network(
         str(artifact.manifest.get("network")),
         batch_norm=False,
         dropout=dropout,
-        input_size=size if isinstance(size, int) else None,
+        input_size=artifact.network_input.size if "input" in artifact.manifest else None,
     )
     stored = stored_parameters(artifact)
     state: dict[str, Tensor] = {}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sfpose._checks import check_number, check_whole
 from sfpose.networks import NETWORKS, build_network
 from sfpose.networks.registry import check_non_negative
-from sfpose.runtime.artifact import Artifact, Json
+from sfpose.runtime.artifact import Artifact, Json, check_kind
 from sfpose.training.augmentation import (
     GeometryJitter,
     compose,
@@ -127,9 +127,19 @@ class CropSource:
         return normalise_images(photometric_jitter(images)), torch.from_numpy(self._labels[chosen])
 
 
+def _network_name(settings: IdentificationSettings, start: Artifact | None) -> str:
+    """The architecture that is trained, of descriptors without signs."""
+    name = settings.network
+    if start is not None:
+        check_kind(start.manifest)
+        name = str(start.manifest.get("network"))
+    check_non_negative(name)
+    return name
+
+
 def _sizes(settings: IdentificationSettings, start: Artifact | None) -> tuple[int, int]:
     """Sides of the images that the network takes in the end, and at first."""
-    name = settings.network if start is None else str(start.manifest["network"])
+    name = _network_name(settings, start)
     size = NETWORKS[name].input_size if start is None else start.network_input.size
     first = int(settings.train_size or size)
     if NETWORKS[name].fixed_size and first != size:
@@ -186,8 +196,7 @@ def train_identification(
         If the network takes images of one size only and ``train_size`` is another, or the values
         of its descriptor have signs.
     """
-    name = settings.network if start is None else str(start.manifest["network"])
-    check_non_negative(name)
+    name = _network_name(settings, start)
     seed, batch_size = int(settings.seed), int(settings.batch_size)
     history: list[dict[str, float]] = []
     with torch.random.fork_rng(devices=[]):

@@ -298,9 +298,9 @@ class _Run:
 
     def end_pass(self) -> dict[str, float]:
         """Close a pass over the source; gives what goes into the history."""
-        if not self.this_pass.count:
+        if len(getattr(self.source, "unreadable", ())) >= len(self.source):
             raise ValueError(
-                "training must have batches of two or more images that can be read; "
+                "training must have images that can be read; "
                 f"of {len(self.source)} images there is none"
             )
         entry = {

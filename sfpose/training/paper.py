@@ -303,7 +303,7 @@ def _check(stages: Sequence[PaperStage], recipe: PaperRecipe) -> None:
     check_whole(recipe.max_epochs, "max_epochs", 1)
     check_whole(recipe.seed, "seed", 0, 2**32 - 1)
     check_rate(recipe.dropout, "dropout", zero=True)
-    check_number(recipe.checkpoint_minutes, "checkpoint_minutes", above=0)
+    check_number(recipe.checkpoint_minutes, "checkpoint_minutes", above=-1)
     for stage in stages:
         if not 0 < stage.crop_share <= 1:
             raise ValueError(f"share must be above 0 and at most 1; got {stage.crop_share}")

@@ -108,7 +108,7 @@ def start_network(
         name = network or _stated_network(checkpoint) or name
     else:
         artifact = read_artifact(start)
-        own = str(artifact.manifest["network"])
+        own = str(artifact.manifest.get("network"))
         whole = _network_of(artifact, dropout)
         state, name = whole.state_dict(), network or own
         drawn = "placed.weight" in state and input_size not in (None, artifact.network_input.size)

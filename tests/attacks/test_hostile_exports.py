@@ -192,6 +192,23 @@ def test_what_has_no_name_is_not_mirrored(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("aside", [True, False])
+def test_what_cannot_be_replaced_is_refused_before_the_work(tmp_path, monkeypatch, capsys, aside):
+    pytest.importorskip("torch")
+    shipped = read_artifact("plain")
+    here = write_artifact(tmp_path / "here", shipped.model, shipped.manifest)
+    monkeypatch.chdir(tmp_path if aside else here)
+    monkeypatch.setattr("sfpose.training.mirroring.mirrored", None)
+    if aside:
+        (tmp_path / ".here.previous").mkdir()
+    command = ["export", "--target", "mirrored", "--weights", "plain", "--overwrite"]
+    assert main([*command, "--out", str(here)]) == 2
+    said = capsys.readouterr().err
+    assert ("it has no manifest.json: move it away" if aside else "working directory") in said
+    assert main(["train", "paper", "--stage1", "nowhere", "--out", str(here)]) == 2
+    assert said.partition(": ")[2] == capsys.readouterr().err.partition(": ")[2]
+
+
 @pytest.mark.parametrize("out", ["x/" * 2000, "x" * 300, "/"])
 def test_places_that_lead_nowhere_are_told(tmp_path, monkeypatch, capsys, out):
     monkeypatch.chdir(tmp_path)
