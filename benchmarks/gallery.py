@@ -180,7 +180,6 @@ def main() -> None:
     cases = {
         "enrolled": (rows, enrolled),
         "strangers": (rows, strangers),
-        "one stranger": (rows, strangers[:1]),
         "unlucky": dense,
     }
     with threadpool_limits(options.threads):

@@ -104,16 +104,17 @@ def run(count, seconds, photos, expected, kill):
             asked = worker.asked
             try:
                 distance = worker.pipe.recv()
-            except (EOFError, ConnectionResetError):
+                latencies.append(time.perf_counter() - worker.since)
+                wrong += distance != expected[asked]
+                asked = request()
+                # It may have been killed after it answered.
+                worker.ask(asked)
+            except (EOFError, ConnectionResetError, BrokenPipeError):
                 os.waitpid(worker.process, 0)
                 worker.pipe.close()
                 workers[place] = Worker(photos)
                 workers[place].ask(asked)
                 again += 1
-                continue
-            latencies.append(time.perf_counter() - worker.since)
-            wrong += distance != expected[asked]
-            worker.ask(request())
     elapsed = time.perf_counter() - start
     for worker in workers:
         worker.end()

@@ -282,7 +282,13 @@ def test_what_cannot_be_quantised_is_refused():
     graph.graph.node[-1].op_type = "ReduceMax"
     other = Artifact(graph.SerializeToString(), whole.manifest)
     with pytest.raises(ValueError, match="must end in Conv, Relu and ReduceMean"):
-        quantize(other, [np.zeros((64, 64, 3), np.uint8)])
+        quantize(other, ["not read before it is refused"])
+    graph.graph.node[-1].op_type = "ReduceMean"
+    graph.opset_import[0].version = 18
+    other = Artifact(graph.SerializeToString(), whole.manifest)
+    for change in (mirrored, lambda artifact: quantize(artifact, ["not read"])):
+        with pytest.raises(ValueError, match="must be of opset 10 to 17; got 18"):
+            change(other)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -74,9 +74,12 @@ def test_what_the_map_was_taken_off_gives_all_that_goes_into_it(name, values, ma
 
 @BOTH
 def test_sides_that_cannot_be_cut_evenly_are_refused(name):
-    for size in (10, 64, 85):
-        with pytest.raises(ValueError, match=f"must be a multiple of 10 from 20 on; got {size}"):
+    least = 20 if name == TWO else 30
+    for size in (0, least - 10, 64, 85):
+        with pytest.raises(ValueError, match=f"multiple of 10 from {least} on|at least 1; got 0"):
             build_network(name, input_size=size)
+    network = build_network(name, input_size=least).eval()
+    assert network(torch.zeros(1, 3, least, least)).shape == (1, 256)
     with pytest.raises(ValueError, match=r"shape \(n, 3, 100, 100\).*got \(1, 3, 64, 64\)"):
         build_network(name)(torch.zeros(1, 3, 64, 64))
 

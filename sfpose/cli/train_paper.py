@@ -169,10 +169,11 @@ def _each_stage(option: str, values: list[Any], stages: int) -> list[Any]:
 
 
 def _line(number: int, entry: dict[str, float]) -> str:
+    # A pass of which no batch could be learned from has no measurements of training.
+    loss, accuracy = (entry.get(name, math.nan) for name in ("loss", "accuracy"))
     return (
-        f"{number:5d} {entry['epoch']:5.0f}  {entry['rate']:<6g} {entry.get('loss', math.nan):6.3f} "
-        f"{entry.get('accuracy', math.nan):9.3f} {entry['validation_loss']:16.3f} "
-        f"{entry['validation_accuracy']:9.3f}"
+        f"{number:5d} {entry['epoch']:5.0f}  {entry['rate']:<6g} {loss:6.3f} {accuracy:9.3f} "
+        f"{entry['validation_loss']:16.3f} {entry['validation_accuracy']:9.3f}"
     )
 
 

@@ -206,9 +206,10 @@ def build_network(
     options = dict(spec.options)
     if batch_norm is not None:
         options["batch_norm"] = batch_norm
-    return spec.architecture(
-        dropout=dropout, input_size=spec.input_size if input_size is None else input_size, **options
-    )
+    size = spec.input_size if input_size is None else input_size
+    if size < 1:
+        raise ValueError(f"input_size must be at least 1; got {size}")
+    return spec.architecture(dropout=dropout, input_size=size, **options)
 
 
 def check_non_negative(name: str) -> None:

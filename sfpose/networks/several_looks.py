@@ -40,7 +40,7 @@ class SeveralLooks(nn.Module):
     Raises
     ------
     ValueError
-        If ``input_size`` is no multiple of 10 or below 20.
+        If ``input_size`` is no multiple of 10 or below 20, or below 30 with a third network.
 
     Examples
     --------
@@ -63,8 +63,11 @@ class SeveralLooks(nn.Module):
         coarse: bool = False,
     ) -> None:
         super().__init__()
-        if input_size < 20 or input_size % 10:
-            raise ValueError(f"input_size must be a multiple of 10 from 20 on; got {input_size}")
+        least = 30 if coarse else 20
+        if input_size < least or input_size % 10:
+            raise ValueError(
+                f"input_size must be a multiple of 10 from {least} on; got {input_size}"
+            )
         self.input_size = input_size
         self._side = input_size * 4 // 5
 

@@ -34,7 +34,10 @@ def balance(network: nn.Module, size: int) -> None:
     if not isinstance(network, SqueezeFacePoseNet | SeveralLooks):
         return
     parts = [part for part in network.modules() if isinstance(part, SqueezeFacePoseNet)]
-    if any(part.conv1[0].bias is None for part in parts):
+    normalised = [part.conv1 for part in parts]
+    if network.placed is not None:
+        normalised += network.place_layers
+    if any(layer[0].bias is None for layer in normalised):
         return
     spread = _spreads(network, size)
     places = 1.0

@@ -293,6 +293,14 @@ def stored_parameters(artifact: Artifact) -> dict[str, Tensor]:
                 )
             values, scale, zero = (stored[name] for name in node.input)
             axis = next((each.i for each in node.attribute if each.name == "axis"), 1)
+            axis %= max(values.ndim, 1)
+            sizes = {scale.shape, zero.shape}
+            if len(sizes) > 1 or not sizes <= {(), values.shape[axis : axis + 1]}:
+                raise ValueError(
+                    f"weights of eight bits must have a scale and zero point, or one for each of "
+                    f"{tuple(values.shape)[axis : axis + 1]}; {node.input[0]!r} has "
+                    f"{tuple(scale.shape)} and {tuple(zero.shape)}"
+                )
             shape = [-1 if at == axis and scale.ndim else 1 for at in range(values.ndim)]
             name = node.input[0].removesuffix("_quantized")
             found = (values.int() - zero.int().view(shape)) * scale.view(shape)

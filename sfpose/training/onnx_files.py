@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
 __all__ = ["load_network", "network_bytes", "parse_network"]
 
+# Slices with inputs, means with axes as an attribute.
+_CHANGED = range(10, 18)
+
 
 def load_network(model: bytes) -> onnx.ModelProto:
     """An ONNX file as the onnx package holds it, checked: what changes a network begins here.
@@ -18,10 +21,18 @@ def load_network(model: bytes) -> onnx.ModelProto:
     Raises
     ------
     ValueError
-        If ``sfpose.runtime.inspection.check_network`` refuses it, or onnx cannot read it.
+        If ``sfpose.runtime.inspection.check_network`` refuses it, onnx cannot read it, or it is of
+        an opset in which operators that are put in have another form.
     """
     check_network(model)
-    return parse_network(model)
+    network = parse_network(model)
+    (opset,) = (entry.version for entry in network.opset_import if entry.domain in ("", "ai.onnx"))
+    if opset not in _CHANGED:
+        raise ValueError(
+            f"a network that is changed must be of opset {_CHANGED[0]} to {_CHANGED[-1]}; "
+            f"got {opset}"
+        )
+    return network
 
 
 def parse_network(model: bytes) -> onnx.ModelProto:

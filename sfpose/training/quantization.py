@@ -74,7 +74,8 @@ def quantize(
     Raises
     ------
     ValueError
-        If the network is quantised already, is no descriptor network, or there is no image.
+        If the network is quantised already, is no descriptor network, does not end in averages of
+        convolutions (as those +gdc and ResNets do not), or there is no image.
 
     References
     ----------
@@ -99,8 +100,9 @@ def quantize(
     if artifact.manifest.get("mirrored"):
         alone = quantize(without_mirror(artifact), images, name=name, n_jobs=n_jobs)
         return mirrored(alone, name=str(alone.manifest["name"]))
-    batches = list(_inputs(artifact, images, n_jobs))
     network = load_network(artifact.model)
+    _averages(network)
+    batches = list(_inputs(artifact, images, n_jobs))
     pixels = _convolutions_of_pixels(network)
     after_pooling = _even_out_averages(network, batches)
     with tempfile.TemporaryDirectory() as folder:
@@ -168,28 +170,10 @@ def _even_out_averages(network: onnx.ModelProto, batches: list[NDArray[np.float3
     from onnx import helper, numpy_helper
 
     nodes = list(network.graph.node)
-    kinds = [node.op_type for node in nodes]
-    averaged = [
-        place
-        for place in range(len(nodes))
-        if kinds[place : place + 3] == ["Conv", "Relu", "ReduceMean"]
-    ]
-    last = len(nodes) - 1 - kinds[::-1].index("Conv")
-    if last not in averaged:
-        raise ValueError(
-            "a network to be quantised must end in Conv, Relu and ReduceMean, or go on from there; "
-            f"it goes on with {kinds[last + 1 :]}"
-        )
-    end = last + 3 if len(averaged) == 1 else last + 4
-    means = [nodes[place + 2].output[0] for place in averaged]
-    if len(averaged) > 1 and (kinds[last + 3] != "Concat" or list(nodes[last + 3].input) != means):
-        raise ValueError(
-            f"the {len(averaged)} averages of a network to be quantised must be joined at once; "
-            f"it goes on with {kinds[last + 3 :]}"
-        )
+    averaged, end = _averages(network)
     probe = onnx.ModelProto()
     probe.CopyFrom(network)
-    del probe.graph.node[last + 2 :]
+    del probe.graph.node[averaged[-1] + 2 :]
     maps = [nodes[place + 1].output[0] for place in averaged]
     tops = [f"probe.{number}" for number in range(len(maps))]
     probe.graph.node.extend(
@@ -219,7 +203,38 @@ def _even_out_averages(network: onnx.ModelProto, batches: list[NDArray[np.float3
     network.graph.initializer.append(numpy_helper.from_array(highest, CHANNEL_SCALE))
     scaled = helper.make_node("Mul", ["pooled", CHANNEL_SCALE], [pooled])
     network.graph.node.insert(end, scaled)
-    return [node.name for node in nodes[last + 3 :]]
+    return [node.name for node in nodes[averaged[-1] + 3 :]]
+
+
+def _averages(network: onnx.ModelProto) -> tuple[list[int], int]:
+    """Places of the convolutions that are averaged, the last ones, and of what comes after.
+
+    Raises
+    ------
+    ValueError
+        If the network does not end in such averages.
+    """
+    kinds = [node.op_type for node in network.graph.node]
+    nodes = list(network.graph.node)
+    averaged = [
+        place
+        for place in range(len(nodes))
+        if kinds[place : place + 3] == ["Conv", "Relu", "ReduceMean"]
+    ]
+    last = len(nodes) - 1 - kinds[::-1].index("Conv")
+    if last not in averaged:
+        raise ValueError(
+            "a network to be quantised must end in Conv, Relu and ReduceMean, or go on from there; "
+            f"it goes on with {kinds[last + 1 :]}"
+        )
+    end = last + 3 if len(averaged) == 1 else last + 4
+    means = [nodes[place + 2].output[0] for place in averaged]
+    if len(averaged) > 1 and (kinds[last + 3] != "Concat" or list(nodes[last + 3].input) != means):
+        raise ValueError(
+            f"the {len(averaged)} averages of a network to be quantised must be joined at once; "
+            f"it goes on with {kinds[last + 3 :]}"
+        )
+    return averaged, end
 
 
 def _pooled_before_relu(network: onnx.ModelProto) -> onnx.ModelProto:

@@ -112,6 +112,33 @@ def test_weights_of_eight_bits_without_a_scale_are_told():
         stored_parameters(Artifact(model, {}))
 
 
+@pytest.mark.parametrize(
+    ("axis", "scale", "zero", "fits"),
+    [(-2, 4, 4, True), (0, 4, 4, True), (1, 3, 3, True), (-2, 5, 4, False), (0, 4, 3, False)],
+)
+def test_weights_of_eight_bits_have_a_scale_for_each_row_or_column(axis, scale, zero, fits):
+    pytest.importorskip("torch")
+    from sfpose.training.export import stored_parameters
+
+    values = np.arange(12, dtype=np.int8).reshape(4, 3)
+    scales = np.linspace(0.5, 1, scale).astype(np.float32)
+    zeros = np.arange(zero, dtype=np.int8)
+    tensors = {"w_quantized": values, "w_scale": scales, "w_zero": zeros}
+    node = helper.make_node("DequantizeLinear", list(tensors), ["w"], axis=axis)
+    stored = [numpy_helper.from_array(array, name) for name, array in tensors.items()]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "iw"]
+    graph = helper.make_graph([node], "weights", ends[:1], ends[1:], stored)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    artifact = Artifact(model.SerializeToString(), {})
+    if not fits:
+        with pytest.raises(ValueError, match="a scale and zero point, or one for each"):
+            stored_parameters(artifact)
+        return
+    shape = (-1, 1) if axis in (0, -2) else (1, -1)
+    expected = (values.astype(float) - zeros.reshape(shape)) * scales.reshape(shape)
+    np.testing.assert_allclose(stored_parameters(artifact)["w"].numpy(), expected, rtol=1e-6)
+
+
 def test_what_cannot_be_fed_is_not_exported(tmp_path, capsys):
     """Before, the file was replaced and an error followed."""
     shipped = read_artifact("landmarks")
