@@ -11,7 +11,7 @@ from PIL import Image
 from scipy import stats
 
 from sfpose._kernels import reference
-from sfpose.cli import main
+from sfpose.cli import main, reproduce
 from sfpose.evaluation import (
     evaluate_poses,
     format_table,
@@ -359,6 +359,25 @@ def test_json_tells_what_the_text_does(folder, part, capsys, tmp_path):
         rows = [row for study in told["studies"].values() for row in study]
         assert all(row["name"] in printed and f"{100 * row['eer']:.2f}" in printed for row in rows)
         assert (told["images"], told["people_left_out"]) == (90, 0)
+
+
+@pytest.mark.usefixtures("any_crop_is_a_face")
+def test_people_of_whom_no_image_was_acquired_are_counted_among_those_left_out(
+    folder, capsys, monkeypatch
+):
+    aligned = reproduce._aligned
+
+    def without_the_last(data, options):
+        columns = aligned(data, options)
+        return tuple(column[data.subjects[columns[1]] != "P2"] for column in columns)
+
+    monkeypatch.setattr(reproduce, "_aligned", without_the_last)
+    arguments = ["reproduce", "studies", "--data", str(folder), "--draws", "3", "--n-jobs", "1"]
+    assert main([*arguments, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["people"], told["people_left_out"], told["not_acquired"]) == (3, 1, 30)
+    assert main(arguments) == 0
+    assert "1 people without two images of each pose were left out" in capsys.readouterr().out
 
 
 def test_json_of_networks_is_that_of_the_registry(capsys):

@@ -176,7 +176,7 @@ def test_the_result_counts_what_was_left_out(people, tmp_path, monkeypatch):
         ({"rates": (np.inf, 0.2)}, "rates must fall, be finite and above zero"),
         ({"dropout": 1.0}, "dropout must be a rate, 0 <= dropout < 1"),
         ({"seed": -1}, r"seed must be a whole number in 0 \.\.\. 4294967295; got -1"),
-        ({"checkpoint_minutes": np.nan}, "checkpoint_minutes must be a finite number"),
+        ({"checkpoint_minutes": np.nan}, "checkpoint_minutes must be a number from 0 on; got nan"),
         ({"network": "vgg"}, "network must be one of"),
         ({"network": "mobilefacenet"}, "descriptor must be non-negative"),
         ({"on_unreadable": "ignore"}, "on_unreadable must be"),

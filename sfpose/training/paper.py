@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from sfpose._checks import check_number, check_rate, check_whole
+from sfpose._checks import check_rate, check_whole
 from sfpose.networks import NETWORKS
 from sfpose.networks.registry import check_non_negative
 from sfpose.runtime.artifact import Artifact
@@ -301,9 +301,9 @@ def _check(stages: Sequence[PaperStage], recipe: PaperRecipe) -> None:
     check_whole(SMALLEST_SIZE if recipe.size is None else recipe.size, "size", SMALLEST_SIZE)
     check_whole(recipe.batch_size, "batch_size", 2)
     check_whole(recipe.max_epochs, "max_epochs", 1)
-    check_whole(recipe.seed, "seed", 0, 2**32 - 1)
     check_rate(recipe.dropout, "dropout", zero=True)
-    check_number(recipe.checkpoint_minutes, "checkpoint_minutes", above=-1)
+    # Checks both, before people are counted.
+    LoopSettings(stages=(), seed=recipe.seed, checkpoint_minutes=recipe.checkpoint_minutes)
     for stage in stages:
         if not 0 < stage.crop_share <= 1:
             raise ValueError(f"share must be above 0 and at most 1; got {stage.crop_share}")

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from sfpose._checks import check_whole
 from sfpose.training.schedules import Stage
 
 __all__ = [
@@ -59,7 +60,9 @@ class LoopSettings:
     head_factor : float
         The head and new layers learn this many times faster.
     seed : int
+        From 0 to below 2**32.
     checkpoint_minutes : float
+        From 0, which is after every step.
     device : str
         ``"auto"`` takes CUDA where there is one.
     precision : {"auto", "float32", "bfloat16"}
@@ -86,6 +89,13 @@ class LoopSettings:
     precision: str = "auto"
     compiled: bool = False
     facts: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_whole(self.seed, "seed", 0, 2**32 - 1)
+        if not self.checkpoint_minutes >= 0:
+            raise ValueError(
+                f"checkpoint_minutes must be a number from 0 on; got {self.checkpoint_minutes}"
+            )
 
     @property
     def total(self) -> int:
