@@ -191,4 +191,5 @@ def test_an_interval_of_no_drawing_is_refused(draws):
 def test_a_threshold_that_is_no_number_is_refused():
     with pytest.raises(ValueError, match="threshold must be a number; got nan"):
         error_rates_at_threshold([1.0, 2.0], [1, 0], np.nan)
-    assert error_rates_at_threshold([1.0, np.inf], [1, 0], np.inf) == (1.0, 0.0)
+    assert error_rates_at_threshold([1.0, 2.0], [1, 0], np.inf) == (1.0, 0.0)
+    assert error_rates_at_threshold([1.0, np.inf], [1, 0], np.inf) == (0.0, 0.0)
