@@ -20,7 +20,6 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from speed import descriptor_networks, face_of_sface, median_seconds
 
 from sfpose import FaceAligner, FaceEmbedder
@@ -28,7 +27,7 @@ from sfpose._scoring import chi2_pairs
 from sfpose.decision import shipped_rule
 from sfpose.preprocessing import as_network_input
 from sfpose.protocols import CFP
-from sfpose.runtime.session import OnnxModel
+from sfpose.runtime.session import OnnxModel, load_onnxruntime
 
 # Bits of leaf 7, by subleaf: AVX-512 and its extensions, AVX-VNNI, AMX, AVX-VNNI-INT8 and -INT16.
 HIDE = """
@@ -111,7 +110,7 @@ def main() -> None:
     if options.answer:
         answer(options.cfp, options.answer, options.sface)
         return
-    (library,) = Path(onnxruntime.__file__).parent.glob("capi/onnxruntime_pybind11_state*.so")
+    (library,) = Path(str(load_onnxruntime().__file__)).parent.glob("capi/onnxruntime_pybind11_state*.so")
     crops = aligned(options.cfp)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
