@@ -110,7 +110,8 @@ def main() -> None:
     if options.answer:
         answer(options.cfp, options.answer, options.sface)
         return
-    (library,) = Path(str(load_onnxruntime().__file__)).parent.glob("capi/onnxruntime_pybind11_state*.so")
+    package = Path(str(load_onnxruntime().__file__)).parent
+    (library,) = package.glob("capi/onnxruntime_pybind11_state*.so")
     crops = aligned(options.cfp)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
