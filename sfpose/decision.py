@@ -135,10 +135,8 @@ def choose_condition(known: Iterable[Condition], wanted: Condition) -> Condition
 
 def _covers(known: Condition, wanted: Condition) -> bool:
     """Whether each side that is asked for has its pose and its images on a side of its own."""
-    if (known.poses is None) != (wanted.poses is None):
-        return False
     there, asked = (
-        list(zip(condition[:2], condition.poses or ("", ""), strict=True))
+        list(zip(condition[:2], condition.poses or (None, None), strict=True))
         for condition in (known, wanted)
     )
     return any(

@@ -20,6 +20,7 @@ from sfpose.metrics import DetCurveDisplay
 from sfpose.metrics.displays._common import pyplot
 from sfpose.pose import POSES
 from sfpose.protocols import CFP, LazyImages, PoseFolder, VGGFace2Pose
+from sfpose.protocols.pose_folder import known_poses
 
 __all__ = [
     "TABLE_4",
@@ -123,17 +124,16 @@ def table_columns(
     ValueError
         If the folder has none of the poses, or somebody has too few images of one.
     """
-    known = set(folder.poses.tolist())
-    poses = [pose for pose in POSES if pose in known]
+    poses = [pose for pose in POSES if pose in folder.poses.tolist()]
     if not poses:
-        raise ValueError(f"poses must be called {', '.join(POSES)}; got {sorted(known)}")
+        found = known_poses(folder.poses)
+        raise ValueError(f"poses must be called {', '.join(POSES)}; got {found}")
     sizes = {1: poses}
     if len(poses) == len(POSES):
         sizes[5] = poses
     elif everybody_has(folder, poses[0], 10):
         sizes[5] = poses[:1]
-    planned = plan(folder, sizes)
-    yield from compared(planned, embed(folder.images), compare)
+    yield from compared(plan(folder, sizes), embed(folder.images), compare)
 
 
 def table_cells(

@@ -16,6 +16,7 @@ from sfpose._checks import as_labels, check_labels, check_whole
 from sfpose._scoring import chi2_pairs_at
 from sfpose.evaluation import Comparison, Row, row_from_distances
 from sfpose.protocols import Trials, all_pairs
+from sfpose.protocols.pose_folder import known_poses
 
 __all__ = ["PoseStudies", "keep_ocular_region"]
 
@@ -137,7 +138,8 @@ class PoseStudies:
         self.left_out = len(everyone) - len(self.people)
         if len(self.people) < 2:
             raise ValueError(
-                f"two people need two images in each of {self.poses}; got {len(self.people)}"
+                f"two people need two images in each of {known_poses(self._poses)}; "
+                f"got {len(self.people)}"
             )
         self._compare, self._draws = compare, draws
 
@@ -195,7 +197,7 @@ class PoseStudies:
         """
         for pose in (enrolled, probed):
             if pose not in self.poses:
-                raise ValueError(f"pose must be one of {self.poses}; got {pose!r}")
+                raise ValueError(f"pose must be one of {known_poses(self._poses)}; got {pose!r}")
         for count in counts:
             check_whole(count, "counts", 1)
         fewest = min(len(self._half(person, enrolled, second=False)) for person in self.people)

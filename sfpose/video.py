@@ -225,9 +225,8 @@ def track_faces(
     """Follow faces through frames and keep the best of each.
 
     A face goes on with the track whose last box it overlaps most, those that overlap most of all
-    first. Of each ``gap`` frames the
-    best face is remembered, and of these the best ``3 * keep``, so that memory does not grow
-    with the length of the video.
+    first. Of each ``gap`` frames the best face is remembered, and of these the best ``3 * keep``,
+    so that memory does not grow with the length of the video.
 
     Parameters
     ----------

@@ -49,10 +49,8 @@ def checkpoint_of(options: argparse.Namespace) -> Path:
     if options.threads is not None and options.threads < 1:
         raise ValueError(f"--threads must be at least 1; got {options.threads}")
     check_new(options.out, overwrite=True, artifact=True)
-    try:
-        import torch
-    except ImportError as error:
-        raise ImportError('training needs torch: pip install "sfpose[train]"') from error
+    import torch
+
     from sfpose.training.settings import find_device
 
     find_device(options.device)

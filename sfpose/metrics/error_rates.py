@@ -99,22 +99,25 @@ def det_curve(distances: ArrayLike, is_genuine: ArrayLike) -> DetCurve:
     """
     scores, genuine = check_scores(distances, is_genuine)
     impostors, own, thresholds = accepted_counts(scores, genuine)
-    fmr, fnmr = impostors / impostors[-1], 1 - own / own[-1]
-    finite = np.count_nonzero(thresholds < np.inf)
-    return DetCurve(fmr[:finite], fnmr[:finite], thresholds[:finite])
+    return DetCurve(impostors / (~genuine).sum(), 1 - own / genuine.sum(), thresholds)
 
 
 def accepted_counts(
     scores: NDArray[np.float64], genuine: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Accepted impostors and genuine comparisons at each distance, infinity too, and at none."""
+    """Accepted impostors and genuine comparisons at the thresholds of a ``DetCurve``."""
     order = np.argsort(scores, kind="stable")
     scores, genuine = scores[order], genuine[order]
-    # Equal distances are accepted together: one point for each distinct value.
-    last = np.flatnonzero(np.r_[scores[1:] != scores[:-1], True])
+    last = last_of_each(scores)
     own = np.r_[0, np.cumsum(genuine)[last]]
     thresholds = np.r_[np.nextafter(scores[0], -np.inf), scores[last]]
     return np.r_[0, last + 1] - own, own, thresholds
+
+
+def last_of_each(scores: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Places of sorted distances up to which a threshold accepts: the last of each finite value."""
+    last = np.flatnonzero(np.r_[scores[1:] != scores[:-1], True])
+    return last[scores[last] < np.inf]
 
 
 def equal_error_rate(
@@ -161,11 +164,11 @@ def equal_error_rate(
     >>> equal_error_rate([0.1, 0.4, 0.35, 0.8], [True, True, False, False])
     0.5
     """
-    fmr, fnmr, thresholds = det_curve(distances, is_genuine)
+    fmr, fnmr, _ = det_curve(distances, is_genuine)
     if convex_hull:
         kept = _lower_hull(fmr, fnmr)
-        fmr, fnmr, thresholds = fmr[kept], fnmr[kept], thresholds[kept]
-    return crossing(fmr, fnmr, thresholds)
+        fmr, fnmr = fmr[kept], fnmr[kept]
+    return crossing(fmr, fnmr)
 
 
 def _lower_hull(x: NDArray[np.float64], y: NDArray[np.float64]) -> list[int]:
@@ -182,17 +185,14 @@ def _lower_hull(x: NDArray[np.float64], y: NDArray[np.float64]) -> list[int]:
     return kept
 
 
-def crossing(
-    fmr: NDArray[np.float64], fnmr: NDArray[np.float64], thresholds: NDArray[np.float64]
-) -> float:
+def crossing(fmr: NDArray[np.float64], fnmr: NDArray[np.float64]) -> float:
     """Rate at which two curves of a ``DetCurve`` cross, straight between points.
 
-    Where they do not cross at any finite threshold, the non-match rate that none lowers.
+    Where they do not cross at any threshold, the non-match rate that none lowers.
     """
-    finite = thresholds < np.inf
-    crossed = (fmr >= fnmr) & finite
+    crossed = fmr >= fnmr
     if not crossed.any():
-        return float(fnmr[finite][-1])
+        return float(fnmr[-1])
     after = int(np.argmax(crossed))
     before = after - 1
     gap_before = fnmr[before] - fmr[before]

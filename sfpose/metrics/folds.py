@@ -74,10 +74,9 @@ def k_fold_accuracy(distances: ArrayLike, is_genuine: ArrayLike, folds: ArrayLik
         inside = numbers == number
         others = check_scores(scores[~inside], genuine[~inside])
         impostors, own, thresholds = accepted_counts(*others)
-        thresholds = thresholds[thresholds < np.inf]
         # Impostors accepted less own people accepted: the errors, but for a constant. Rates
         # would let rounding choose among equals.
-        best = int(np.argmin((impostors - own)[: len(thresholds)]))
+        best = int(np.argmin(impostors - own))
         threshold = thresholds[best]
         if best + 1 < len(thresholds):
             # Halfway to the next distance: the middle of the gap generalises best. Between

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sfpose._checks import LEAST_PEOPLE, check_labels, check_rate, check_whole, joined_labels
 from sfpose.metrics._checks import as_booleans, check_people, check_scores
-from sfpose.metrics.error_rates import crossing
+from sfpose.metrics.error_rates import crossing, last_of_each
 
 __all__ = [
     "Interval",
@@ -96,13 +96,13 @@ class _PeopleResampler:
         first, second = check_people(first_people, second_people, scores.shape)
         self._people, (first, second) = _numbered(first, second)
         self.fewer_people = min(
-            len(np.unique(np.r_[first[kind], second[kind]])) for kind in (genuine, ~genuine)
+            people_of(first[kind], second[kind]) for kind in (genuine, ~genuine)
         )
         order = np.argsort(scores, kind="stable")
         self._genuine = genuine[order]
         self._first, self._second = first[order], second[order]
         scores = scores[order]
-        self._last = np.flatnonzero(np.r_[scores[1:] != scores[:-1], True])
+        self._last = last_of_each(scores)
         self.thresholds = scores[self._last]
 
     def draw(
@@ -202,7 +202,6 @@ def people_interval(
     if fmr is not None:
         check_rate(fmr, "fmr", zero=True)
     resampler = _PeopleResampler(distances, is_genuine, first_people, second_people)
-    thresholds = np.r_[-np.inf, resampler.thresholds]
     rng = np.random.default_rng(random_state)
     values = []
     for _ in range(draws):
@@ -212,7 +211,7 @@ def people_interval(
         # The first operating point refuses all, as that of a DET curve.
         matches, refusals = np.r_[0.0, rates[0]], np.r_[1.0, rates[1]]
         if fmr is None:
-            values.append(crossing(matches, refusals, thresholds))
+            values.append(crossing(matches, refusals))
         else:
             values.append(float(refusals[np.searchsorted(matches, fmr, side="right") - 1]))
     if not values:

@@ -15,13 +15,16 @@ from numpy.typing import NDArray
 
 from sfpose.runtime.protobuf import Message
 
-__all__ = ["LARGEST_NETWORK", "OPERATORS", "OPSETS", "check_network"]
+__all__ = ["LARGEST_NETWORK", "OPERATORS", "OPSETS", "STANDARD", "check_network"]
 
 LARGEST_NETWORK = 512 * 2**20
 """Bytes of the largest network that is taken."""
 
 OPSETS = range(9, 25)
 """Versions of the standard operators that are taken."""
+
+STANDARD = ("", "ai.onnx")
+"""Names of the domain of the standard operators."""
 
 OPERATORS = frozenset(
     [
@@ -101,7 +104,6 @@ _LARGEST_STEP = 512
 _STEPS = ("dilations", "kernel_shape", "pads", "strides")
 _LARGEST_ENLARGEMENT = 16.0
 _MOST_SCALES = 4
-_STANDARD = ("", "ai.onnx")
 
 # Inputs that may be left out by an empty name, by their places. Elsewhere onnxruntime takes
 # one as given and reads from nowhere.
@@ -173,7 +175,7 @@ def _check_opset(file: Message) -> None:
     if 25 in file or 20 in file:
         raise ValueError("it must hold no functions and no training information; it does")
     # Exporters declare domains that no node uses: what counts is the nodes' own.
-    standard = [entry.number(2) for entry in file.messages(8) if entry.text(1) in _STANDARD]
+    standard = [entry.number(2) for entry in file.messages(8) if entry.text(1) in STANDARD]
     if len(standard) != 1 or standard[0] not in OPSETS:
         raise ValueError(f"its opset must be {OPSETS[0]} to {OPSETS[-1]}; got {standard or 'none'}")
 
@@ -201,7 +203,7 @@ def _check_graph(graph: Message) -> None:
     enlargement = 1.0
     for node in graph.messages(1):
         operator = node.text(4)
-        if node.text(7) not in _STANDARD or operator not in OPERATORS:
+        if node.text(7) not in STANDARD or operator not in OPERATORS:
             domain = node.text(7)
             whole = f"{domain}.{operator}" if domain else operator
             raise ValueError(f"its operators must be those of image networks; got {whole!r}")

@@ -298,7 +298,8 @@ class _Run:
 
     def end_pass(self) -> dict[str, float]:
         """Close a pass over the source; gives what goes into the history."""
-        if len(getattr(self.source, "unreadable", ())) >= len(self.source):
+        lost = len(getattr(self.source, "unreadable", ()))
+        if not self.this_pass.count and lost >= len(self.source):
             raise ValueError(
                 "training must have images that can be read; "
                 f"of {len(self.source)} images there is none"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sfpose.runtime.inspection import check_network
+from sfpose.runtime.inspection import STANDARD, check_network
 
 if TYPE_CHECKING:
     import onnx
@@ -26,7 +26,7 @@ def load_network(model: bytes) -> onnx.ModelProto:
     """
     check_network(model)
     network = parse_network(model)
-    (opset,) = (entry.version for entry in network.opset_import if entry.domain in ("", "ai.onnx"))
+    (opset,) = (entry.version for entry in network.opset_import if entry.domain in STANDARD)
     if opset not in _CHANGED:
         raise ValueError(
             f"a network that is changed must be of opset {_CHANGED[0]} to {_CHANGED[-1]}; "

@@ -101,10 +101,10 @@ def quantize(
         alone = quantize(without_mirror(artifact), images, name=name, n_jobs=n_jobs)
         return mirrored(alone, name=str(alone.manifest["name"]))
     network = load_network(artifact.model)
-    _averages(network)
+    averages = _averages(network)
     batches = list(_inputs(artifact, images, n_jobs))
     pixels = _convolutions_of_pixels(network)
-    after_pooling = _even_out_averages(network, batches)
+    after_pooling = _even_out_averages(network, *averages, batches)
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
         onnx.save(network, source)
@@ -158,8 +158,10 @@ def _convolutions_of_pixels(network: onnx.ModelProto) -> list[str]:
     return found
 
 
-def _even_out_averages(network: onnx.ModelProto, batches: list[NDArray[np.float32]]) -> list[str]:
-    """Bring the channels that are averaged to one range, and scale after pooling.
+def _even_out_averages(
+    network: onnx.ModelProto, averaged: list[int], end: int, batches: list[NDArray[np.float32]]
+) -> list[str]:
+    """Bring the channels that ``_averages`` found to one range, and scale after pooling.
 
     Channels that fire rarely have large values where they do, since export brings all means
     to one: a single scale for all of them would leave nothing of the others. Convolution,
@@ -170,7 +172,6 @@ def _even_out_averages(network: onnx.ModelProto, batches: list[NDArray[np.float3
     from onnx import helper, numpy_helper
 
     nodes = list(network.graph.node)
-    averaged, end = _averages(network)
     probe = onnx.ModelProto()
     probe.CopyFrom(network)
     del probe.graph.node[averaged[-1] + 2 :]
@@ -214,8 +215,8 @@ def _averages(network: onnx.ModelProto) -> tuple[list[int], int]:
     ValueError
         If the network does not end in such averages.
     """
-    kinds = [node.op_type for node in network.graph.node]
     nodes = list(network.graph.node)
+    kinds = [node.op_type for node in nodes]
     averaged = [
         place
         for place in range(len(nodes))

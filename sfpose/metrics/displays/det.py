@@ -125,7 +125,7 @@ class DetCurveDisplay:
         """
         scores, genuine = check_scores(distances, is_genuine)
         people = people_given(first_people, second_people, scores.shape)
-        fmr, fnmr, thresholds = det_curve(scores, genuine)
+        fmr, fnmr, _ = det_curve(scores, genuine)
         point: tuple[float, float] | None = None
         intervals: tuple[Interval | None, Interval | None] = (None, None)
         if threshold is not None:
@@ -136,7 +136,7 @@ class DetCurveDisplay:
         display = cls(
             fmr,
             fnmr,
-            crossing(fmr, fnmr, thresholds),
+            crossing(fmr, fnmr),
             name=name,
             operating_point=point,
             operating_intervals=intervals,
