@@ -85,7 +85,8 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)
     device = find_device(options.device)
-    turner = FaceTurner(options.face_surface, device=device) if options.face_surface else None
+    surface, size = options.face_surface, max(options.sizes)
+    turner = FaceTurner(surface, size, device=device) if surface else None
     source = TaughtFaceSource(made_up_faces(options.photos), turner=turner, device=device)
     network = build_network(options.network, input_size=options.sizes[-1])
     network, _ = split_map(network, options.network, source.bank.shape[1])

@@ -179,7 +179,7 @@ def distil(
         raise ValueError(f"frozen modules must have a start to keep; got none for {recipe.frozen}")
     torch.manual_seed(recipe.loop.seed)
     device = find_device(recipe.loop.device)
-    turner = None if face_surface is None else FaceTurner(face_surface, device=device)
+    turner = None if face_surface is None else FaceTurner(face_surface, recipe.size, device=device)
     source = TaughtFaceSource(
         faces,
         landmarks,
