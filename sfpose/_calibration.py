@@ -30,17 +30,17 @@ from sfpose.metrics.thresholds import (
 )
 from sfpose.templates import build_templates
 
-__all__ = [
-    "TEMPLATE_SIZES",
-    "Calibrator",
-    "check_parameters",
-    "check_poses_given",
-]
+__all__ = ["TEMPLATE_SIZES", "Calibrator", "check_parameters", "check_poses_given"]
 
 TEMPLATE_SIZES = ((1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (10, 1), (2, 2), (3, 3), (5, 5), (10, 10))
 """Numbers of images on both sides for which thresholds are looked for."""
 
 _RATIO_PAIRS = 100_000
+
+_TOO_FEW = (
+    "templates of {} against {} images{} need two people with that many images, and one person "
+    "with enough for both sides without sharing any; the data have none"
+)
 
 _STACKLEVEL = 4
 """From what warns about a condition up to who called ``TemplateVerifier.fit``."""
@@ -148,8 +148,8 @@ class Calibrator:
         Raises
         ------
         ValueError
-            If no condition can be calibrated, a size that is needed cannot, or different people
-            share a descriptor.
+            If no condition of any poses can be calibrated, a size that is needed cannot, or
+            different people share a descriptor.
         """
         found: dict[Condition, Calibrated] = {}
         for place, (more, fewer) in enumerate(sizes):
@@ -160,15 +160,15 @@ class Calibrator:
                 raise ValueError(
                     "a calibration needs at least one person with two descriptors; everyone has one"
                     if more == fewer == 1
-                    else f"templates of {more} against {fewer} images need two people with that "
-                    "many images, and one person with enough for both sides without sharing "
-                    "any; the data have none"
+                    else _TOO_FEW.format(more, fewer, "")
                 )
             for poses, compared in self._by_poses(mixed, alone):
                 condition = Condition.of(more, fewer, poses)
                 known = self._calibrated(condition, compared, targets, place == 0, place < needed)
                 if known is not None:
                     found[condition] = known
+        if all(condition.poses is not None for condition in found):
+            raise ValueError(_TOO_FEW.format(*sizes[0], " of all poses in turn"))
         return found
 
     def _calibrated(
@@ -374,7 +374,7 @@ def check_poses_given(groups: Sequence[str], poses: ArrayLike | None) -> None:
 def check_parameters(
     target_fmr: float, template_sizes: ArrayLike | None, max_pairs: int, random_state: int
 ) -> tuple[tuple[int, int], ...]:
-    """Numbers of images on both sides that are asked for; the usual ones if None.
+    """Numbers of images on both sides that are asked for, the larger first; usual ones if None.
 
     Raises
     ------
@@ -393,4 +393,4 @@ def check_parameters(
             "template_sizes must be one or more pairs of whole numbers of images, at least 1; "
             f"got {template_sizes!r}"
         )
-    return tuple((int(more), int(fewer)) for more, fewer in pairs)
+    return tuple((int(max(pair)), int(min(pair))) for pair in pairs)

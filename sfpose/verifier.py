@@ -133,8 +133,8 @@ class TemplateVerifier(NeedsNoFit, BaseEstimator):  # type: ignore[misc]
             Whose each descriptor is. None of them should be among those whose errors
             are measured later.
         poses : array of shape (n,), optional
-            Pose of each image, such as ``"frontal"`` and ``"profile"``; needed, and
-            only used, with ``groups`` of ``"pose"``.
+            Pose of each image, such as ``"frontal"`` and ``"profile"``; needed with
+            ``groups`` of ``"pose"``, and refused without.
         cohort : array of shape (m, d), values >= 0, m >= 100, optional
             Descriptors of other people, one each, of all kinds that will be compared. All
             distances are normalised by them from then on (adaptive S-norm), so that the
@@ -149,7 +149,7 @@ class TemplateVerifier(NeedsNoFit, BaseEstimator):  # type: ignore[misc]
         ------
         ValueError
             If descriptors, cohort or a parameter are refused, lengths differ, there is only one
-            person, or nobody has two, or ``poses`` are missing where needed.
+            person, or nobody has two, or ``poses`` are missing or not asked for.
 
         Warns
         -----

@@ -535,3 +535,34 @@ def test_templates_of_one_pose_need_none_of_several():
     ]
     with pytest.raises(ValueError, match="templates of 4 against 4 images need two people"):
         found.set_params(template_sizes=[(4, 4)]).fit(rows, subjects, poses=poses)
+
+
+@pytest.mark.filterwarnings("ignore::sfpose.metrics.SmallSampleWarning")
+def test_a_fit_that_fails_leaves_the_last_one_whole():
+    """Of these people, 3 against 2 images are compared of one pose each alone, or not at all."""
+    rng = np.random.default_rng(0)
+    subjects = np.repeat(np.arange(40), 5)
+    rows = rng.gamma(np.repeat(rng.gamma(1.0, 1.0, (40, 30)), 5, axis=0) * 9 + 0.1)
+    cohort = rng.gamma(rng.gamma(1.0, 1.0, (150, 30)) * 9 + 0.1)
+    poses = np.tile(["frontal"] * 3 + ["profile"] * 2, 40)
+    kept = TemplateVerifier(0.05, groups=("size", "pose"), template_sizes=[(1, 1)])
+    kept.fit(rows, subjects, poses=poses)
+    before = vars(kept).copy()
+    distances = kept.score_pairs(rows[:-1], rows[1:])
+    kept.set_params(template_sizes=[(3, 2)])
+    with pytest.raises(ValueError, match="3 against 2 images of all poses in turn need two"):
+        kept.fit(rows, subjects, poses=poses, cohort=cohort)
+    assert vars(kept) == {**before, "template_sizes": [(3, 2)]}
+    np.testing.assert_array_equal(kept.score_pairs(rows[:-1], rows[1:]), distances)
+
+
+@pytest.mark.parametrize("sizes", [(1, 2), (1, 5), (2, 3)])
+def test_the_smaller_number_may_come_first(sizes):
+    descriptors, subjects = _people(20, 20)
+    poses = np.tile(["frontal", "profile"], 200)
+    found = []
+    for pair in (sizes, sizes[::-1]):
+        verifier = TemplateVerifier(0.05, groups=("size", "pose"), template_sizes=[pair])
+        found.append(verifier.fit(descriptors, subjects, poses=poses).calibrations_)
+    assert found[0] == found[1]
+    assert Condition(*sizes[::-1], ("frontal", "profile")) in found[0]
