@@ -28,7 +28,9 @@ class KeepsWhatItMade:
             return make()
         kept = self._kept()
         # Of threads that come at once each makes one, and all take the first.
-        made: Made = kept[key] if key in kept else kept.setdefault(key, make())
+        made: Made | None = kept.get(key)  # one look: another thread may take it out
+        if made is None:
+            made = kept.setdefault(key, make())
         for other in [known for known in list(kept) if known != key]:
             kept.pop(other, None)
         return made

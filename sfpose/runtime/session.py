@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import threading
+import weakref
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,10 +58,10 @@ class OnnxModel:
         place = self._place
         if place.process != os.getpid():
             # After a fork: its lock may be held by a thread that this process lacks.
-            _leak(place.session)
             place = self._place = _Place()
         with place.lock:
             if place.session is None:
+                _left_alone_by_children().add(place)
                 place.session = _session(self.model, self.n_threads)
             return place.session
 
@@ -121,10 +123,20 @@ def _session(model: bytes, n_threads: int) -> InferenceSession:
         ) from error
 
 
-def _leak(session: InferenceSession | None) -> None:
-    """Keep an inherited session from ever being destroyed.
+@functools.cache
+def _left_alone_by_children() -> weakref.WeakSet[_Place]:
+    """Places whose sessions no forked child ever destroys.
 
     The threads of a session do not survive a fork, and its destructor waits for them
-    forever: the memory is the price of a child that neither hangs now nor at exit.
+    forever: the memory is the price of a child that neither hangs nor crashes, whether it
+    calls what it inherited, replaces it or only ends.
     """
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
+    places: weakref.WeakSet[_Place] = weakref.WeakSet()
+
+    def leak() -> None:
+        for place in list(places):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(place.session))
+
+    if hasattr(os, "register_at_fork"):  # Windows has neither
+        os.register_at_fork(after_in_child=leak)
+    return places

@@ -173,6 +173,45 @@ def test_worker_processes_get_the_serial_bits(saved, how):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
+@pytest.mark.parametrize(
+    "what",
+    [
+        "pass",
+        "del model",
+        "model = FaceEmbedder('small', n_jobs=1).transform(faces)",
+        "model.set_params(n_jobs=1).transform(faces)",
+    ],
+)
+def test_a_child_need_not_call_what_it_inherited(saved, what):
+    """Sessions have threads that no child has, and wait for them when they are destroyed."""
+    _run(
+        f"""
+import os, signal, sys, time
+import numpy as np
+from sfpose import FaceEmbedder
+faces = list(np.load(sys.argv[1]))
+model = FaceEmbedder(n_jobs=4)
+model.transform(faces)
+child = os.fork()
+if child == 0:
+    {what}
+    sys.exit(7)
+deadline = time.monotonic() + 60
+while time.monotonic() < deadline:
+    done, status = os.waitpid(child, os.WNOHANG)
+    if done:
+        assert os.waitstatus_to_exitcode(status) == 7, status
+        break
+    time.sleep(0.05)
+else:
+    os.kill(child, signal.SIGKILL)
+    raise AssertionError("the child hangs")
+""",
+        saved / "faces.npy",
+    )
+
+
 def test_a_fork_while_another_thread_makes_the_session_does_not_hang(saved):
     """The lock that the other thread holds is never released in the child."""
     _run(
