@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -36,7 +36,7 @@ FEW_PAIRS = 256
 """Up to so many pairs the NumPy reference answers: faster than a cold compiler."""
 
 _SAFE = {np.dtype(np.float32): (1e-6, 1e18), np.dtype(np.float64): (1e-100, 1e150)}
-"""Largest values of inputs that need no scaling: squares of what matters stay in range."""
+"""Largest values of inputs that kernels take as they are: squares of what matters stay in range."""
 
 _SEARCHABLE = (1e-12, 1e18)
 """The same for searches, which scale nothing, for each row by itself: kernels count a sum of two
@@ -153,18 +153,32 @@ def _check_two(A: ArrayLike, B: ArrayLike) -> tuple[Floats, Floats]:
     return first, first if B is A else check_descriptors(B, name="B", width=first.shape[1])
 
 
-def _in_range(first: Floats, second: Floats) -> tuple[Floats, Floats, float]:
-    """Both inputs as one type, and the factor by which their distances must grow.
+class _InRange(NamedTuple):
+    """Both inputs as one type; by what their distances must grow, and of which type they are."""
 
-    The distance is homogeneous, so inputs whose squares would leave the range of
-    their type are divided by a power of two, which is exact.
+    first: Floats
+    second: Floats
+    factor: float
+    kind: np.dtype[np.floating[Any]]
+
+    def distances(self, found: Floats) -> Floats:
+        """What was found between the inputs, as that of what was given."""
+        if self.factor != 1.0:
+            found *= self.factor
+        return found.astype(self.kind, copy=False)
+
+
+def _in_range(first: Floats, second: Floats) -> _InRange:
+    """Both inputs in the range of squares: all of float32 is in that of float64.
+
+    The distance is homogeneous, so that of float64 is divided by a power of two, which is exact.
     """
     common = np.result_type(first, second)
     first, second = first.astype(common, copy=False), second.astype(common, copy=False)
     largest = float(max(first.max(), second.max()))
     lowest, highest = _SAFE[common]
     if largest == 0 or lowest <= largest <= highest:
-        return first, second, 1.0
+        return _InRange(first, second, 1.0, common)
     # No distance exceeds the sum of all values of both.
     most = float(np.finfo(common).max) / (2 * first.shape[1])
     if largest > most:
@@ -172,8 +186,12 @@ def _in_range(first: Floats, second: Floats) -> tuple[Floats, Floats, float]:
             f"values must be at most {most:.3g} for distances of {first.shape[1]} values to fit "
             f"into {common}; got {largest:.3g}"
         )
+    if common == np.float32:
+        # One row would take all others out of the range, if they were divided with it.
+        return _InRange(first.astype(np.float64), second.astype(np.float64), 1.0, common)
     exponent = np.frexp(largest)[1]
-    return np.ldexp(first, -exponent), np.ldexp(second, -exponent), float(np.ldexp(1.0, exponent))
+    scaled = np.ldexp(first, -exponent), np.ldexp(second, -exponent)
+    return _InRange(*scaled, float(np.ldexp(1.0, exponent)), common)
 
 
 def threads_of(n_jobs: int | None) -> int:
@@ -236,10 +254,10 @@ def chi2_matrix(A: ArrayLike, B: ArrayLike, *, n_jobs: int | None = None) -> Flo
 
 def chi2_matrix_of_checked(first: Floats, second: Floats, *, n_jobs: int | None = None) -> Floats:
     """``chi2_matrix`` of what ``check_descriptors`` gave already, of one width."""
-    first, second, factor = _in_range(first, second)
+    both = _in_range(first, second)
+    first, second = both.first, both.second
     if len(first) * len(second) <= FEW_PAIRS:
-        few = reference.chi2_matrix(first, second) * factor
-        return few.astype(first.dtype, copy=False)
+        return both.distances(reference.chi2_matrix(first, second))
     from sfpose._kernels.chi2 import LOWEST, chi2_block
 
     lowest = LOWEST[first.dtype]
@@ -250,7 +268,7 @@ def chi2_matrix_of_checked(first: Floats, second: Floats, *, n_jobs: int | None 
         _BLOCK_ROWS,
         n_jobs,
     )
-    return _times(out, factor)
+    return both.distances(out)
 
 
 def chi2_pairs(A: ArrayLike, B: ArrayLike, *, n_jobs: int | None = None) -> Floats:
@@ -283,13 +301,12 @@ def chi2_pairs(A: ArrayLike, B: ArrayLike, *, n_jobs: int | None = None) -> Floa
 
 def chi2_of_checked(first: Floats, second: Floats, *, n_jobs: int | None = None) -> Floats:
     """``chi2_pairs`` of what ``check_descriptors`` gave already, of one width."""
-    first, second, factor = _in_range(first, second)
     if len(first) != len(second):
         raise ValueError(
             f"A and B must have as many rows as each other; got {len(first)} and {len(second)}"
         )
     rows = np.arange(len(first))
-    return _pairs(first, second, rows, rows, factor, n_jobs)
+    return _pairs(_in_range(first, second), rows, rows, n_jobs)
 
 
 def chi2_pairs_at(
@@ -328,31 +345,20 @@ def chi2_pairs_at(
     >>> chi2_pairs_at([[1.0, 0.0], [0.0, 1.0]], [0, 1], [1, 1])
     array([2., 0.])
     """
-    first, second, factor = _in_range(*_check_two(X, X if Y is None else Y))
-    left = check_index(rows, "rows", len(first))
-    right = check_index(columns, "columns", len(second))
+    both = _in_range(*_check_two(X, X if Y is None else Y))
+    left = check_index(rows, "rows", len(both.first))
+    right = check_index(columns, "columns", len(both.second))
     if len(left) != len(right):
         raise ValueError(f"rows and columns must be equally long; got {len(left)} and {len(right)}")
-    return _pairs(first, second, left, right, factor, n_jobs)
-
-
-def _times(distances: Floats, factor: float) -> Floats:
-    if factor != 1.0:
-        distances *= distances.dtype.type(factor)
-    return distances
+    return _pairs(both, left, right, n_jobs)
 
 
 def _pairs(
-    first: Floats,
-    second: Floats,
-    rows: NDArray[np.int64],
-    columns: NDArray[np.int64],
-    factor: float,
-    n_jobs: int | None,
+    both: _InRange, rows: NDArray[np.int64], columns: NDArray[np.int64], n_jobs: int | None
 ) -> Floats:
+    first, second = both.first, both.second
     if len(rows) <= FEW_PAIRS:
-        few = reference.chi2_pairs(first[rows], second[columns]) * factor
-        return few.astype(first.dtype, copy=False)
+        return both.distances(reference.chi2_pairs(first[rows], second[columns]))
     from sfpose._kernels import chi2
 
     lowest = chi2.LOWEST[first.dtype]
@@ -363,4 +369,4 @@ def _pairs(
         _BLOCK_PAIRS,
         n_jobs,
     )
-    return _times(out, factor)
+    return both.distances(out)

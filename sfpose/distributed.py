@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sfpose._checks import check_whole
+from sfpose._checks import as_array, check_whole
 from sfpose._scoring import check_searchable, chi2_matrix
 from sfpose._search import nearest
 
@@ -32,9 +32,12 @@ def _dask_array() -> Any:
 def _rows(X: ArrayLike | dask.array.Array, name: str) -> Any:
     """``X`` as a dask array whose blocks hold whole rows, one at least."""
     array = _dask_array()
-    blocks = X if isinstance(X, array.Array) else array.asarray(X)
+    rule = f"{name} must have shape (n, d)"
+    blocks = X if isinstance(X, array.Array) else array.asarray(as_array(X, rule))
     if blocks.ndim != 2:
-        raise ValueError(f"{name} must have shape (n, d); got {blocks.shape}")
+        raise ValueError(f"{rule}; got {blocks.shape}")
+    if blocks.dtype.kind not in "biuf":
+        raise ValueError(f"{name} must be numbers; got dtype {blocks.dtype}")
     # A filter may leave blocks without rows, of which nothing can be asked.
     filled = tuple(size for size in blocks.chunks[0] if size) or (0,)
     return blocks.rechunk({0: filled, 1: -1})
@@ -54,8 +57,9 @@ def score_matrix(
     Returns
     -------
     dask array of shape (n, m)
-        Not computed yet. What ``TemplateVerifier().score_matrix`` gives, of its type, to
-        the bit in blocks of more than 256 pairs and to a relative 1e-6 in smaller ones.
+        Not computed yet. What ``TemplateVerifier().score_matrix`` gives, of its type: to
+        the bit in blocks of more than 256 pairs where no value is above 1e18, else to a
+        relative 1e-6.
 
     Raises
     ------

@@ -141,3 +141,18 @@ def test_a_worker_that_is_killed_changes_nothing(tmp_path):
         assert victim not in client.run(os.getpid).values()
     np.testing.assert_array_equal(rows, expected.ids.astype(int))
     np.testing.assert_array_equal(distances, expected.distances)
+
+
+def test_tables_are_welcome_and_no_numbers_are_not():
+    pandas = pytest.importorskip("pandas", reason="needs pandas")
+    rows = _rows(20)
+    table = pandas.DataFrame(rows)
+    np.testing.assert_array_equal(
+        score_matrix(table, table).compute(scheduler="synchronous"),
+        TemplateVerifier().score_matrix(rows, rows),
+    )
+    found = search(table, table, k=2)
+    np.testing.assert_array_equal(found[0], search(rows, rows, k=2)[0])
+    words = array.from_array(np.full((3, 2), "1", object), chunks=(3, 2))
+    with pytest.raises(ValueError, match="A must be numbers; got dtype object"):
+        score_matrix(words, words)

@@ -68,3 +68,14 @@ def test_without_a_folder_to_write_the_wish_is_refused(tmp_path):
         check=False,
     )
     assert "RuntimeError: cannot cache function" in done.stderr
+
+
+def test_where_nothing_is_compiled_the_wish_is_refused():
+    done = subprocess.run(
+        [sys.executable, "-c", "import sfpose; sfpose.cache_kernels()"],
+        env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "RuntimeError: numba must be let compile; NUMBA_DISABLE_JIT is set" in done.stderr

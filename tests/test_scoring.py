@@ -140,6 +140,16 @@ def test_bits_do_not_depend_on_the_company():
     np.testing.assert_array_equal(whole[40:99, 3:30], chi2_matrix(a[40:99], b[3:30]))
 
 
+@pytest.mark.parametrize("scale", [1e-38, 1e19, 1e25, 1e34])
+def test_distances_hold_beside_a_row_of_any_scale(scale):
+    a, b = _relu_like(300, 64), _relu_like(300, 64, seed=1)
+    pairs, matrix = chi2_pairs(a, b), chi2_matrix(a[:20], b)
+    a[0] *= np.float32(scale)
+    np.testing.assert_allclose(chi2_pairs(a, b)[1:], pairs[1:], rtol=1e-6)
+    np.testing.assert_allclose(chi2_matrix(a[:20], b)[1:], matrix[1:], rtol=1e-6)
+    assert chi2_pairs(a, b).dtype == np.float32
+
+
 def test_read_only_strided_and_mapped_input_is_welcome(tmp_path):
     a, b = _relu_like(64, 20), _relu_like(64, 20, seed=1)
     expected = chi2_matrix(a, b)

@@ -24,13 +24,17 @@ def cache_kernels() -> Path:
     Raises
     ------
     RuntimeError
-        If there is no folder that can be written.
+        If there is no folder that can be written, or numba is told to compile nothing.
 
     Examples
     --------
     >>> from sfpose import cache_kernels
     >>> folder = cache_kernels()  # doctest: +SKIP
     """
+    import numba
+
+    if numba.config.DISABLE_JIT:
+        raise RuntimeError("numba must be let compile; NUMBA_DISABLE_JIT is set")
     from sfpose._kernels.chi2 import chi2_block, chi2_pairs
     from sfpose._kernels.topk import keep_nearest
 
