@@ -31,13 +31,11 @@ def cache_kernels() -> Path:
     >>> from sfpose import cache_kernels
     >>> folder = cache_kernels()  # doctest: +SKIP
     """
-    import numba
-
-    if numba.config.DISABLE_JIT:
-        raise RuntimeError("numba must be let compile; NUMBA_DISABLE_JIT is set")
     from sfpose._kernels.chi2 import chi2_block, chi2_pairs
     from sfpose._kernels.topk import keep_nearest
 
+    if not hasattr(keep_nearest, "enable_caching"):
+        raise RuntimeError("numba must be let compile; NUMBA_DISABLE_JIT is set")
     for kernel in (chi2_block, chi2_pairs, keep_nearest):
         kernel.enable_caching()
     return Path(str(keep_nearest.stats.cache_path))
