@@ -210,12 +210,12 @@ class PoseStudies:
         return rows
 
     def mixed_poses(self, images: int | None = None) -> list[Row]:
-        """Templates of one pose and of all poses, of equally many images, against each pose.
+        """Templates of one pose and of all poses, of up to as many images, against each pose.
 
         Parameters
         ----------
         images : int, optional
-            Of a template; the number of poses if not given.
+            Of a template, as far as half of a person's images go; the number of poses if not given.
 
         Returns
         -------
@@ -235,7 +235,8 @@ class PoseStudies:
             return np.array(inturn[:total])
 
         kinds = [(f"up to {total} {pose}", self._of_pose(pose, total)) for pose in self.poses]
-        kinds.append((f"{total} mixed", self._templates(mixed)))
+        most = "" if total <= len(self.poses) else "up to "
+        kinds.append((f"{most}{total} mixed", self._templates(mixed)))
         rows = []
         for pose in self.poses:
             probes, owners = self._probes(pose)

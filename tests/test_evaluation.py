@@ -332,3 +332,14 @@ def test_a_calibration_leaves_out_whom_it_could_not_acquire(cfp_zip, monkeypatch
             misses = (genuine > stated["threshold"]).mean()
             assert stated["achieved_fmr"] == pytest.approx(matches, abs=1.5 / len(strangers))
             assert stated["fnmr"] == pytest.approx(misses, abs=1.5 / len(genuine))
+
+
+def test_somebody_without_any_of_the_poses_is_not_passed_over(cfp_zip):
+    whole = PoseFolder(cfp_zip)
+    with zipfile.ZipFile(cfp_zip, "a") as archive:
+        for number in range(1, 5):
+            archive.writestr(f"099/video/{number:02d}.png", archive.read("001/frontal/01.png"))
+    settings = {"poses": ("frontal",), "template_sizes": (1,), "draws": 5}
+    assert evaluate_poses(whole, _few_pixels, **settings)[0].people == 12
+    with pytest.raises(ValueError, match="everybody must have images of 'frontal'; 099 has none"):
+        evaluate_poses(PoseFolder(cfp_zip), _few_pixels, **settings)

@@ -92,6 +92,13 @@ def test_mixed_templates_hold_an_image_of_each_pose():
     assert by_name["3 mixed - 1 profile"].rates.eer == pytest.approx(eer, abs=1e-6)
 
 
+def test_mixed_templates_of_more_images_say_that_there_may_be_fewer():
+    found = PoseStudies(*_table(), draws=5).mixed_poses(10)
+    assert {row.name for row in found if "mixed" in row.name} == {
+        f"up to 10 mixed - 1 {pose}" for pose in POSES
+    }
+
+
 def test_the_nearest_of_several_templates_is_taken():
     rows, subjects, poses = _table()
     nearest, mean, together = PoseStudies(rows, subjects, poses, draws=5).several_enrolled()
