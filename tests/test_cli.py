@@ -1,8 +1,10 @@
 """The command line on small folders of photos: what it writes, says and exits with."""
 
+import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -341,12 +343,36 @@ def test_info_names_weights_and_calibration(capsys):
     assert told["sha256"] == read_artifact("default").digest
     assert main(["info"]) == 0
     shown = capsys.readouterr().out
+    assert told["sha256"] in shown
+    assert told["manifest_sha256"] in shown
     assert "calibrated on CFP, people 001 to 100" in shown
     assert "1 against 1 images, frontal - profile: 0.1: " in shown
     # 19,800 impostor pairs, of which a thousandth is fewer than 30 and a hundredth is not.
     (few,) = [line for line in shown.splitlines() if "5 against 5 images: " in line]
     assert re.search(r"0\.01: 0\.\d{4} .*0\.001: 0\.\d{4}\* ", few)
     assert "* fewer than 30 false matches" in shown
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_thresholds_cannot_change_without_a_digest_that_info_tells(tmp_path, capsys, packed):
+    shipped = read_artifact("plain")
+    folder = write_artifact(tmp_path / "mine", shipped.model, shipped.manifest)
+
+    def told():
+        path = shutil.make_archive(str(folder), "zip", folder) if packed else str(folder)
+        assert main(["info", "--weights", path, "--json"]) == 0
+        information = json.loads(capsys.readouterr().out)
+        return information["sha256"], information["manifest_sha256"]
+
+    manifest = folder / "manifest.json"
+    before = told()
+    assert before == (shipped.digest, hashlib.sha256(manifest.read_bytes()).hexdigest())
+    stated = json.loads(manifest.read_text())
+    stated["calibration"]["conditions"][0]["thresholds"][0]["threshold"] *= 2
+    manifest.write_text(json.dumps(stated))
+    after = told()
+    assert after == (shipped.digest, hashlib.sha256(manifest.read_bytes()).hexdigest())
+    assert after[1] != before[1]
 
 
 def test_the_ending_that_is_asked_for_decides_and_not_that_of_a_link(people, tmp_path):

@@ -104,6 +104,7 @@ def run(options: argparse.Namespace) -> int:
         "packages": {package: _version(package) for package in _PACKAGES},
         "weights": dict(artifact.manifest),
         "sha256": artifact.digest,
+        "manifest_sha256": artifact.manifest_digest,
     }
     if options.json:
         print_json(information, indent=1)
@@ -113,9 +114,10 @@ def run(options: argparse.Namespace) -> int:
     manifest = artifact.manifest
     print(
         f"weights {_stated(manifest, 'name')}: {_stated(manifest, 'network')}, "
-        f"{len(artifact.model):,} bytes, sha256 {artifact.digest[:16]}..., "
-        f"licence {_stated(manifest, 'license')}"
+        f"{len(artifact.model):,} bytes, licence {_stated(manifest, 'license')}"
     )
+    print(f"  sha256 of the network:  {artifact.digest}")
+    print(f"  sha256 of the manifest: {artifact.manifest_digest}")
     calibration: Any = stated.get("calibration")
     if calibration:
         print(f"calibrated on {_stated(calibration, 'data')}:")

@@ -93,6 +93,8 @@ class Artifact:
         The ONNX file.
     manifest : mapping
         See ``read_manifest``.
+    manifest_digest : str, optional
+        SHA-256 of the manifest's file, hexadecimal, where it was read from one.
 
     Examples
     --------
@@ -104,6 +106,7 @@ class Artifact:
 
     model: bytes
     manifest: Manifest
+    manifest_digest: str | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -300,8 +303,9 @@ def read_artifact(weights: str | os.PathLike[str]) -> Artifact:
 
 
 def _read_both(files: _Files) -> Artifact:
-    manifest = _parse_manifest(files.read(_MANIFEST))
-    artifact = Artifact(files.read(_MODEL), manifest)
+    stating = files.read(_MANIFEST)
+    manifest = _parse_manifest(stating)
+    artifact = Artifact(files.read(_MODEL), manifest, hashlib.sha256(stating).hexdigest())
     listed = manifest.get("files")
     stated = listed.get(_MODEL) if isinstance(listed, dict) else None
     if not isinstance(stated, dict) or stated.get("sha256") != artifact.digest:
@@ -333,11 +337,7 @@ def unpack_entry(path: Path, name: str, target: Path, most: int) -> None:
 
 
 def write_artifact(
-    path: str | os.PathLike[str],
-    model: bytes,
-    manifest: Manifest,
-    *,
-    overwrite: bool = False,
+    path: str | os.PathLike[str], model: bytes, manifest: Manifest, *, overwrite: bool = False
 ) -> Path:
     """Write an artifact folder: whole, or not at all.
 
