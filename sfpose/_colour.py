@@ -42,7 +42,7 @@ def to_srgb(image: PillowImage) -> PillowImage:
         image = image.convert("LA")
     profile = image.info.get("icc_profile")
     if not profile:
-        return _rgb(image)
+        return _converted(image, "RGB")
     from PIL import ImageCms
 
     try:
@@ -52,10 +52,10 @@ def to_srgb(image: PillowImage) -> PillowImage:
         if space == "RGB" and mode != "CMYK":
             mode = "RGB"
         if (space, mode) not in (("RGB", "RGB"), ("GRAY", "L"), ("CMYK", "CMYK")):
-            return _rgb(image)
+            return _converted(image, "RGB")
         target = ImageCms.createProfile("sRGB")
         transform = ImageCms.buildTransform(source, target, mode, "RGB")
-        pixels = image if image.mode == mode else image.convert(mode)
+        pixels = _converted(image, mode)
         if mode == "RGB" and _changes_nothing(transform):
             return pixels
         converted = ImageCms.applyTransform(pixels, transform)
@@ -65,8 +65,12 @@ def to_srgb(image: PillowImage) -> PillowImage:
     return converted
 
 
-def _rgb(image: PillowImage) -> PillowImage:
-    return image if image.mode == "RGB" else image.convert("RGB")
+def _converted(image: PillowImage, mode: str) -> PillowImage:
+    if image.mode == mode:
+        return image
+    if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
+        image = image.convert("RGBA")  # else Pillow warns that the colours' alpha is lost
+    return image.convert(mode)
 
 
 def _changes_nothing(transform: ImageCmsTransform) -> bool:

@@ -29,6 +29,7 @@ __all__ = [
     "VerificationResult",
     "Weights",
     "choose_condition",
+    "different_rates",
     "manifest_of",
     "shipped_conditions",
     "shipped_rule",
@@ -288,6 +289,22 @@ def shipped_conditions(manifest: Manifest, least: float = 0.0) -> dict[Condition
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"the manifest's calibration is of another form: {error!r}") from error
     return found
+
+
+def different_rates(rates: Iterable[float]) -> list[float]:
+    """Rates, the largest first, but for those that no calibration tells from a larger one.
+
+    Examples
+    --------
+    >>> from sfpose.decision import different_rates
+    >>> different_rates([0.01, 0.1 - 1e-12, 0.1])
+    [0.1, 0.01]
+    """
+    kept: list[float] = []
+    for rate in sorted(rates, reverse=True):
+        if not kept or not math.isclose(rate, kept[-1], rel_tol=_SAME):
+            kept.append(rate)
+    return kept
 
 
 def shipped_rule(weights: Weights, target_fmr: float, wanted: Condition | None = None) -> Rule:

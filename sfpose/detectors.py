@@ -102,7 +102,10 @@ class YuNet:
         return f"YuNet({str(self.path)!r})"
 
     def __call__(self, photo: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Boxes (n, 4) and landmarks (n, 5, 2) of the faces in a photo."""
+        """Boxes (n, 4) and landmarks (n, 5, 2) of the faces in a photo.
+
+        Faces that the border cuts off so far that none of their landmarks shows are left out.
+        """
         threshold = check_number(self.score_threshold, "score_threshold")
         small, scale = _shrunk(photo, self.max_side)
         height, width = small.shape[:2]
@@ -116,7 +119,10 @@ class YuNet:
         rows = np.zeros((0, 15)) if found is None else np.asarray(found, dtype=np.float64)
         # OpenCV gives pixel indices; here the centre of the first pixel is at 0.5.
         landmarks = (rows[:, 4:14].reshape(-1, 5, 2) + 0.5) * scale
-        return _corners(rows[:, :4]) * scale, landmarks
+        boxes = _corners(rows[:, :4]) * scale
+        # OpenCV fills photos up to multiples of 32 pixels, and YuNet sees faces go on in there.
+        shown = ~_beside(boxes, landmarks, photo)
+        return boxes[shown], landmarks[shown]
 
     def _load(self) -> Any:
         try:
@@ -271,18 +277,14 @@ def detect_faces(
     if boxes.size == 0:
         return np.zeros((0, 4)), None
     height, width = photo.shape[:2]
-    corner = np.array([width, height], np.float64)
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ValueError(f"{_RULE}; got {_kind(found)} of shape {boxes.shape}")
     if not (np.isfinite(boxes).all() and (boxes[:, 2:] > boxes[:, :2]).all()):
         raise ValueError(
             f"a box must be left < right, top < bottom, all finite; got {boxes.tolist()}"
         )
-    beside = (boxes[:, 2:] <= 0).any(axis=1) | (boxes[:, :2] >= corner).any(axis=1)
     landmarks = None if points is None else _check_landmarks(points, len(boxes))
-    if landmarks is not None:
-        shown = np.all((landmarks > 0) & (landmarks < corner), axis=2)
-        beside |= ~np.any(shown, axis=1)
+    beside = _beside(boxes, landmarks, photo)
     if beside.any():
         # Crops of what lies there would be black, and all of one person.
         raise ValueError(
@@ -299,6 +301,18 @@ def detect_faces(
                 f"box {boxes[face].tolist()} has {landmarks[face].tolist()}"
             )
     return boxes, landmarks
+
+
+def _beside(
+    boxes: NDArray[np.float64], landmarks: NDArray[np.float64] | None, photo: NDArray[np.uint8]
+) -> NDArray[np.bool_]:
+    """Faces whose box lies outside of the photo, or all of whose landmarks do: (n,)."""
+    corner = np.array([photo.shape[1], photo.shape[0]], np.float64)
+    beside = (boxes[:, 2:] <= 0).any(axis=1) | (boxes[:, :2] >= corner).any(axis=1)
+    if landmarks is not None:
+        shown = np.all((landmarks > 0) & (landmarks < corner), axis=2)
+        beside |= ~np.any(shown, axis=1)
+    return np.asarray(beside)
 
 
 def _kind(found: object) -> str:

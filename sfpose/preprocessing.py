@@ -41,6 +41,10 @@ MAX_PIXELS = 64 * 10**6
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
 _ORIENTATION = 0x0112
+_TURNS = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE"}
+_TURNS |= {6: "ROTATE_270", 7: "TRANSVERSE", 8: "ROTATE_90"}
+"""What turns a picture upright, by its EXIF orientation, as Pillow names it."""
+
 _SINGLE = (str, os.PathLike, bytes, bytearray, memoryview)
 
 
@@ -74,9 +78,9 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     FileNotFoundError
         If there is no such file, or it is a folder.
     ValueError
-        If the file is no JPEG, PNG or WebP image, is damaged or cut off (its colour
-        profile too), animated, has more than 8 bits a channel or more than
-        ``MAX_PIXELS`` pixels.
+        If the file is no JPEG, PNG or WebP image, is cut off, or so damaged that it cannot
+        be decoded (its colour profile too), animated, has more than 8 bits a channel or more
+        than ``MAX_PIXELS`` pixels. Damage inside a JPEG or WebP may go unnoticed.
 
     Examples
     --------
@@ -158,8 +162,6 @@ def _refusing(rule: str) -> Iterator[None]:
 
 
 def _from_pillow(image: PillowImage, name: str) -> NDArray[np.uint8]:
-    from PIL import ImageOps
-
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise _Refused(f"{name} must have at most {MAX_PIXELS} pixels; got {width} x {height}")
@@ -170,9 +172,24 @@ def _from_pillow(image: PillowImage, name: str) -> NDArray[np.uint8]:
     if raw or image.mode[0] in "IF":
         mode = (raw or [image.mode])[0]
         raise _Refused(f"{name} must have 8 bits a channel; it has more (mode {mode})")
-    if image.getexif().get(_ORIENTATION, 1) != 1:
-        image = ImageOps.exif_transpose(image)
-    return _check_array(np.array(to_srgb(image)))
+    return _check_array(np.array(to_srgb(_upright(image))))
+
+
+def _upright(image: PillowImage) -> PillowImage:
+    """As its EXIF orientation says; as it lies, as for OpenCV, where that cannot be read.
+
+    ``ImageOps.exif_transpose`` writes the other tags anew, and raises where one of them is odd.
+    """
+    from PIL.Image import Transpose
+
+    image.load()  # PNG may hold its orientation behind its pixels
+    try:
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except (MemoryError, Warning):  # where callers make errors of warnings, this may be one
+        raise
+    except Exception:
+        return image
+    return image if turn is None else image.transpose(Transpose[turn])
 
 
 def count_images(images: Images) -> int:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Frame", "Track", "TrackedFace", "face_quality", "read_frames", "track_faces"]
 
+_LEAST_TOWARDS = 0.1
+
 
 class Frame(NamedTuple):
     """A picture of a video.
@@ -174,10 +176,11 @@ def face_quality(images: NDArray[np.uint8], landmarks: NDArray[np.float64]) -> N
     """How much a template gains from a face: turned to the camera, sharp and large.
 
     The product of three shares: the cosine of the angle between the face and the
-    camera, the sharpness of the crop (variance of its Laplacian over that plus a
-    tenth of the variance of its brightness), and its size (side of the canonical crop
-    in pixels over 112, at most 1). It orders frames of one track; it is no measured
-    error rate.
+    camera, at least 0.1, the sharpness of the crop (variance of its Laplacian over that
+    plus a tenth of the variance of its brightness), and its size (side of the canonical
+    crop in pixels over 112, at most 1). The least cosine is that of 84 degrees: profiles
+    are estimated on either side of 90, and are told apart by sharpness and size. It
+    orders frames of one track; it is no measured error rate.
 
     Parameters
     ----------
@@ -189,7 +192,7 @@ def face_quality(images: NDArray[np.uint8], landmarks: NDArray[np.float64]) -> N
     Returns
     -------
     float64 array of shape (n,)
-        0 to 1.
+        0 to 1; 0 only for a crop without any edge.
 
     Examples
     --------
@@ -210,7 +213,7 @@ def face_quality(images: NDArray[np.uint8], landmarks: NDArray[np.float64]) -> N
     sharp = np.divide(edges, edges + 0.1 * contrast, out=np.zeros_like(edges), where=edges > 0)
     matrices = similarity_to_canonical(landmarks)
     size = np.minimum(1, np.hypot(matrices[:, 0, 0], matrices[:, 1, 0]) / 112)
-    return np.asarray(np.maximum(0, towards) * sharp * size)
+    return np.asarray(np.maximum(_LEAST_TOWARDS, towards) * sharp * size)
 
 
 def track_faces(
@@ -302,12 +305,14 @@ def track_faces(
                 tracks.append(owner)
             owner.last = frame.number
             owner.seen += 1
-            owner._box, owner._given = found.boxes[row], given
+            # A view would keep the crops of all faces of its frame in memory.
+            image, box = found.images[row].copy(), found.boxes[row].copy()
+            owner._box, owner._given = box, given
             face = TrackedFace(
                 frame.number,
                 frame.seconds,
-                found.images[row],
-                found.boxes[row],
+                image,
+                box,
                 float(yaw[row]),
                 float(quality[row]),
             )

@@ -73,6 +73,60 @@ def test_yunet_takes_the_threshold_that_is_asked_for(tmp_path, monkeypatch):
     assert made["score_threshold"] == 0.9
 
 
+class _Rows:
+    """A network of OpenCV's that answers the same to every photo."""
+
+    def __init__(self, rows):
+        self._rows = np.float32(rows)
+
+    def setScoreThreshold(self, threshold):
+        pass
+
+    def setInputSize(self, size):
+        pass
+
+    def detect(self, image):
+        return 1, self._rows
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+def test_what_yunet_sees_in_the_fill_beyond_the_border_is_no_face(tmp_path, monkeypatch, scale):
+    """OpenCV makes 256 x 224 pixels of 240 x 200; YuNet has no box end at the border."""
+    pytest.importorskip("cv2", reason="YuNet needs the [opencv] extra")
+    corners = np.array(
+        [
+            [60, 40],
+            # Boxes that the photo shows a strip of, with the eyes, the highest landmarks, beyond
+            # its lower border or just above it, or beyond the right one.
+            [100, 177.5],
+            [100, 176.5],
+            [230, 90],
+            # A box above and one left of the photo.
+            [100, -50.5],
+            [-50.5, 100],
+        ]
+    )
+    points = 50 * CANONICAL_LANDMARKS + corners[:, None] - 0.5
+    eyes = points[:, :2, 1].min(axis=1) + 0.5
+    assert eyes[1] > 200 > eyes[2] > 199
+    assert (points[3, :, 0] > 240).all()
+    # Else no landmark of the last two would lie in the photo, and that alone would tell.
+    points[4:, 4] = [[120, 3], [3, 120]]
+    boxes = np.c_[corners, np.full((len(corners), 2), 50)]
+    rows = np.c_[boxes, points.reshape(len(corners), 10), np.full(len(corners), 0.9)]
+    monkeypatch.setattr(YuNet, "_load", lambda self: _Rows(rows))
+    (tmp_path / "yunet.onnx").write_bytes(b"")
+    detector = YuNet(tmp_path / "yunet.onnx", max_side=240)
+    photo = np.kron(PHOTO, np.ones((scale, scale, 1), np.uint8))
+    expected = scale * np.c_[corners, corners + 50][[0, 2]]
+    found, landmarks = detector(photo)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(landmarks, scale * (points[[0, 2]] + 0.5), rtol=1e-6)
+    for policy, kept in (("all", [0, 1]), ("largest", [0]), ("skip", [])):
+        faces = FaceAligner(detector, policy=policy).align([photo])
+        np.testing.assert_allclose(faces.boxes, expected[kept], rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("shape", "small"),
     [((90, 40), (60, 27)), ((40, 90), (27, 60)), ((60, 60), (60, 60)), ((900, 3), (60, 1))],

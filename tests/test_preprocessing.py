@@ -1,12 +1,13 @@
 """Decoding and crop geometry against hand-made cases and OpenCV's arithmetic."""
 
+import contextlib
 import io
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps, PngImagePlugin
 from scipy import sparse
 
 from sfpose._batches import batched, name_image
@@ -21,6 +22,7 @@ from sfpose.preprocessing import (
     aligned_crop,
     as_network_input,
     count_images,
+    decode_image,
     iterate_images,
     loose_crop,
     read_image,
@@ -136,6 +138,41 @@ def test_exif_orientation_is_honoured(tmp_path, orientation):
     path = tmp_path / "turned.png"
     stored.save(path, exif=exif)
     np.testing.assert_array_equal(read_image(path), np.asarray(upright))
+
+
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "XMP"])
+def test_sound_files_are_turned_as_pillow_turns_them(orientation, kind):
+    """Which writes the other tags anew as well, as is not to be done here."""
+    file, options = io.BytesIO(), {}
+    if kind == "XMP":
+        note = f'<rdf:Description tiff:Orientation="{orientation}"/>'
+        options["pnginfo"] = PngImagePlugin.PngInfo()
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", note)
+    else:
+        options["exif"] = exif = Image.Exif()
+        exif[0x0112], exif[0x010F] = orientation, "maker"
+    Image.fromarray(PHOTO).save(file, "PNG" if kind == "XMP" else kind, **options)
+    with Image.open(file) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image))
+        assert (expected.shape == PHOTO.shape) == (orientation not in (5, 6, 7, 8))
+        np.testing.assert_array_equal(decode_image(file, "photo"), expected)
+    with Image.open(file) as image:
+        np.testing.assert_array_equal(next(iterate_images([image])), expected)
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"), [(OSError, None), (MemoryError, MemoryError), (UserWarning, ValueError)]
+)
+def test_a_photo_whose_orientation_cannot_be_read_is_taken_as_it_lies(monkeypatch, error, raised):
+    """Not for want of memory, nor where a caller makes an error of a warning."""
+
+    def odd(image):
+        raise error("odd")
+
+    monkeypatch.setattr(Image.Image, "getexif", odd)
+    with pytest.raises(raised) if raised else contextlib.nullcontext():
+        np.testing.assert_array_equal(next(iterate_images([Image.fromarray(PHOTO)])), PHOTO)
 
 
 def test_sixteen_bits_animation_and_bombs_are_refused(tmp_path, monkeypatch):

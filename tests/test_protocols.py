@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from sfpose.cli import main
-from sfpose.cli.photos import find_photos
+from sfpose.cli.finding import find_photos
 from sfpose.protocols import CFP, LFW, ImageFiles, LazyImages, PoseFolder, all_pairs
 
 

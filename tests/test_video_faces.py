@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from sfpose import FaceAligner
+from sfpose import FaceAligner, build_templates
 from sfpose.geometry import CANONICAL_LANDMARKS
 from sfpose.pose import FACE_POINTS
 from sfpose.video import Frame, face_quality, read_frames, track_faces
@@ -39,9 +39,46 @@ def test_quality_is_sharpness_times_size(blur, size):
     assert found == pytest.approx(sharp * min(1, side / 112), rel=1e-3)
 
 
-def test_a_face_that_looks_away_from_the_camera_is_worth_nothing():
+@pytest.mark.parametrize("yaw", [85, 90, 97, 120, -93])
+def test_a_face_that_looks_aside_is_worth_a_tenth(yaw):
     crop = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
-    assert face_quality(crop, _head(120, 20, 300, 300)[None]).tolist() == [0.0]
+    ahead, aside = (face_quality(crop, _head(turn, 300, 0, 0)[None])[0] for turn in (0, yaw))
+    assert aside == pytest.approx(0.1 * ahead)
+    towards = face_quality(crop, _head(80, 300, 0, 0)[None])[0]
+    assert towards == pytest.approx(np.cos(np.radians(80)) * ahead, rel=1e-2)
+
+
+def test_profiles_are_told_apart_by_sharpness_and_size_however_far_they_turn():
+    sharp = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    blurred, vague = (ndimage.gaussian_filter(sharp, (by, by, 0)) for by in (1, 2))
+    crops = [vague, blurred, sharp, sharp, sharp]
+    sizes, yaws = [300, 300, 300, 2, 1], [90, 94, 98, 95, 91]
+    points = [_head(yaw, size, 0, 0) for yaw, size in zip(yaws, sizes, strict=True)]
+    quality = face_quality(np.stack(crops), np.stack(points))
+    assert (quality > 0).all()
+    assert quality[0] < quality[1] < quality[2] > quality[3] > quality[4]
+
+
+def test_a_track_of_profiles_makes_a_template():
+    photo = np.random.default_rng(0).integers(0, 256, (240, 240, 3), dtype=np.uint8)
+    frames = [Frame(number, number / 25, photo) for number in range(12)]
+    aligner = FaceAligner(lambda _: ([(60, 60, 180, 180)], [_head(93, 10, 120, 120)]), policy="all")
+    (track,) = track_faces(frames, aligner)
+    assert {round(face.yaw) for face in track.faces} == {93}
+    rows = np.random.default_rng(1).random((len(track.faces), 8))
+    built = build_templates(rows, ["track 1"] * len(rows), weights=track.quality)
+    assert built.counts.tolist() == [3]
+
+
+def test_what_is_kept_of_a_frame_holds_no_other_face_of_it():
+    photo = np.random.default_rng(0).integers(0, 256, (120, 300, 3), dtype=np.uint8)
+    boxes = [(10 + 90 * place, 20, 90 + 90 * place, 100) for place in range(3)]
+    frames = [Frame(number, number / 25, photo) for number in range(12)]
+    tracks = track_faces(frames, FaceAligner(lambda _: boxes, policy="all"))
+    kept = [array for track in tracks for face in track.faces for array in (face.image, face.box)]
+    assert len(kept) == 3 * 3 * 2
+    for array in kept:
+        assert array.base is None or array.base.nbytes == array.nbytes
 
 
 def test_each_track_keeps_the_crops_times_and_yaws_of_its_own_face(opencv_crop):

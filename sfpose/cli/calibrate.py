@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sfpose.cli.arguments import check_new, rate, to_path
+from sfpose.cli.finding import photos_by_person
 from sfpose.cli.output import print_json, say_left_out
 from sfpose.cli.photos import (
     add_photo_options,
     check_one_face,
     embed_photos,
-    photos_by_person,
     readable,
 )
 
@@ -58,10 +58,11 @@ def run(options: argparse.Namespace) -> int:
 
     from sfpose._calibrated import to_conditions
     from sfpose._calibration import TEMPLATE_SIZES, Calibrator
+    from sfpose.decision import different_rates
     from sfpose.runtime.artifact import read_artifact, write_artifact
 
     check_new(options.out, options.overwrite, artifact=True)
-    artifact = read_artifact(options.weights)
+    read_artifact(options.weights)  # which is refused before any photo is read
     photos, people, without = photos_by_person(options.people)
     kept, unreadable = readable(photos, options)
     photos, whose = [photos[row] for row in kept], [people[row] for row in kept]
@@ -70,16 +71,16 @@ def run(options: argparse.Namespace) -> int:
     usable = ~np.isnan(faces.descriptors).any(axis=1)
     rows, names = faces.descriptors[usable], np.array(whose)[faces.index[usable]]
     calibrator = Calibrator(rows, names, n_jobs=options.n_jobs)
-    targets = sorted(set(options.target_fmr or _TARGETS), reverse=True)
+    targets = different_rates(options.target_fmr or _TARGETS)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         found = calibrator.run(TEMPLATE_SIZES, targets, needed=0)
     notes = [str(warning.message) for warning in caught]
     data = f"{len(rows)} photos of {len(set(names.tolist()))} people in {Path(options.people).name}"
     conditions: Any = to_conditions(found)
-    manifest: dict[str, Any] = {**artifact.manifest}
+    manifest: dict[str, Any] = {**faces.artifact.manifest}
     manifest["calibration"] = {"data": data, "conditions": conditions}
-    write_artifact(options.out, artifact.model, manifest, overwrite=options.overwrite)
+    write_artifact(options.out, faces.artifact.model, manifest, overwrite=options.overwrite)
     lost = sorted(set(people) - set(names.tolist()))
     if options.json:
         told = {"out": str(options.out), **manifest["calibration"], "warnings": notes}

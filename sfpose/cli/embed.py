@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sfpose.cli.arguments import check_new, to_path
+from sfpose.cli.finding import find_photos
 from sfpose.cli.output import print_json, shown
-from sfpose.cli.photos import add_photo_options, embed_photos, find_photos, readable
+from sfpose.cli.photos import add_photo_options, embed_photos, readable
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -41,6 +42,8 @@ def run(options: argparse.Namespace) -> int:
     """Write the file and say how many descriptors it holds."""
     import numpy as np
 
+    from sfpose.runtime.replacing import saying
+
     out: Path = options.out
     if out.suffix not in (".npz", ".safetensors"):
         raise ValueError(f"--out must end in .npz or .safetensors; got {str(out)!r}")
@@ -53,7 +56,8 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError("no photo shows a face that the policy takes; nothing was written")
     files = [str(photos[row]) for row in faces.index]
     lost = int(np.isnan(faces.descriptors[:, 0]).sum())
-    _write(place, out.suffix, faces.descriptors, files)
+    with saying(out):
+        _write(place, out.suffix, faces.descriptors, files)
     without = len(photos) - len(set(faces.index.tolist())) + lost
     if options.json:
         told = {"out": str(out), "photos": len(photos), "rows": len(files), "no_face": without}

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from sfpose.cli.arguments import Once, check_names, check_writable, to_path
 from sfpose.cli.doubts import look_alikes, odd_photos
+from sfpose.cli.finding import find_photos, photos_by_person
 from sfpose.cli.galleries import check_changeable
 from sfpose.cli.output import note, print_json
 from sfpose.cli.photos import (
     add_photo_options,
     check_one_face,
     embed_photos,
-    find_photos,
-    photos_by_person,
     readable,
 )
 
@@ -85,12 +84,13 @@ def run(options: argparse.Namespace) -> int:
         )
     built = build_templates(rows, whose)
     counts = dict(zip(built.groups.tolist(), built.counts.tolist(), strict=True))
-    manifest = manifest_of(options.weights)
+    manifest = faces.artifact.manifest
     _check_counts(counts, manifest)
     changing = TemplateGallery.changing(
         options.gallery, weights=options.weights, n_jobs=options.n_jobs
     )
     with changing as gallery:
+        faces.check_kept(manifest_of(options.weights), options.weights)
         _check_new(gallery, names, options)
         old = np.array([name in gallery for name in counts])
         for put, chosen in ((gallery.update, old), (gallery.add, ~old)):

@@ -58,6 +58,7 @@ def run(options: argparse.Namespace) -> int:
     from sfpose.runtime.artifact import read_artifact
     from sfpose.runtime.files import whole_file
     from sfpose.runtime.inspection import check_network
+    from sfpose.runtime.replacing import saying
 
     out: Path = options.out
     place = check_new(out, options.overwrite, artifact=options.target in _ARTIFACTS)
@@ -79,7 +80,8 @@ def run(options: argparse.Namespace) -> int:
     settings: Any = artifact.section("input")
     with whole_file(place) as part:
         if options.target == "onnx":
-            part.write_bytes(artifact.model)
+            with saying(out):
+                part.write_bytes(artifact.model)
         else:
             _write_ort(artifact.model, part, out)
         size = part.stat().st_size

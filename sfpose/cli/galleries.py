@@ -38,7 +38,8 @@ def weights_for(path: Path, asked: str | None) -> str:
     """The weights that are asked for, or a bundle's own, or those that ship."""
     if asked is not None:
         return asked
-    return str(path) if _is_bundle(path) else "default"
+    # A bundle's folder may be called "default", and is no name of what ships.
+    return str(path.absolute()) if _is_bundle(path) else "default"
 
 
 def read_people(

@@ -6,9 +6,10 @@ import argparse
 from typing import TYPE_CHECKING, NamedTuple
 
 from sfpose.cli.arguments import at_least_one, rate, to_path
+from sfpose.cli.finding import find_photos
 from sfpose.cli.galleries import read_people, weights_for
 from sfpose.cli.output import note, print_json, shown
-from sfpose.cli.photos import add_photo_options, embed_photos, find_photos, readable
+from sfpose.cli.photos import add_photo_options, embed_photos, readable
 from sfpose.cli.rates import chosen_rate
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def run(options: argparse.Namespace) -> int:
     photos = find_photos(options.photos)
     photos = [photos[row] for row in readable(photos, options)[0]]
     faces = embed_photos(photos, options)
+    faces.check_kept(manifest, options.weights)
     usable = ~np.isnan(faces.descriptors).any(axis=1)
     answers: list[list[tuple[_Near | None, list[_Near]]]] = [[] for _ in photos]
     if usable.any():

@@ -72,16 +72,15 @@ def standard_streams() -> Iterator[None]:
     What is printed raises OSError if it cannot be written, but for a reader who left.
     """
     kept = sys.stdout, sys.stderr
-    # Python sets to None what was closed when it started, and prints nothing there.
-    if sys.stdout is not None:
-        sys.stdout = cast(TextIO, _Stream(sys.stdout, BrokenPipeError))
-    if sys.stderr is not None:
-        # There is nowhere left to say that it cannot be written.
-        sys.stderr = cast(TextIO, _Stream(sys.stderr, OSError))
-    try:
-        yield
-    finally:
-        sys.stdout, sys.stderr = kept
+    with open(os.devnull, "w") as nowhere:
+        # Python sets to None what was closed when it started; errors would go into the output.
+        sys.stdout = cast(TextIO, _Stream(sys.stdout or nowhere, BrokenPipeError))
+        # There is nowhere left to say that errors cannot be written.
+        sys.stderr = cast(TextIO, _Stream(sys.stderr or nowhere, OSError))
+        try:
+            yield
+        finally:
+            sys.stdout, sys.stderr = kept
 
 
 class _Stream:

@@ -1,15 +1,14 @@
-"""What the subcommands share: photos by name, options of embedding, progress."""
+"""What the subcommands share: options of embedding, progress, photos by name in errors."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from sfpose.cli.arguments import at_least_one
 from sfpose.cli.output import note
@@ -19,10 +18,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sfpose.alignment import FaceAligner
+    from sfpose.runtime.artifact import Artifact, Manifest
 
 __all__ = [
     "Faces",
-    "PeoplePhotos",
     "add_detector_options",
     "add_embedding_options",
     "add_photo_options",
@@ -30,30 +29,35 @@ __all__ = [
     "check_one_face",
     "check_policy",
     "embed_photos",
-    "find_photos",
     "in_steps",
     "naming",
-    "photos_by_person",
     "readable",
 ]
 
 _POLICIES = ("error", "skip", "largest", "centre", "all")
-_LINKED, _NO_FILE = "folder(s) behind a link", "photo(s) that are no file"
-_OTHER_KINDS = {
-    *(".apng", ".arw", ".avif", ".bmp", ".cr2", ".cr3", ".dng", ".gif", ".heic", ".heif", ".hif"),
-    *(".jp2", ".jxl", ".nef", ".orf", ".raf", ".rw2", ".tif", ".tiff"),
-}
-"""Endings of pictures that cannot be read, and must not be passed over without a word."""
 _Image = TypeVar("_Image")
 _Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
 class Faces:
-    """Descriptors (n, d), and for each the row of the photo that it comes from."""
+    """Descriptors (n, d), for each the row of the photo that it comes from, and what made them."""
 
     descriptors: NDArray[np.float32]
     index: NDArray[np.int64]
+    artifact: Artifact
+
+    def check_kept(self, manifest: Manifest, weights: str) -> None:
+        """Refuse weights that were replaced between what was read of them and these.
+
+        Raises
+        ------
+        ValueError
+        """
+        if self.artifact.manifest != manifest:
+            raise ValueError(
+                f"weights must stay as they are while they are used; {weights!r} was replaced"
+            )
 
 
 def add_photo_options(parser: argparse.ArgumentParser) -> None:
@@ -63,8 +67,9 @@ def add_photo_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--leave-out-unreadable",
         action="store_true",
-        help="go on without photos that are damaged or of another kind, and name them, which "
-        "decodes each photo twice (default: stop at the first)",
+        help="go on without photos that are cut off, cannot be decoded or are of another kind, "
+        "and name them, which decodes each photo twice; damage inside a JPEG or WebP may go "
+        "unnoticed (default: stop at the first)",
     )
 
 
@@ -117,118 +122,6 @@ def check_policy(options: argparse.Namespace) -> None:
         raise ValueError(
             f"--policy needs a --detector that finds faces in photos; got {options.detector!r}"
         )
-
-
-def find_photos(paths: Sequence[str]) -> list[Path]:
-    """Photos among files and, at any depth, in folders; in the order of their names.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is nothing at a path.
-    ValueError
-        If a folder holds no photo.
-    OSError
-        If a folder cannot be read.
-    """
-    found: list[Path] = []
-    left: Counter[str] = Counter()
-    for text in paths:
-        path = _given(text)
-        if path.is_dir():
-            photos, others = _photos_below(path)
-            if not photos:
-                held = f"; it holds {_listed(others)}" if others else ""
-                raise ValueError(f"there must be JPEG, PNG or WebP photos in {text}{held}")
-            found += photos
-            left += others
-        elif path.is_file():
-            found.append(path)
-        else:
-            raise FileNotFoundError(f"there must be a photo or a folder at {text!r}")
-    _say_left_out(left)
-    return found
-
-
-def _photos_below(folder: Path) -> tuple[list[Path], Counter[str]]:
-    """Photos at any depth, and how many pictures of each other kind there are, and what else."""
-    from sfpose.protocols import ImageFiles
-
-    # Not Path.rglob, which passes over folders that it may not read.
-    below = ImageFiles(folder)
-    files = [folder / name for name in below.images()]
-    endings = Counter(Path(name).suffix.lower() for name in below.names)
-    others = Counter({kind: count for kind, count in endings.items() if kind in _OTHER_KINDS})
-    photos = [file for file in files if file.is_file()]
-    # Links may lead in a circle, and are named rather than followed.
-    others[_LINKED] = sum((folder / name).is_symlink() for name in below.folders)
-    others[_NO_FILE] = len(files) - len(photos)
-    return photos, +others
-
-
-def _given(text: str) -> Path:
-    if not text:  # An unset variable, which would be the working folder.
-        raise ValueError("a path of photos must not be empty; got ''")
-    return Path(text)
-
-
-def _listed(kinds: Counter[str]) -> str:
-    return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-
-
-def _say_left_out(kinds: Counter[str]) -> None:
-    endings = Counter({kind: count for kind, count in kinds.items() if kind[0] == "."})
-    if endings:
-        note(f"left out: {_listed(endings)}; only JPEG, PNG and WebP are read")
-    if kinds - endings:
-        note(f"left out: {_listed(kinds - endings)}")
-
-
-class PeoplePhotos(NamedTuple):
-    """Photos, whose each is, and who has a folder but no photo."""
-
-    photos: list[Path]
-    people: list[str]
-    without: list[str]
-
-
-def photos_by_person(folder: str) -> PeoplePhotos:
-    """Photos in the folders of a folder, which bear the names of people and may be links.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such folder.
-    ValueError
-        If a photo lies in no person's folder, or there is none.
-    OSError
-        If a folder cannot be read.
-    """
-    from sfpose.protocols.files import is_image
-
-    root = _given(folder)
-    if not root.is_dir():
-        raise FileNotFoundError(f"there must be a folder of people at {folder!r}")
-    photos: list[Path] = []
-    people: list[str] = []
-    without: list[str] = []
-    left: Counter[str] = Counter()
-    for entry in sorted(root.iterdir()):
-        if entry.name == "__MACOSX":  # a Mac's archives hold it beside the folders themselves
-            continue
-        # A link to nothing was one to a folder.
-        if entry.is_dir() or not entry.exists():
-            found, others = _photos_below(entry) if entry.is_dir() else ([], Counter())
-            left += others
-            photos += found
-            people += [entry.name] * len(found)
-            without += [] if found else [entry.name]
-        elif is_image(entry.name):
-            raise ValueError(f"photos must lie in a folder for each person; got {str(entry)!r}")
-    _say_left_out(left)
-    if not photos:
-        raise ValueError(f"there must be JPEG, PNG or WebP photos of people in {folder}")
-    return PeoplePhotos(photos, people, without)
 
 
 def in_steps(
@@ -323,20 +216,17 @@ def embed_photos(photos: Sequence[Path], options: argparse.Namespace) -> Faces:
             f"{str(options.weights)!r} take loose crops: leave out --detector"
         )
 
-    def embed(start: int, part: Sequence[Path]) -> Faces:
+    def embed(start: int, part: Sequence[Path]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         if aligner is None:
-            rows = embedder.transform(part)
-            return Faces(rows, start + np.arange(len(part)))
+            return embedder.transform(part), start + np.arange(len(part))
         faces = aligner.align(part)
         if not len(faces.index):
-            return Faces(np.zeros((0, embedder.n_features_out), np.float32), faces.index)
-        return Faces(embedder.transform(faces.images), start + faces.index)
+            return np.zeros((0, embedder.n_features_out), np.float32), faces.index
+        return embedder.transform(faces.images), start + faces.index
 
     done = in_steps(photos, photos, 4 * options.batch_size, embed, progress=options.progress)
-    return Faces(
-        np.concatenate([faces.descriptors for faces in done]),
-        np.concatenate([faces.index for faces in done]),
-    )
+    rows, index = (np.concatenate(parts) for parts in zip(*done, strict=True))
+    return Faces(rows, index, embedder.artifact)
 
 
 def readable(photos: Sequence[Path], options: argparse.Namespace) -> tuple[list[int], list[str]]:

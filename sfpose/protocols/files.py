@@ -28,14 +28,14 @@ _SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp")
 
 
 def is_image(name: str) -> bool:
-    """Whether a name with forward slashes ends like an image's and is none of a Mac's own."""
-    return name.lower().endswith(_SUFFIXES) and not _is_of_a_mac(name)
+    """Whether a name ends like an image's."""
+    return name.lower().endswith(_SUFFIXES)
 
 
-def _is_of_a_mac(name: str) -> bool:
-    """Whether it is one of those that a Mac's archives hold beside the files themselves."""
-    parts = name.split("/")
-    return parts[-1].startswith("._") or "__MACOSX" in parts
+def is_hidden(name: str) -> bool:
+    """Whether it is a program's own, as of a bin or of thumbnails, or of a Mac's archives."""
+    parts = [part for part in name.split("/") if part not in (".", "..")]
+    return "__MACOSX" in parts or any(part.startswith(".") for part in parts)
 
 
 def whole_number(text: str) -> int | None:
@@ -64,7 +64,8 @@ class ImageFiles:
     Attributes
     ----------
     names : list of str
-        All files, sorted, but for what a Mac's archives add: ``__MACOSX/`` and ``._01.jpg``.
+        All files, sorted, but for hidden ones, which begin with a dot or lie in a folder that
+        does, and what a Mac's archives add: ``__MACOSX/``.
     folders : list of str
         All folders but those, sorted; of a zip file those that have an entry of their own.
 
@@ -117,8 +118,8 @@ class ImageFiles:
                     f"files in a zip must have names, which differ; {str(root)!r} has "
                     + (f"{name!r} {times} times" if times > 1 else "one without a name")
                 )
-        self.names = sorted(name for name in names if not _is_of_a_mac(name))
-        self.folders = sorted(name for name in folders if not _is_of_a_mac(name))
+        self.names = sorted(name for name in names if not is_hidden(name))
+        self.folders = sorted(name for name in folders if not is_hidden(name))
 
     def _archive(self) -> zipfile.ZipFile:
         # Kept open: its index is read once, not once an image. By process, since one that was

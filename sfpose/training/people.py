@@ -91,8 +91,7 @@ class PeopleFolder:
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self._files = ImageFiles(root)
-        # Hidden folders are of programs, and their copies of photos nobody's.
-        self._names = [name for name in self._files.images() if not _hidden(name)]
+        self._names = self._files.images()
         loose = next((name for name in self._names if "/" not in name), None)
         if loose is not None:
             raise ValueError(
@@ -101,7 +100,7 @@ class PeopleFolder:
         owners = [name.split("/", 1)[0] for name in self._names]
         below = [name for name in self._files.names if "/" in name]
         folders = [name.split("/", 1)[0] for name in (*below, *self._files.folders)]
-        self.people = sorted({*owners, *(name for name in folders if not _hidden(name))})
+        self.people = sorted({*owners, *folders})
         self.labels = _rows_of(self.people, owners)
 
     def __len__(self) -> int:
@@ -115,10 +114,6 @@ class PeopleFolder:
         """Decode one image (H, W, 3)."""
         name = self._names[row]
         return decode_image(io.BytesIO(self._files.read(name)), name)
-
-
-def _hidden(name: str) -> bool:
-    return any(part.startswith(".") for part in name.split("/"))
 
 
 def _rows_of(people: list[str], owners: list[str]) -> NDArray[np.int64]:

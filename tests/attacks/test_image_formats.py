@@ -76,6 +76,9 @@ KINDS = {
     "transparent palette": lambda p: _by_pillow(
         Image.fromarray(p).quantize(16), "PNG", transparency=3
     ),
+    "half transparent palette": lambda p: _by_pillow(
+        Image.fromarray(p).quantize(16), "PNG", transparency=bytes(range(0, 256, 16))
+    ),
     "alpha png": lambda p: _by_pillow(_with_alpha(p), "PNG"),
     "grey alpha png": lambda p: _by_pillow(_with_alpha(p), "PNG", "LA"),
     "webp": lambda p: _by_pillow(p, "WEBP"),
@@ -124,6 +127,48 @@ def test_exif_orientation_is_that_of_the_standard_and_of_opencv(photo, kind, ori
     np.testing.assert_allclose(_ours(data).astype(int), UPRIGHT[orientation](stored), atol=1)
     if kind == "JPEG":  # older releases of OpenCV turn no others
         np.testing.assert_allclose(_ours(data).astype(int), _theirs(data), atol=1)
+
+
+def _with_tag(orientation, tag, kind, count, value):
+    """EXIF of two tags, the second as some programs write it."""
+    tags = {0x0112: (3, 1, struct.pack("<H", orientation)), tag: (kind, count, value)}
+    table, behind = struct.pack("<H", len(tags)), b""
+    for name, (kind, count, value) in sorted(tags.items()):
+        table += struct.pack("<HHL", name, kind, count)
+        if len(value) > 4:
+            table += struct.pack("<L", 8 + 2 + 12 * len(tags) + 4 + len(behind))
+            behind += value
+        else:
+            table += value.ljust(4, b"\0")
+    return b"Exif\0\0II*\0\x08\0\0\0" + table + b"\0" * 4 + behind
+
+
+ODD_TAGS = {
+    "width as byte": (0x0100, 1, 1, b"\x07"),
+    "resolution as text": (0x011A, 2, 3, b"72\0"),
+    "resolution that is no number": (0x011A, 11, 1, struct.pack("<f", np.nan)),
+    "resolution as whole number": (0x011A, 3, 1, struct.pack("<H", 72)),
+    "unit beyond its type": (0x0128, 4, 1, struct.pack("<L", 70_000)),
+    "description as fraction": (0x010E, 5, 1, struct.pack("<LL", 1, 1)),
+    "XMP as whole number": (0x02BC, 3, 1, struct.pack("<H", 999)),
+    "place of more tags before the file": (0x8769, 9, 1, struct.pack("<l", -20)),
+}
+
+
+@pytest.mark.parametrize("orientation", [1, 6, 7])
+@pytest.mark.parametrize("tag", ODD_TAGS)
+def test_a_photo_with_an_odd_tag_is_whole_and_turned_upright_as_by_opencv(photo, tag, orientation):
+    data = _by_pillow(photo, "JPEG", exif=_with_tag(orientation, *ODD_TAGS[tag]))
+    stored = _theirs(_by_pillow(photo, "JPEG"))
+    np.testing.assert_allclose(_ours(data).astype(int), UPRIGHT[orientation](stored), atol=1)
+    np.testing.assert_allclose(_ours(data).astype(int), _theirs(data), atol=1)
+
+
+@pytest.mark.parametrize("exif", [b"XX*\0\x08\0\0\0", b"II*\0", b"\xff" * 40])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_photo_whose_orientation_cannot_be_read_lies_as_for_opencv(photo, kind, exif):
+    data = _by_pillow(photo, kind, exif=b"Exif\0\0" + exif)
+    np.testing.assert_allclose(_ours(data).astype(int), _theirs(data), atol=1)
 
 
 @pytest.mark.parametrize("channels", [0, slice(None)])
@@ -212,6 +257,22 @@ def test_colours_with_a_profile_become_srgb(photo, kind, primaries, gamma):
 def test_a_profile_that_is_srgb_changes_no_pixel(photo):
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     np.testing.assert_array_equal(_ours(_by_pillow(photo, "PNG", icc_profile=profile)), photo)
+
+
+@pytest.mark.parametrize("gamma", [None, 1.8])
+def test_a_partly_transparent_palette_warns_nobody(photo, gamma, recwarn):
+    profile = None if gamma is None else _profile(DISPLAY_P3, gamma)
+    coloured = Image.fromarray(photo).quantize(16)
+    seen = coloured.convert("RGB")
+    data = _by_pillow(coloured, "PNG", transparency=bytes(range(0, 256, 16)), icc_profile=profile)
+    decoded = [_ours(data)]
+    with Image.open(io.BytesIO(data)) as image:
+        decoded += iterate_images([image])
+    expected = _ours(_by_pillow(seen, "PNG", icc_profile=profile))
+    assert np.array_equal(expected, seen) == (gamma is None)
+    for picture in decoded:
+        np.testing.assert_array_equal(picture, expected)
+    assert not recwarn.list
 
 
 def test_grey_pixels_take_the_profile_of_their_colours(photo):
