@@ -100,12 +100,11 @@ def plan(folder: PoseFolder, poses: Mapping[int, Sequence[str]]) -> list[Planned
     planned = []
     for size, kinds in poses.items():
         kept = np.flatnonzero(np.isin(folder.poses, list(kinds)))
+        named = ", ".join(map(repr, kinds))
         if not len(kept):
-            missing = ", ".join(map(repr, kinds))
-            raise ValueError(f"pose must be one of {known_poses(folder.poses)}; got {missing}")
+            raise ValueError(f"pose must be one of {known_poses(folder.poses)}; got {named}")
         without = np.setdiff1d(folder.subjects, folder.subjects[kept])
         if len(without):
-            named = ", ".join(map(repr, kinds))
             raise ValueError(f"everybody must have images of {named}; {without[0]!s} has none")
         protocol = VGGFace2Pose(folder.subjects[kept], folder.poses[kept])
         trials = {pair: protocol.trials(*pair, size) for pair in protocol.columns(kinds)}

@@ -141,6 +141,16 @@ def test_calibrate_leaves_out_rates_that_too_little_founds(five_people, tmp_path
     assert "sfpose calibrate --target-fmr 0.001" in capsys.readouterr().err
 
 
+def test_rates_that_no_calibration_tells_apart_are_one(five_people, tmp_path, capsys):
+    out = str(tmp_path / "mine")
+    command = ["calibrate", str(five_people), "--out", out, "--target-fmr"]
+    assert main([*command, "0.1", "0.10000000000000002", "0.2"]) == 0
+    assert "target FMR 0.2" in capsys.readouterr().out
+    assert main(["info", "--weights", out, "--json"]) == 0
+    stated = json.loads(capsys.readouterr().out)["weights"]["calibration"]["conditions"][0]
+    assert [entry["target_fmr"] for entry in stated["thresholds"]] == pytest.approx([0.2, 0.1])
+
+
 def test_calibrate_writes_nothing_where_no_rate_is_founded(people, tmp_path, capsys):
     assert main(["calibrate", str(people), "--out", str(tmp_path / "mine")]) == 2
     said = capsys.readouterr().err

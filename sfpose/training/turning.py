@@ -149,11 +149,12 @@ class FaceTurner:
         rows = cameras[:, :, :3] / cameras[:, :, :3].norm(dim=2, keepdim=True)
         # Towards the camera, in the frame of the head; image y points down.
         towards = -torch.linalg.cross(rows[:, 0], rows[:, 1])
-        mirror = self._tensor([-1.0, 1.0, 1.0])
-        # A head that looks to the image's left shows the mirrored side, cheek and temple
+        # A head that looks to the image's left is seen as its mirror image, cheek and temple
         # as a whole: pixel by pixel, what lies beside the face would be taken for skin.
-        side = torch.where(towards[:, :1] > 1e-3, mirror, torch.ones_like(mirror))[:, None, None]
-        positions, normals = positions * side, normals * side
+        side = torch.where(towards[:, 0] > 1e-3, -1.0, 1.0)
+        towards[:, 0] *= side
+        cameras[:, :, 0] *= side[:, None]
+        mirror = self._tensor([-1.0, 1.0, 1.0])
         facing = torch.einsum("nhwc,nc->nhw", normals, towards)
         other = torch.einsum("nhwc,nc->nhw", normals * mirror, towards)
         # A seam where both sides are seen equally well would cut the nose in two: the

@@ -137,6 +137,19 @@ if __name__ == "__main__":
 """
 
 
+WAIT = """
+deadline = time.monotonic() + 60
+while time.monotonic() < deadline:
+    done, status = os.waitpid(child, os.WNOHANG)
+    if done:
+        break
+    time.sleep(0.05)
+else:
+    os.kill(child, 9)
+    raise SystemExit("the child hangs")
+"""
+
+
 def _run(program, *words, timeout=300):
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program, *map(str, words)],
@@ -187,7 +200,7 @@ def test_a_child_need_not_call_what_it_inherited(saved, what):
     """Sessions have threads that no child has, and wait for them when they are destroyed."""
     _run(
         f"""
-import os, signal, sys, time
+import os, sys, time
 import numpy as np
 from sfpose import FaceEmbedder
 faces = list(np.load(sys.argv[1]))
@@ -197,16 +210,8 @@ child = os.fork()
 if child == 0:
     {what}
     sys.exit(7)
-deadline = time.monotonic() + 60
-while time.monotonic() < deadline:
-    done, status = os.waitpid(child, os.WNOHANG)
-    if done:
-        assert os.waitstatus_to_exitcode(status) == 7, status
-        break
-    time.sleep(0.05)
-else:
-    os.kill(child, signal.SIGKILL)
-    raise AssertionError("the child hangs")
+{WAIT}
+assert os.waitstatus_to_exitcode(status) == 7, status
 """,
         saved / "faces.npy",
     )
@@ -234,15 +239,11 @@ child = os.fork()
 if child == 0:
     session._session = whole
     os._exit(0 if np.isfinite(embedder.transform(faces)).all() else 1)
-deadline = time.monotonic() + 60
-while time.monotonic() < deadline:
-    done, status = os.waitpid(child, os.WNOHANG)
-    if done:
-        thread.join()
-        raise SystemExit(os.waitstatus_to_exitcode(status))
-    time.sleep(0.05)
-os.kill(child, 9)
-raise SystemExit("the child hangs")
+"""
+        + WAIT
+        + """
+thread.join()
+raise SystemExit(os.waitstatus_to_exitcode(status))
 """,
         saved / "faces.npy",
     )
