@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfpose._batches import batched, loose_crops
-from sfpose._checks import is_number
+from sfpose._checks import check_whole, is_number
 from sfpose.geometry import (
     BOX_SCALE,
     LANDMARK_CROP_SCALE,
@@ -229,7 +229,7 @@ class Aligner:
         min_face_score: MinFaceScore = "auto",
     ) -> None:
         self._finder = LandmarkFinder(weights, n_threads)
-        self._batch_size = batch_size
+        self._batch_size = check_whole(batch_size, "batch_size", 1)
         check_min_face_score(min_face_score)
         stated = self._finder.min_face_score
         self.min_face_score = stated if min_face_score == "auto" else min_face_score

@@ -218,7 +218,7 @@ class FaceEmbedder(KeepsWhatItMade, TransformerMixin, BaseEstimator):  # type: i
         artifact, history = train_identification(
             crops, labels, settings, start=start, aligned=kind != "loose"
         )
-        if start is not None and self.align == "auto":
+        if start is not None and kind == crop_kind("auto", start):
             # Or "auto" would not crop any more as these images were cropped.
             stated = start.manifest
             kept = {name: stated[name] for name in ("bundle", "crops") if name in stated}

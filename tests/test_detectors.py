@@ -214,6 +214,14 @@ def test_more_faces_than_a_batch_are_found_as_one_by_one(portrait):
             assert faces.scores[row] == pytest.approx(face.scores[0], abs=1e-4)
 
 
+@pytest.mark.parametrize("batch_size", [0, -3, 2.5, True])
+@pytest.mark.parametrize("detector", ["crop", lambda _: [(10, 10, 100, 100)]])
+def test_batches_of_no_images_are_refused(portrait, detector, batch_size):
+    aligner = FaceAligner(detector, batch_size=batch_size)
+    with pytest.raises(ValueError, match="batch_size must be a whole number, at least 1; got"):
+        aligner.align([portrait])
+
+
 @pytest.mark.parametrize("box", [(1200, 1300, 1400, 1500), (-90, 5, 0, 60), (5, 200, 60, 300)])
 @pytest.mark.parametrize("policy", ["largest", "all", "error"])
 def test_a_face_beside_the_photo_is_refused_and_not_black(box, policy):

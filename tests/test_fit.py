@@ -6,12 +6,16 @@ import pytest
 pytest.importorskip("torch", reason="training needs the [train] extra")
 pytest.importorskip("onnx", reason="training needs the [train] extra")
 
+import torch
+
 from sfpose import FaceEmbedder, TemplateVerifier
 from sfpose._scoring import chi2_pairs
 from sfpose.bundle import VerificationBundle
 from sfpose.decision import shipped_rule
+from sfpose.networks.registry import IMAGENET_MEAN, IMAGENET_STD, VGGFACE2_MEAN, VGGFACE2_STD
 from sfpose.runtime.artifact import read_artifact, write_artifact
 from sfpose.runtime.session import OnnxModel
+from sfpose.training.export import network_from_artifact, to_manifest, to_onnx
 from sfpose.training.starts import start_network
 
 
@@ -170,6 +174,64 @@ def test_after_fit_a_bundles_weights_see_images_as_they_did(photos, tmp_path):
     expected = FaceEmbedder("plain", align="done", **settings).fit(crops, [0, 0, 1, 1])
     np.testing.assert_array_equal(found.transform(crops), expected.transform(crops))
     assert not np.isnan(found.transform(crops)).any()
+
+
+@pytest.mark.parametrize(
+    ("given", "count"),
+    [({"align": "done"}, 4), ({"align": False}, 4), ({"align": True, "min_face_score": 0}, 5)],
+)
+def test_the_embedder_of_a_bundle_saves_how_it_crops(portrait, nothing, tmp_path, given, count):
+    embedder = FaceEmbedder("plain", **given)
+    bundle = VerificationBundle(embedder, TemplateVerifier(weights="plain"))
+    loaded = VerificationBundle.load(bundle.save(tmp_path / "door")).embedder
+    settings = {"epochs": 1, "batch_size": 2, "train_size": 32, "learning_rate": 1e-6}
+    images = [portrait, portrait[:, ::-1], portrait[8:, 4:-4], portrait[4:-4, 8:], nothing][:count]
+    images = [image[:150, :150] for image in images]
+    loaded.set_params(**settings).fit(images, [0, 0, 1, 1, 1][:count])
+    saved = FaceEmbedder(loaded.save(tmp_path / "saved"))
+    expected = loaded.transform(images)
+    assert not np.isnan(expected).any()
+    np.testing.assert_array_equal(saved.transform(images), expected)
+
+
+def _as_vggface2(folder):
+    """The weights ``plain``, for images less VGGFace2's mean: to the eye of the same function."""
+    shipped = read_artifact("plain")
+    network = network_from_artifact(shipped)
+    mean, std, own_mean, own_std = (
+        torch.tensor(each, dtype=torch.float64)[None, :, None, None]
+        for each in (IMAGENET_MEAN, IMAGENET_STD, VGGFACE2_MEAN, VGGFACE2_STD)
+    )
+    with torch.no_grad():
+        first = network.conv1[0]
+        first.bias += (first.weight * (own_mean - mean) / std).sum((1, 2, 3))
+        first.weight *= own_std / std
+    size = shipped.network_input.size
+    manifest = to_manifest(
+        name="vggface2",
+        kind="descriptor",
+        network="squeezefaceposenet",
+        size=size,
+        mean=VGGFACE2_MEAN,
+        std=VGGFACE2_STD,
+        alignment="five-landmarks",
+        descriptor=shipped.section("descriptor"),
+    )
+    return write_artifact(folder, to_onnx(network, size), manifest)
+
+
+def test_fit_feeds_weights_as_they_were_fed_before(photos, tmp_path):
+    """A fit that learns nothing changes nothing."""
+    given = _as_vggface2(tmp_path / "vggface2")
+    settings = {"align": "done", "epochs": 1, "batch_size": 3, "learning_rate": 1e-9}
+    crops = np.stack([photo[:112, :112] for photo in photos])
+    before = FaceEmbedder("plain", align="done").transform(crops)
+    embedder = FaceEmbedder(given, **settings).fit(crops, [0, 1, 1])
+    taken = embedder.artifact.network_input
+    np.testing.assert_allclose((taken.mean, taken.std), (VGGFACE2_MEAN, VGGFACE2_STD), rtol=1e-6)
+    assert chi2_pairs(before, embedder.transform(crops)).max() < 1e-3
+    with pytest.raises(ValueError, match=r"mean .*0.485.* as this training feeds them .*; got"):
+        start_network(given)
 
 
 @pytest.mark.parametrize("align", ["auto", True])

@@ -109,6 +109,30 @@ def test_training_learns():
     assert epochs[-1]["accuracy"] > 0.9 > epochs[0]["accuracy"]
 
 
+@pytest.mark.parametrize(
+    ("people", "batch", "images"),
+    [(4, 4, (23, 5)), (4, 4, (17,)), (2, 2, (3, 4)), (5, 3, (13, 3)), (64, 2, (7,)), (7, 9, (8,))],
+)
+def test_no_batch_is_of_one_image_or_of_more_than_a_pass(people, batch, images):
+    class Counted(Blobs):
+        def __len__(self):
+            return people
+
+        def batch(self, seed, first, count, size):
+            taken.append((first, count))
+            return super().batch(seed, first, count, size)
+
+    taken, epochs = [], []
+    settings = LoopSettings(stages=[Stage(12, count, batch) for count in images], learning_rate=0.1)
+    train(Tiny(), SoftmaxObjective(16, 4), Counted(), settings, on_epoch=epochs.append)
+    starts, counts = zip(*taken, strict=True)
+    assert starts == tuple(np.cumsum((0, *counts[:-1])).tolist())
+    assert sum(counts) == sum(images)
+    assert min(counts) >= 2
+    assert max(counts) <= max(2, min(batch, people) + (batch == 2))
+    assert [entry["epoch"] for entry in epochs] == list(range(1, sum(images) // people + 1))
+
+
 def test_the_global_generator_is_left_alone():
     torch.manual_seed(5)
     expected = torch.rand(3)

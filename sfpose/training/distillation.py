@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -31,11 +33,12 @@ __all__ = ["TaughtFaceSource", "normalise_images", "teacher_targets"]
 _JITTER = GeometryJitter(turn=6, shift=0.025, log_scale=0.06, log_stretch=0.04)
 
 
-def normalise_images(images: Tensor) -> Tensor:
-    """Images (n, 3, h, w) with values 0 to 1, standardised as on ImageNet."""
-    mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(1, 3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=images.device).view(1, 3, 1, 1)
-    return (images - mean) / std
+def normalise_images(
+    images: Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
+) -> Tensor:
+    """Images (n, 3, h, w) with values 0 to 1, less a mean and divided by a deviation a channel."""
+    less, by = (torch.tensor(each, device=images.device).view(1, 3, 1, 1) for each in (mean, std))
+    return (images - less) / by
 
 
 def teacher_targets(faces: TaughtFaces, blends: Blends | None = None) -> NDArray[np.float32]:

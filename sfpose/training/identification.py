@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from sfpose._checks import check_number, check_whole
 from sfpose.networks import NETWORKS, build_network
-from sfpose.networks.registry import check_non_negative
+from sfpose.networks.registry import IMAGENET_MEAN, IMAGENET_STD, check_non_negative
 from sfpose.runtime.artifact import Artifact, Json, check_kind
 from sfpose.training.augmentation import (
     GeometryJitter,
@@ -97,11 +98,20 @@ class CropSource:
     ----------
     crops : uint8 array of shape (n, side, side, 3)
     labels : int array of shape (n,)
+    mean, std : sequence of three floats
+        Of the channels from 0 to 1, as the network takes them.
     """
 
-    def __init__(self, crops: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:
+    def __init__(
+        self,
+        crops: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ) -> None:
         self._crops = crops
         self._labels = labels
+        self._mean, self._std = mean, std
         self._jitter = GeometryJitter(turn=5, shift=0.025, log_scale=0.06, log_stretch=0.03)
 
     def __len__(self) -> int:
@@ -124,7 +134,8 @@ class CropSource:
         images = sample_images(
             crops, compose(centre, inner), size, oversample=2 if size < 80 else 1
         )
-        return normalise_images(photometric_jitter(images)), torch.from_numpy(self._labels[chosen])
+        images = normalise_images(photometric_jitter(images), self._mean, self._std)
+        return images, torch.from_numpy(self._labels[chosen])
 
 
 def _network_name(settings: IdentificationSettings, start: Artifact | None) -> str:
@@ -179,8 +190,9 @@ def train_identification(
         Class numbers from 0.
     settings : IdentificationSettings
     start : Artifact, optional
-        Weights to start from; random ones if not given. The result makes descriptors as it does:
-        of values lessened by their mean, or of an image and its mirror image.
+        Weights to start from; random ones if not given. The result takes images as it does (their
+        channels' mean and deviation) and makes descriptors as it does: of values lessened by
+        their mean, or of an image and its mirror image.
     aligned : bool, default=True
         Whether the crops were aligned by landmarks, for the manifest.
 
@@ -225,7 +237,7 @@ def train_identification(
         trained = train(
             network,
             objective,
-            CropSource(crops, labels),
+            CropSource(crops, labels, *_channels(start)),
             LoopSettings(
                 stages=stages,
                 optimizer="nesterov",
@@ -238,6 +250,13 @@ def train_identification(
             on_epoch=history.append,
         )
     return export_identified(trained, name, size, aligned=aligned, start=start), history
+
+
+def _channels(start: Artifact | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of the channels, as the weights to learn on from were taught."""
+    if start is None:
+        return IMAGENET_MEAN, IMAGENET_STD
+    return start.network_input.mean, start.network_input.std
 
 
 def export_identified(
@@ -255,10 +274,12 @@ def export_identified(
     aligned : bool
         Whether it was trained on faces aligned by landmarks, for the manifest.
     start : Artifact, optional
-        What it learned on from: its descriptor is made of the values in the same way, and is
-        the mean of an image's and its mirror image's if that is so there.
+        What it learned on from: it takes images of the same mean and deviation, its descriptor is
+        made of the values in the same way, and is the mean of an image's and its mirror image's
+        if that is so there.
     """
     formed: dict[str, Json] = {"size": NETWORKS[name].descriptor_size, "normalization": "l1"}
+    mean, std = _channels(start)
     manifest = to_manifest(
         name="fitted",
         kind="descriptor",
@@ -266,6 +287,8 @@ def export_identified(
         size=size,
         alignment="five-landmarks" if aligned else "loose-crop",
         descriptor=formed if start is None else start.section("descriptor"),
+        mean=mean,
+        std=std,
     )
     artifact = Artifact(to_onnx(network, size), manifest)
     if start is not None and start.manifest.get("mirrored"):

@@ -248,8 +248,10 @@ class _Run:
         # Batch normalisation cannot learn from a single image, nor a process from none.
         least = max(2, processes)
         count = min(stage.batch_size, max(len(self.source), least), end - self.seen)
-        if end - self.seen - count < least:
-            count = end - self.seen
+        if 0 < (left := end - self.seen - count) < least:
+            # Fewer now, so that enough are left; more would be more than a pass, or than fit.
+            fewer = count - (least - left)
+            count = fewer if fewer >= least else count + left
         self._set_rates()
         step_seed = seed_of_step(settings.seed, self.seen)
         torch.manual_seed(step_seed + rank)

@@ -7,10 +7,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
+import numpy as np
 from torch import Tensor, nn
 
 from sfpose.networks import build_network
 from sfpose.networks.imagenet import fill_from_state, read_state
+from sfpose.networks.registry import IMAGENET_MEAN, IMAGENET_STD
 from sfpose.networks.several_looks import SeveralLooks
 from sfpose.networks.squeezefaceposenet import SqueezeFacePoseNet
 from sfpose.runtime.artifact import Artifact, read_artifact
@@ -87,8 +89,9 @@ def start_network(
     Raises
     ------
     ValueError
-        If the start is of another architecture and none of its layers fits, there are several
-        and the network has not several looks, or an empty sequence is given.
+        If the start is of another architecture and none of its layers fits, takes images of
+        another mean and deviation than ImageNet's, by which these runs feed networks, there are
+        several and the network has not several looks, or an empty sequence is given.
     """
     name = network or "squeezefaceposenet"
     if start is not None and not isinstance(start, str | Path):
@@ -132,6 +135,12 @@ def start_network(
 
 def _network_of(artifact: Artifact, dropout: float = 0.0) -> nn.Module:
     """The network to train on; the last layers of a mapped one are balanced with its objective."""
+    taken = artifact.network_input
+    if not np.allclose((taken.mean, taken.std), (IMAGENET_MEAN, IMAGENET_STD), rtol=1e-4):
+        raise ValueError(
+            f"start must take images of mean {IMAGENET_MEAN} and std {IMAGENET_STD}, as this "
+            f"training feeds them (FaceEmbedder.fit keeps others); got {taken.mean}, {taken.std}"
+        )
     network = network_from_artifact(artifact, dropout=dropout)
     if not is_mapped(str(artifact.manifest["network"])):
         balance(network, artifact.network_input.size)
