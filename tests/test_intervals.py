@@ -64,12 +64,49 @@ def test_a_calibration_draws_the_people_of_both_sides():
         (accepted, ~genuine, found.fmr_interval),
         (~accepted, genuine, found.fnmr_interval),
     ]:
-        rng = np.random.default_rng(0)
-        rates = [
-            np.average(errors[kind], weights=_times(rng, first[kind], second[kind]))
-            for _ in range(400)
-        ]
-        np.testing.assert_allclose(interval, np.percentile(rates, [2.5, 97.5]), rtol=1e-9)
+        assert interval == people_rate_interval(errors[kind], first[kind], second[kind])
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.1])
+@pytest.mark.parametrize("people", [10, 20, 50])
+def test_an_interval_of_false_matches_holds_the_truth_as_often_as_it_says(people, rate):
+    """Simulated distances of a person, an image and a pair, all normal, so that it is known.
+
+    Of 200 intervals of 95 %, 181 or more hold it but once in 200 times, if all are right.
+    """
+    rng = np.random.default_rng(people)
+    trials = all_pairs(np.repeat(np.arange(people), 3), range(people * 3))
+    impostors = ~trials.is_genuine
+    first, second = trials.first[impostors], trials.second[impostors]
+    of = np.repeat(np.arange(people), 3)
+    threshold = stats.norm.ppf(rate, scale=np.sqrt(2 * 0.3**2 + 2 * 0.3**2 + 0.5**2))
+    held = 0
+    for number in range(200):
+        images = rng.normal(0, 0.3, people)[of] + rng.normal(0, 0.3, len(of))
+        distances = images[first] + images[second] + rng.normal(0, 0.5, len(first))
+        low, high = people_rate_interval(
+            distances <= threshold, of[first], of[second], draws=100, random_state=number
+        )
+        held += low <= rate <= high
+    assert held >= 181
+
+
+@pytest.mark.parametrize(("people", "rate"), [(20, 0.15), (50, 0.07), (100, 0.04)])
+def test_people_who_are_compared_once_have_the_binomial_interval(people, rate):
+    """But for Student's distribution, and n - 1: as of 16.7, 45.6 and 96.6 trials."""
+    errors = np.arange(people) < round(people * rate)
+    found = people_rate_interval(errors, np.arange(people), np.arange(people), draws=4000)
+    trials = (people - 1) * (stats.norm.isf(0.025) / stats.t.isf(0.025, people - 1)) ** 2
+    wrong = errors.mean() * trials
+    low = stats.beta(wrong, trials - wrong + 1).ppf(0.025)
+    high = stats.beta(wrong + 1, trials - wrong).isf(0.025)
+    assert found == pytest.approx((low, high), rel=0.05)
+
+
+def test_what_cannot_vary_counts_each_comparison():
+    """Two people, each compared with the other alone, are both drawn or not at all."""
+    found = people_rate_interval([1, 0, 0, 0], list("abab"), list("baba"))
+    assert found == clopper_pearson_interval(1, 4)
 
 
 def test_none_who_errs_is_no_proof_that_nobody_would():
@@ -95,6 +132,12 @@ def test_the_binomial_interval_is_scipys_at_any_confidence(errors, confidence):
     expected = stats.binomtest(errors, 40).proportion_ci(confidence, method="exact")
     found = clopper_pearson_interval(errors, 40, confidence=confidence)
     assert found == pytest.approx(tuple(expected))
+
+
+def test_folds_without_which_no_threshold_is_found_are_named():
+    distances, genuine = [1, 2, 3, 4], [1, 1, 0, 0]
+    with pytest.raises(ValueError, match="without 'own' they hold 0 and 2"):
+        k_fold_accuracy(distances, genuine, ["own", "own", "strangers", "strangers"])
 
 
 @pytest.mark.parametrize("folds", [2, 10])

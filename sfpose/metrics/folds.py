@@ -53,7 +53,8 @@ def k_fold_accuracy(distances: ArrayLike, is_genuine: ArrayLike, folds: ArrayLik
     Raises
     ------
     ValueError
-        If there are fewer than two folds, a comparison has none, or the scores are refused.
+        If there are fewer than two folds, a comparison has none, all folds but one lack genuine
+        or impostor comparisons, or the scores are refused.
 
     References
     ----------
@@ -72,8 +73,13 @@ def k_fold_accuracy(distances: ArrayLike, is_genuine: ArrayLike, folds: ArrayLik
     accuracies = []
     for number in range(len(names)):
         inside = numbers == number
-        others = check_scores(scores[~inside], genuine[~inside])
-        impostors, own, thresholds = accepted_counts(*others)
+        others = genuine[~inside]
+        if others.all() or not others.any():
+            raise ValueError(
+                "all folds but one must hold genuine and impostor comparisons, for a threshold; "
+                f"without {names[number]} they hold {others.sum()} and {(~others).sum()}"
+            )
+        impostors, own, thresholds = accepted_counts(scores[~inside], others)
         # Impostors accepted less own people accepted: the errors, but for a constant. Rates
         # would let rounding choose among equals.
         best = int(np.argmin(impostors - own))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,6 +17,10 @@ __all__ = [
     "people_interval",
     "people_rate_interval",
 ]
+
+
+_DRAWN_AT_ONCE = 16
+"""Drawings of which weights are in memory at a time, a number for each of all people."""
 
 
 class Interval(NamedTuple):
@@ -38,7 +42,7 @@ def clopper_pearson_interval(errors: int, trials: int, *, confidence: float = 0.
     """Exact binomial interval of a rate, as if all comparisons were independent.
 
     Comparisons that share a person are not independent, so this interval is too
-    narrow for most face data; ``people_interval`` is the honest one.
+    narrow for most face data; ``people_rate_interval`` allows for that.
 
     Parameters
     ----------
@@ -69,11 +73,16 @@ def clopper_pearson_interval(errors: int, trials: int, *, confidence: float = 0.
     >>> low, round(high, 5)
     (0.0, 0.00123)
     """
-    from scipy.stats import beta
-
     trials = check_whole(trials, "trials", 1)
     errors = check_whole(errors, "errors", 0, trials)
-    tail = (1 - check_rate(confidence, "confidence")) / 2
+    return _binomial(errors, trials, check_rate(confidence, "confidence"))
+
+
+def _binomial(errors: float, trials: float, confidence: float) -> Interval:
+    """Clopper and Pearson's limits, of counts that need not be whole."""
+    from scipy.stats import beta
+
+    tail = (1 - confidence) / 2
     low = 0.0 if errors == 0 else float(beta.ppf(tail, errors, trials - errors + 1))
     high = 1.0 if errors == trials else float(beta.ppf(1 - tail, errors + 1, trials - errors))
     return Interval(low, high)
@@ -143,7 +152,9 @@ def people_interval(
     draws, one of a person with themselves as often as that person was drawn: the pigeonhole or
     vertex bootstrap. It is right where everybody is compared with
     everybody, and too wide where most people take part in few comparisons, as in LFW (about
-    1.6 times the binomial interval, where comparisons hardly depend on each other).
+    1.6 times the binomial interval, where comparisons hardly depend on each other). Of few people
+    (twenty rather than a hundred) the limits lie too near, the upper one above all;
+    ``people_rate_interval``, of a fixed threshold, does not have that fault.
 
     No drawing has an error where no comparison has one. What the people can exclude is the
     interval then, the genuine ones' or the impostors', whichever are fewer: with 95 % confidence,
@@ -221,16 +232,18 @@ def people_interval(
     return _middle(np.array(values), confidence, resampler.fewer_people)
 
 
-def _middle(values: NDArray[np.float64], confidence: float, people: int) -> Interval:
-    """Between which limits so large a share of the rates lies, as much left out on either side.
-
-    Where nobody or everybody of so many people errs in all drawings, what that can exclude.
-    """
+def _of_no_doubt(rate: float, confidence: float, people: int) -> Interval | None:
+    """What so many people can exclude, where nobody or everybody of them errs."""
     most = 1 - (1 - confidence) ** (1 / people)
-    if not values.any():
-        return Interval(0.0, most)
-    if (values == 1).all():
-        return Interval(1 - most, 1.0)
+    return {0.0: Interval(0.0, most), 1.0: Interval(1 - most, 1.0)}.get(rate)
+
+
+def _middle(values: NDArray[np.float64], confidence: float, people: int) -> Interval:
+    """Between which limits so large a share of the rates lies, as much left out on either side."""
+    if len(np.unique(values)) == 1:
+        excluded = _of_no_doubt(float(values[0]), confidence, people)
+        if excluded is not None:
+            return excluded
     tail = 100 * (1 - confidence) / 2
     low, high = np.percentile(values, [tail, 100 - tail])
     return Interval(float(low), float(high))
@@ -245,10 +258,16 @@ def people_rate_interval(
     draws: int = 400,
     random_state: int = 0,
 ) -> Interval:
-    """Bootstrap interval of a share of comparisons that resamples people.
+    """Interval of a share of comparisons, such as an error rate at a fixed threshold.
 
-    Faster than ``people_interval`` where the threshold is fixed; what is said there of
-    sparse comparisons and of none counted holds here as well.
+    People are drawn as by ``people_interval``; what is said there of sparse comparisons and of
+    none counted holds here as well. By how much the share varies from drawing to drawing, it is
+    found how many independent comparisons would tell as much (no more than there are), and the
+    interval is Clopper and Pearson's of these: Korn and Graubard's for surveys that ask several
+    of one household, with Student's distribution for what few people tell of their own variance.
+
+    Percentiles of the drawings themselves, which ``people_interval`` gives, leave the truth above
+    the upper limit too often where people are few or errors rare.
 
     Parameters
     ----------
@@ -259,19 +278,23 @@ def people_rate_interval(
     confidence : float, default=0.95
         Between 0 and 1.
     draws : int, default=400
-        At least 1.
+        At least 2.
     random_state : int, default=0
 
     Returns
     -------
     Interval
-        Percentiles of the drawings.
 
     Raises
     ------
     ValueError
         If shapes differ, there is no comparison, a value is neither 0 nor 1, somebody has no
         name, there are fewer than two people, or ``confidence`` or ``draws`` is out of range.
+
+    References
+    ----------
+    Korn and Graubard, "Confidence intervals for proportions with small expected number of
+    positive counts estimated from survey data", Survey Methodology, 1998.
 
     Examples
     --------
@@ -283,32 +306,67 @@ def people_rate_interval(
     >>> low < 0.1 < high
     True
     """
-    from scipy.sparse import coo_array
-
     check_rate(confidence, "confidence")
-    draws = check_whole(draws, "draws", 1)
+    draws = check_whole(draws, "draws", 2)
     given = np.asarray(is_error)
     if given.ndim != 1 or not len(given):
         raise ValueError(f"is_error must have shape (n,), n >= 1; got {given.shape}")
     errors = as_booleans(given, "is_error").astype(np.float64)
     people, pairs = _numbered(*check_people(first_people, second_people, errors.shape))
-    rng = np.random.default_rng(random_state)
-    drawn = rng.integers(0, people, (draws, people))
-    times = np.stack([np.bincount(row, minlength=people) for row in drawn]).astype(float)
+    rate = float(errors.mean())
+    excluded = _of_no_doubt(rate, confidence, people)
+    if excluded is not None:
+        return excluded
+    rates = _drawn_rates(errors, pairs, people, draws, np.random.default_rng(random_state))
+    if len(rates) < 2:
+        raise ValueError("hardly a drawing of people had a comparison; too few people")
+    trials = _independent_trials(rate, rates, len(errors), confidence, people)
+    return _binomial(rate * trials, trials, confidence)
+
+
+def _drawn_rates(
+    errors: NDArray[np.float64],
+    pairs: NDArray[np.int64],
+    people: int,
+    draws: int,
+    rng: np.random.Generator,
+) -> NDArray[np.float64]:
+    """Shares of errors among comparisons (2, n), of the drawings that have any."""
+    from scipy.sparse import coo_array
+
     apart = pairs[0] != pairs[1]
 
-    def weighted(counted: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Sum of what is counted in each drawing, one or two people a comparison."""
-        shape = (people, people)
-        between = coo_array((counted[apart], tuple(pairs[:, apart])), shape=shape).tocsr()
-        within = np.bincount(pairs[0, ~apart], counted[~apart], minlength=people)
-        return np.asarray(((between.T @ times.T).T * times).sum(axis=1) + times @ within)
+    def summed(counted: NDArray[np.float64]) -> tuple[Any, NDArray[np.float64]]:
+        between = (counted[apart], tuple(pairs[:, apart]))
+        within = np.bincount(pairs[0, ~apart], counted[~apart], people).astype(float)
+        return coo_array(between, shape=(people, people)).tocsr().T, within
 
-    totals = weighted(np.ones(len(errors)))
-    rates = weighted(errors)[totals > 0] / totals[totals > 0]
-    if not len(rates):
-        raise ValueError("no drawing of people had a comparison; too few people")
-    return _middle(rates, confidence, people)
+    sums = [summed(each) for each in (errors, np.ones(len(errors)))]
+    rates = []
+    for first in range(0, draws, _DRAWN_AT_ONCE):
+        drawn = rng.integers(0, people, (min(_DRAWN_AT_ONCE, draws - first), people))
+        times = np.stack([np.bincount(row, minlength=people) for row in drawn]).astype(float)
+        wrong, total = (
+            np.asarray(((between @ times.T).T * times).sum(axis=1) + times @ within)
+            for between, within in sums
+        )
+        rates.append(wrong[total > 0] / total[total > 0])
+    return np.concatenate(rates)
+
+
+def _independent_trials(
+    rate: float, rates: NDArray[np.float64], comparisons: int, confidence: float, people: int
+) -> float:
+    """How many independent trials would tell as much of a rate as comparisons of people do."""
+    from scipy.stats import norm, t
+
+    # Drawing from the people at hand, and not from all, lessens what varies by (n - 1) / n.
+    variance = rates.var() * people / (people - 1)
+    tail = (1 - confidence) / 2
+    known = (norm.ppf(tail) / t.ppf(tail, people - 1)) ** 2
+    if rate * (1 - rate) * known >= comparisons * variance:
+        return comparisons
+    return float(rate * (1 - rate) * known / variance)
 
 
 def _numbered(

@@ -65,7 +65,7 @@ class ThresholdCalibration:
     genuine_pairs, impostor_pairs, people : int
         How much was compared; ``people`` is 0 if it was not told.
     fmr_interval, fnmr_interval : Interval or None
-        95 % intervals of both rates at the threshold, by resampling people; None if
+        95 % intervals of both rates at the threshold (``people_rate_interval``); None if
         it was not told who takes part, or fewer than 10 people have such pairs.
     fmr_interval_if_independent : Interval
         95 % Clopper-Pearson interval of the false match rate. It takes comparisons
