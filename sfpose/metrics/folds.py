@@ -77,7 +77,7 @@ def k_fold_accuracy(distances: ArrayLike, is_genuine: ArrayLike, folds: ArrayLik
         if others.all() or not others.any():
             raise ValueError(
                 "all folds but one must hold genuine and impostor comparisons, for a threshold; "
-                f"without {names[number]} they hold {others.sum()} and {(~others).sum()}"
+                f"without {names.tolist()[number]!r} they hold {others.sum()} and {(~others).sum()}"
             )
         impostors, own, thresholds = accepted_counts(scores[~inside], others)
         # Impostors accepted less own people accepted: the errors, but for a constant. Rates
