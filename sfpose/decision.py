@@ -8,7 +8,7 @@ images than these from each other. May import ``_checks``, ``_descriptor_form`` 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -307,6 +307,11 @@ def different_rates(rates: Iterable[float]) -> list[float]:
     return kept
 
 
+def _has_cohort(manifest: Mapping[str, Any]) -> bool:
+    stated = manifest.get("bundle")
+    return isinstance(stated, dict) and bool(stated.get("cohort"))
+
+
 def shipped_rule(weights: Weights, target_fmr: float, wanted: Condition | None = None) -> Rule:
     """What decides by an artifact's own calibration.
 
@@ -338,7 +343,8 @@ def shipped_rule(weights: Weights, target_fmr: float, wanted: Condition | None =
     check_number(target_fmr, "target_fmr")
     usable: dict[Condition, Rule] = {}
     targets: set[float] = set()
-    conditions: Any = shipped_conditions(manifest_of(weights))
+    manifest = manifest_of(weights)
+    conditions: Any = shipped_conditions(manifest)
     for condition, entry in conditions.items():
         line = entry["log_likelihood_ratio"]
         for stated in entry["thresholds"]:
@@ -352,6 +358,11 @@ def shipped_rule(weights: Weights, target_fmr: float, wanted: Condition | None =
                     line["intercept"],
                     little_evidence(target_fmr, *evidence),
                 )
+    if not targets and _has_cohort(manifest):
+        raise ValueError(
+            "the bundle decides by distances less those to its cohort, and its weights have no "
+            "thresholds for others: decide by the verifier of VerificationBundle.load"
+        )
     if not usable:
         known = ", ".join(f"{target:g}" for target in sorted(targets)) or "none"
         raise ValueError(

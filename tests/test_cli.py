@@ -16,6 +16,7 @@ from PIL import Image
 
 from sfpose import FaceEmbedder, TemplateGallery, TemplateVerifier
 from sfpose._scoring import chi2_pairs
+from sfpose.bundle import VerificationBundle
 from sfpose.cli import _COMMANDS, main
 from sfpose.cli.output import print_json
 from sfpose.cli.photos import in_steps
@@ -382,6 +383,30 @@ def test_the_ending_that_is_asked_for_decides_and_not_that_of_a_link(people, tmp
     assert main(["embed", str(people / "hopper"), "--out", out, "--overwrite"]) == 0
     with np.load(out, allow_pickle=False) as written:
         assert len(written["descriptors"]) == len(written["files"])
+
+
+def test_weights_of_aligned_crops_take_no_photos(people, tmp_path, capsys):
+    bundle = VerificationBundle(FaceEmbedder(align="done"), TemplateVerifier())
+    given = ["--weights", str(bundle.save(tmp_path / "done"))]
+    photos = [str(next((people / name).iterdir())) for name in ("hopper", "collins")]
+    for command in (["verify", *photos], ["enrol", str(tmp_path / "g"), "--id", "x", photos[0]]):
+        assert main([*command, *given]) == 2
+        assert "photos are not: name a --detector" in capsys.readouterr().err
+    assert not (tmp_path / "g").exists()
+
+
+def test_a_bundle_with_a_cohort_is_not_told_to_calibrate(people, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    rows = rng.gamma(np.repeat(rng.gamma(1.0, 1.0, (160, 256)), 4, axis=0) * 9 + 0.01)
+    rows /= rows.sum(axis=1, keepdims=True)
+    verifier = TemplateVerifier(target_fmr=0.1)
+    verifier.fit(rows[:160], np.repeat(np.arange(40), 4), cohort=rows[160::4])
+    bundle = VerificationBundle(FaceEmbedder(), verifier).save(tmp_path / "door")
+    photo = str(next((people / "hopper").iterdir()))
+    assert main(["verify", "--weights", str(bundle), photo, photo]) == 2
+    told = capsys.readouterr().err
+    assert "by distances less those to its cohort" in told
+    assert "calibrate" not in told
 
 
 def test_weights_of_loose_crops_take_no_aligned_ones(people, street, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import io
 import socket
+import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
@@ -56,7 +57,12 @@ def test_chunks_are_refused_whatever_length_is_stated_too(service, tmp_path, fac
 
 def test_a_photo_of_too_many_pixels_is_refused_by_its_header(service, tmp_path):
     with Running(service.create_app(str(tmp_path / "t.db"))) as url, httpx.Client() as client:
-        for size, came in [((5001, 5000), "got 5001 x 5000"), ((20000, 10000), "exceeds limit")]:
+        for size, came in [
+            ((5001, 5000), "got 5001 x 5000"),
+            ((20000, 10000), "exceeds limit"),
+            ((65_536, 1), "65535 on a side; got 65536 x 1"),
+            ((2, 70_000), "65535 on a side; got 2 x 70000"),
+        ]:
             whole = io.BytesIO()
             Image.new("1", size).save(whole, "PNG")
             # Without its pixels: whoever decoded it first would find that it is cut off.
@@ -102,6 +108,58 @@ def test_the_number_of_a_refused_photo_is_told(service, tmp_path, faces, nothing
         assert told.json()["detail"].startswith("photo 1: a photo must show exactly one face")
 
 
+@pytest.mark.parametrize(
+    ("align", "detector", "message"),
+    [
+        ("done", "crop", "aligned already, .* must be libfacedetection; got crop"),
+        (False, "libfacedetection", "loose crops, .* must be crop; got libfacedetection"),
+    ],
+)
+def test_a_bundle_that_takes_other_crops_is_refused(service, tmp_path, align, detector, message):
+    bundle = VerificationBundle(FaceEmbedder(align=align), TemplateVerifier())
+    path = str(bundle.save(tmp_path / "bundle"))
+    with pytest.raises(ValueError, match=message):
+        service.create_app(str(tmp_path / "t.db"), bundle=path, detector=detector)
+
+
+def test_photos_that_wait_for_their_turn_do_not_keep_it_from_saying_that_it_lives(
+    service, tmp_path, faces, monkeypatch
+):
+    """Forty threads is what FastAPI has for all requests that are no coroutines."""
+    embed, waiting, go = FaceEmbedder.transform, threading.Semaphore(0), threading.Event()
+
+    def slow(self, images):
+        waiting.release()
+        assert go.wait(60)
+        return embed(self, images)
+
+    monkeypatch.setattr(FaceEmbedder, "transform", slow)
+    photo = png(faces["hopper"][0])
+    with (
+        Running(service.create_app(str(tmp_path / "t.db"))) as url,
+        ThreadPoolExecutor(60) as pool,
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
+        asked = [
+            pool.submit(client.post, f"/people/p{k}", files={"photos": photo}) for k in range(60)
+        ]
+        try:
+            assert waiting.acquire(timeout=60)
+            for _ in range(3):
+                assert httpx.get(f"{url}/health", timeout=20).status_code == 200
+        finally:
+            go.set()
+        assert {each.result().status_code for each in asked} == {201}
+
+
+def test_what_is_deleted_is_not_left_in_the_file(service, tmp_path, faces):
+    """SQLite's own default leaves it there; some systems' libraries are built otherwise."""
+    from store import SqliteStore
+
+    with SqliteStore(str(tmp_path / "t.db"))._connection() as connection:
+        assert connection.execute("PRAGMA secure_delete").fetchone() == (1,)
+
+
 @pytest.mark.parametrize("rate", [1e-5, 5e-4, 2.0])
 def test_a_rate_without_a_threshold_is_refused_at_the_start(service, tmp_path, rate):
     with pytest.raises(ValueError, match=rf"calibrated for \(.*0\.001.*\); got {rate:g}"):
@@ -144,7 +202,9 @@ def test_of_several_photos_none_is_taken_without_a_word(service, tmp_path, faces
     ):
         assert client.post("/people/hopper", files={"photos": own}).status_code == 201
         for address in ("/people/hopper/verify", "/identify"):
-            assert client.post(address, files=[("photo", other), ("photo", own)]).status_code == 422
+            two = client.post(address, files=[("photo", other), ("photo", own)])
+            assert two.status_code == 422
+            assert two.json() == {"detail": "exactly one photo; got 2"}
             assert client.post(address).status_code == 422
         answer = client.post("/people/hopper/verify", files={"photo": own})
         assert answer.json()["match"] is True

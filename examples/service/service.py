@@ -13,7 +13,8 @@ SFPOSE_DETECTOR    crop: photos are crops of one face (default); libfacedetectio
 
 A photo has at most 25 million pixels: phones take 12 or 24 million unless told to take more. It is
 refused by its header. The photos of a request are read one after the other, those of all requests
-as many at a time as there are processors; 25 million pixels take 240 to 620 MB meanwhile.
+of a worker as many at a time as there are processors; 25 million pixels take 240 to 620 MB
+meanwhile.
 
 It answers with decisions, not with distances or descriptors: a distance would tell an
 attacker whether an attempt comes nearer. It has no login and no liveness check: put both before it.
@@ -42,6 +43,7 @@ from sfpose.preprocessing import decode_image
 
 LARGEST_REQUEST = 20 * 2**20
 LARGEST_PHOTO = 25 * 10**6
+LONGEST_SIDE = 65_535  # what JPEG can hold; a PNG may be a line, which costs more than a picture
 MOST_PHOTOS = 10
 READ_AT_ONCE = os.cpu_count() or 1
 
@@ -50,7 +52,31 @@ PersonId = Annotated[str, Path(min_length=1, max_length=100, pattern=r"^[\w-][\w
 
 
 # A list, since of several the last would be taken without a word.
-OnePhoto = Annotated[list[UploadFile], File(min_length=1, max_length=1)]
+OnePhoto = Annotated[list[UploadFile], File()]
+
+
+def the_only(photos: list[UploadFile]) -> UploadFile:
+    """The photo of a request, or 422 if there are several."""
+    if len(photos) != 1:
+        raise HTTPException(422, f"exactly one photo; got {len(photos)}")
+    return photos[0]
+
+
+def check_crops(embedder: FaceEmbedder, detector: str) -> None:
+    """Refuse to cut photos otherwise than those that the thresholds were calibrated with."""
+    align = embedder.align
+    if align == "auto":
+        align = embedder.artifact.manifest.get("alignment") == "five-landmarks"
+    if align == "done" and detector == "crop":
+        raise ValueError(
+            "SFPOSE_BUNDLE takes faces that are aligned already, which photos are not: "
+            "SFPOSE_DETECTOR must be libfacedetection; got crop"
+        )
+    if align is False and detector != "crop":
+        raise ValueError(
+            "SFPOSE_BUNDLE takes loose crops, and a detector's faces are aligned: "
+            f"SFPOSE_DETECTOR must be crop; got {detector}"
+        )
 
 
 def photos_decided_about(embedder: FaceEmbedder, verifier: TemplateVerifier) -> int:
@@ -70,7 +96,7 @@ def photos_decided_about(embedder: FaceEmbedder, verifier: TemplateVerifier) -> 
 
 def check_pixels(file: BinaryIO) -> None:
     """Refuse a photo by its header, before its pixels take memory."""
-    rule = f"a photo must have at most {LARGEST_PHOTO} pixels"
+    rule = f"a photo must have at most {LARGEST_PHOTO} pixels, {LONGEST_SIDE} on a side"
     try:
         with Image.open(file, formats=("JPEG", "PNG", "WEBP")) as image:
             width, height = image.size
@@ -78,7 +104,7 @@ def check_pixels(file: BinaryIO) -> None:
         raise ValueError(f"{rule}; {error}") from error
     except Exception:  # decode_image says what is wrong
         return
-    if width * height > LARGEST_PHOTO:
+    if width * height > LARGEST_PHOTO or max(width, height) > LONGEST_SIDE:
         raise ValueError(f"{rule}; got {width} x {height}")
 
 
@@ -91,13 +117,15 @@ def create_app(
 ) -> FastAPI:
     """The service over one database.
 
-    Raises ValueError if ``detector`` is none of the two, or there is no threshold to decide by.
+    Raises ValueError if ``detector`` is none of the two or not for the bundle's crops, or there is
+    no threshold to decide by.
     """
     if bundle is not None:
         loaded = VerificationBundle.load(bundle)
         embedder, verifier = loaded.embedder, loaded.verifier
     else:
         embedder, verifier = FaceEmbedder(), TemplateVerifier(target_fmr=target_fmr)
+    check_crops(embedder, detector)
     if detector == "libfacedetection":
         aligner = FaceAligner(LibFaceDetection())
         embedder.set_params(align="done")
@@ -194,7 +222,7 @@ def create_app(
 
     @app.post("/people/{person}/verify")
     def verify(person: PersonId, photo: OnePhoto) -> dict[str, object]:
-        probe = descriptor(photo[0])
+        probe = descriptor(the_only(photo))
         enrolled = store.get(person, weights)
         if enrolled is None:
             raise HTTPException(404, "nobody is enrolled under this id with these weights")
@@ -203,11 +231,12 @@ def create_app(
 
     @app.post("/identify")
     def identify(photo: OnePhoto) -> dict[str, object]:
-        probe = descriptor(photo[0])
+        probe = descriptor(the_only(photo))
         return {"person": nearest_accepted(store.candidates(probe, weights), probe)}
 
+    # Not in a thread: all of these may be waiting for their turn to read a photo.
     @app.get("/health")
-    def health() -> dict[str, str]:
+    async def health() -> dict[str, str]:
         return {"weights": weights[:16]}
 
     return app

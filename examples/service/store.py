@@ -82,6 +82,8 @@ class SqliteStore:
     def _connection(self) -> Iterator[sqlite3.Connection]:
         # One a call: sqlite3 connections must not cross threads.
         connection = sqlite3.connect(self._path, timeout=PATIENCE)
+        # Or SQLite may leave in the file what is deleted.
+        connection.execute("PRAGMA secure_delete = ON")
         try:
             with connection:
                 yield connection

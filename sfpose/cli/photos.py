@@ -26,6 +26,7 @@ __all__ = [
     "add_embedding_options",
     "add_photo_options",
     "add_progress_option",
+    "check_crops",
     "check_one_face",
     "check_policy",
     "embed_photos",
@@ -187,6 +188,28 @@ def _aligner(options: argparse.Namespace) -> FaceAligner | None:
     return FaceAligner(detector, policy=options.policy or "largest", n_jobs=options.n_jobs)
 
 
+def check_crops(artifact: Artifact, options: argparse.Namespace) -> None:
+    """Refuse to give weights faces that are aligned where they take others, or the reverse.
+
+    Raises
+    ------
+    ValueError
+    """
+    from sfpose._embedding import crop_kind
+
+    kind = crop_kind("auto", artifact)
+    if options.detector == "crop" and kind == "done":
+        raise ValueError(
+            f"the weights of {str(options.weights)!r} take faces that are aligned already, which "
+            "photos are not: name a --detector"
+        )
+    if options.detector != "crop" and kind == "loose":
+        raise ValueError(
+            "a detector's faces are aligned, and the weights must take them so; those of "
+            f"{str(options.weights)!r} take loose crops: leave out --detector"
+        )
+
+
 def embed_photos(photos: Sequence[Path], options: argparse.Namespace) -> Faces:
     """Descriptors of photos by the options of ``add_photo_options``.
 
@@ -199,7 +222,6 @@ def embed_photos(photos: Sequence[Path], options: argparse.Namespace) -> Faces:
     """
     import numpy as np
 
-    from sfpose._embedding import crop_kind
     from sfpose.embedder import FaceEmbedder
 
     aligner = _aligner(options)
@@ -210,11 +232,7 @@ def embed_photos(photos: Sequence[Path], options: argparse.Namespace) -> Faces:
         n_jobs=options.n_jobs,
     )
 
-    if aligner is not None and crop_kind("auto", embedder.artifact) == "loose":
-        raise ValueError(
-            "a detector's faces are aligned, and the weights must take them so; those of "
-            f"{str(options.weights)!r} take loose crops: leave out --detector"
-        )
+    check_crops(embedder.artifact, options)
 
     def embed(start: int, part: Sequence[Path]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         if aligner is None:

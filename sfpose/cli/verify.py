@@ -12,6 +12,7 @@ from sfpose.cli.arguments import rate
 from sfpose.cli.output import print_json
 from sfpose.cli.photos import (
     add_detector_options,
+    check_crops,
     check_one_face,
     check_policy,
     embed_photos,
@@ -61,7 +62,9 @@ def _descriptors(options: argparse.Namespace) -> NDArray[np.float32]:
         from sfpose._embedding import Embedding
         from sfpose.runtime.artifact import read_artifact
 
-        embed = Embedding(read_artifact(options.weights))
+        artifact = read_artifact(options.weights)
+        check_crops(artifact, options)
+        embed = Embedding(artifact)
         with naming(photos):
             rows = embed(photos)
         index = np.arange(2)
