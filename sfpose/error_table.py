@@ -18,7 +18,7 @@ from sfpose.metrics import (
     people_interval,
     verification_summary,
 )
-from sfpose.metrics.intervals import people_of
+from sfpose.metrics._drawn_people import people_of
 from sfpose.metrics.thresholds import RULE_OF_30, rests_on_few
 from sfpose.protocols import Trials
 

@@ -15,7 +15,7 @@ from sfpose.metrics import (
     people_interval,
     people_rate_interval,
 )
-from sfpose.metrics.intervals import _PeopleResampler
+from sfpose.metrics._drawn_people import PeopleResampler
 
 
 def test_clopper_pearson_equals_scipy():
@@ -38,7 +38,7 @@ def _people_scores(people=60, images=4, seed=0):
 
 def test_resampling_people_equals_repeating_their_comparisons():
     distances, genuine, first, second = _people_scores(12, 3)
-    resampler = _PeopleResampler(distances, genuine, first, second)
+    resampler = PeopleResampler(distances, genuine, first, second)
     fmr, fnmr = resampler.draw(np.random.default_rng(5))
     drawn = np.bincount(np.random.default_rng(5).integers(0, 12, 12), minlength=12)
     times = np.where(first == second, drawn[first], drawn[first] * drawn[second])

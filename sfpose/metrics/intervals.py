@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sfpose._checks import LEAST_PEOPLE, check_labels, check_rate, check_whole, joined_labels
-from sfpose.metrics._checks import as_booleans, check_people, check_scores
-from sfpose.metrics.error_rates import crossing, last_of_each
+from sfpose._checks import LEAST_PEOPLE, check_rate, check_whole
+from sfpose.metrics._checks import as_booleans, check_people
+from sfpose.metrics._drawn_people import PeopleResampler, drawn_rates, numbered, people_of
+from sfpose.metrics.error_rates import crossing
 
 __all__ = [
     "Interval",
@@ -17,10 +18,6 @@ __all__ = [
     "people_interval",
     "people_rate_interval",
 ]
-
-
-_DRAWN_AT_ONCE = 16
-"""Drawings of which weights are in memory at a time, a number for each of all people."""
 
 
 class Interval(NamedTuple):
@@ -86,52 +83,6 @@ def _binomial(errors: float, trials: float, confidence: float) -> Interval:
     low = 0.0 if errors == 0 else float(beta.ppf(tail, errors, trials - errors + 1))
     high = 1.0 if errors == trials else float(beta.ppf(1 - tail, errors + 1, trials - errors))
     return Interval(low, high)
-
-
-class _PeopleResampler:
-    """Draws people with replacement and reweights the comparisons between them.
-
-    Distances are sorted once; each draw costs one pass over them.
-    """
-
-    def __init__(
-        self,
-        distances: ArrayLike,
-        is_genuine: ArrayLike,
-        first_people: ArrayLike,
-        second_people: ArrayLike,
-    ) -> None:
-        scores, genuine = check_scores(distances, is_genuine)
-        first, second = check_people(first_people, second_people, scores.shape)
-        self._people, (first, second) = _numbered(first, second)
-        self.fewer_people = min(
-            people_of(first[kind], second[kind]) for kind in (genuine, ~genuine)
-        )
-        order = np.argsort(scores, kind="stable")
-        self._genuine = genuine[order]
-        self._first, self._second = first[order], second[order]
-        scores = scores[order]
-        self._last = last_of_each(scores)
-        self.thresholds = scores[self._last]
-
-    def draw(
-        self, rng: np.random.Generator
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-        """False match and non-match rates at ``thresholds`` for one drawing of people.
-
-        None if the drawn people have no genuine or no impostor comparison.
-        """
-        times = np.bincount(
-            rng.integers(0, self._people, self._people), minlength=self._people
-        ).astype(np.float64)
-        weights = times[self._first]
-        apart = self._first != self._second
-        weights[apart] *= times[self._second[apart]]
-        matches = np.cumsum(np.where(self._genuine, 0.0, weights))
-        genuine = np.cumsum(np.where(self._genuine, weights, 0.0))
-        if not matches[-1] > 0 or not genuine[-1] > 0:
-            return None
-        return matches[self._last] / matches[-1], 1 - genuine[self._last] / genuine[-1]
 
 
 def people_interval(
@@ -212,7 +163,7 @@ def people_interval(
     draws = check_whole(draws, "draws", 1)
     if fmr is not None:
         check_rate(fmr, "fmr", zero=True)
-    resampler = _PeopleResampler(distances, is_genuine, first_people, second_people)
+    resampler = PeopleResampler(distances, is_genuine, first_people, second_people)
     rng = np.random.default_rng(random_state)
     values = []
     for _ in range(draws):
@@ -312,46 +263,16 @@ def people_rate_interval(
     if given.ndim != 1 or not len(given):
         raise ValueError(f"is_error must have shape (n,), n >= 1; got {given.shape}")
     errors = as_booleans(given, "is_error").astype(np.float64)
-    people, pairs = _numbered(*check_people(first_people, second_people, errors.shape))
+    people, pairs = numbered(*check_people(first_people, second_people, errors.shape))
     rate = float(errors.mean())
     excluded = _of_no_doubt(rate, confidence, people)
     if excluded is not None:
         return excluded
-    rates = _drawn_rates(errors, pairs, people, draws, np.random.default_rng(random_state))
+    rates = drawn_rates(errors, pairs, people, draws, np.random.default_rng(random_state))
     if len(rates) < 2:
         raise ValueError("hardly a drawing of people had a comparison; too few people")
     trials = _independent_trials(rate, rates, len(errors), confidence, people)
     return _binomial(rate * trials, trials, confidence)
-
-
-def _drawn_rates(
-    errors: NDArray[np.float64],
-    pairs: NDArray[np.int64],
-    people: int,
-    draws: int,
-    rng: np.random.Generator,
-) -> NDArray[np.float64]:
-    """Shares of errors among comparisons (2, n), of the drawings that have any."""
-    from scipy.sparse import coo_array
-
-    apart = pairs[0] != pairs[1]
-
-    def summed(counted: NDArray[np.float64]) -> tuple[Any, NDArray[np.float64]]:
-        between = (counted[apart], tuple(pairs[:, apart]))
-        within = np.bincount(pairs[0, ~apart], counted[~apart], people).astype(float)
-        return coo_array(between, shape=(people, people)).tocsr().T, within
-
-    sums = [summed(each) for each in (errors, np.ones(len(errors)))]
-    rates = []
-    for first in range(0, draws, _DRAWN_AT_ONCE):
-        drawn = rng.integers(0, people, (min(_DRAWN_AT_ONCE, draws - first), people))
-        times = np.stack([np.bincount(row, minlength=people) for row in drawn]).astype(float)
-        wrong, total = (
-            np.asarray(((between @ times.T).T * times).sum(axis=1) + times @ within)
-            for between, within in sums
-        )
-        rates.append(wrong[total > 0] / total[total > 0])
-    return np.concatenate(rates)
 
 
 def _independent_trials(
@@ -367,28 +288,6 @@ def _independent_trials(
     if rate * (1 - rate) * known >= comparisons * variance:
         return comparisons
     return float(rate * (1 - rate) * known / variance)
-
-
-def _numbered(
-    first: NDArray[np.generic], second: NDArray[np.generic]
-) -> tuple[int, NDArray[np.int64]]:
-    """How many people are on either side of comparisons, and the numbers of both sides, (2, n)."""
-    both = joined_labels(first, second)
-    people, codes = check_labels(both, len(both), "the people of comparisons must be named")
-    if len(people) < 2:
-        raise ValueError("an interval over people needs at least two of them; got one")
-    return len(people), codes.reshape(2, -1)
-
-
-def people_of(first: NDArray[np.generic], second: NDArray[np.generic]) -> int:
-    """How many people are on either side of comparisons."""
-    return len({*_distinct(first), *_distinct(second)})
-
-
-def _distinct(people: NDArray[np.generic]) -> list[object]:
-    # Not all of millions as Python's own; objects of several kinds have no order.
-    known: list[object] = (people if people.dtype == object else np.unique(people)).tolist()
-    return known
 
 
 def intervals_at(

@@ -12,13 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from sfpose._checks import LEAST_PEOPLE, RULE_OF_3, check_rate, expected_errors
 from sfpose.metrics._checks import check_scores, people_given
+from sfpose.metrics._drawn_people import people_of
 from sfpose.metrics.error_rates import threshold_at_fmr
-from sfpose.metrics.intervals import (
-    Interval,
-    clopper_pearson_interval,
-    intervals_at,
-    people_of,
-)
+from sfpose.metrics.intervals import Interval, clopper_pearson_interval, intervals_at
 
 __all__ = ["SmallSampleWarning", "ThresholdCalibration", "calibrate_threshold"]
 
