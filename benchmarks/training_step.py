@@ -86,7 +86,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     device = find_device(options.device)
     surface, size = options.face_surface, max(options.sizes)
-    turner = FaceTurner(surface, size, device=device) if surface else None
+    turner = FaceTurner(surface, 2 * size, device=device) if surface else None
     source = TaughtFaceSource(made_up_faces(options.photos), turner=turner, device=device)
     network = build_network(options.network, input_size=options.sizes[-1])
     network, _ = split_map(network, options.network, source.bank.shape[1])

@@ -10,10 +10,11 @@ torch = pytest.importorskip("torch", reason="training needs the [train] extra")
 from sfpose.cli import main  # noqa: E402
 from sfpose.geometry import CANONICAL_LANDMARKS, similarity_to_canonical  # noqa: E402
 from sfpose.training.augmentation import inside_photos  # noqa: E402
-from sfpose.training.distillation import TaughtFaceSource, normalise_images  # noqa: E402
+from sfpose.training.distillation import TaughtFaceSource, normalise_images, teacher_targets  # noqa: E402
 from sfpose.training.faces import TaughtFaces  # noqa: E402
-from sfpose.training.mixing import joined, make_blends  # noqa: E402
+from sfpose.training.mixing import Blends, Pairs, joined, make_blends  # noqa: E402
 from sfpose.training.surroundings import make_surrounded  # noqa: E402
+from sfpose.training.teachers import both_looks  # noqa: E402
 
 SIDE = 112
 
@@ -145,6 +146,25 @@ def test_the_student_is_shown_what_the_teacher_was(tmp_path):
     looks = [normalise_images(look)[0] for look in teacher.seen]
     for image in images:
         assert min((image - look).abs().max() for look in looks) < 0.01
+
+
+def test_what_other_surroundings_share_is_not_taught():
+    """Strangers would lie nearer to each other for it; the person's own photo is what remains."""
+    rng = np.random.default_rng(0)
+    faces = _faces([_grey(100)] * 8, [0] * 8)
+    own, kinds = rng.normal(size=(8, 6)).astype(np.float32), np.array([np.nan, 0.5] + [np.inf] * 6)
+    faces = replace(faces, embeddings=own, mirror_embeddings=own)
+    looks = both_looks(own, own)
+    rows = np.array([[k, (k + 1) % 8] for k in range(8)])
+    shift = np.array([0.6, 0, 0, -0.4, 0, 0], np.float32)
+    answers = (looks + np.where(np.isinf(kinds)[:, None], shift, 0)).astype(np.float32)
+    ones = np.ones(8, np.float32)
+    pairs = Pairs(rows, np.zeros((8, 2), bool), ones, kinds.astype(np.float32))
+    targets = teacher_targets(faces, Blends(pairs, answers))
+    np.testing.assert_allclose(targets[8:], targets[:8], atol=1e-6)
+    np.testing.assert_array_equal(targets[:8], teacher_targets(faces))
+    given = Blends(pairs._replace(seams=np.full(8, 0.5, np.float32)), answers)
+    assert np.abs(teacher_targets(faces, given)[10:] - targets[2:8]).max() > 0.1
 
 
 def test_the_command_shows_both_kinds_together(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ pytest.importorskip("onnx", reason="training needs the [train] extra")
 from torch import nn  # noqa: E402
 
 from sfpose.cli import main  # noqa: E402
+from sfpose.pose import head_cameras  # noqa: E402
 from sfpose.runtime.artifact import read_artifact  # noqa: E402
 from sfpose.training.checkpoints import load_checkpoint  # noqa: E402
 from sfpose.training.distillation import TaughtFaceSource, normalise_images, teacher_targets  # noqa: E402
@@ -38,15 +39,44 @@ class _BlackTurner:
     """Stands for a FaceTurner: counts the faces that it is given and draws them black."""
 
     def __init__(self):
-        self.given = 0
+        self.given, self.cameras, self.padding = 0, [], set()
 
-    def turn(self, photos, cameras):
+    def turn(self, photos, cameras, *, padding):
         assert len(photos) == len(cameras)
         self.given += len(photos)
+        self.cameras.append(cameras)
+        self.padding.add(padding)
         return self
 
     def seen_through(self, matrices, size):
         return torch.zeros(len(matrices), 3, size, size)
+
+
+def test_heads_are_turned_by_the_landmarks_that_align_them(noise_faces):
+    """And what lies beyond their photos is drawn as in the other images of the batch."""
+    own = noise_faces.landmarks + np.float32(3.0)
+    turner = _BlackTurner()
+    source = TaughtFaceSource(noise_faces, own, turner=turner, turned_share=1.0)
+    for first in range(0, 144, 18):
+        source.batch(0, first, 18, 32)
+    known = head_cameras(own[source.rows])
+    for camera in torch.cat(turner.cameras).numpy():
+        assert np.abs(known - camera).max((1, 2)).min() < 1e-3
+    assert turner.padding == {"zeros", "reflection"}
+
+
+def test_turned_faces_are_drawn_finer_than_they_are_seen(noise_faces, tmp_path, monkeypatch):
+    class Seen(Exception):
+        pass
+
+    def turner(surface, size, *, device):
+        raise Seen(surface, size)
+
+    monkeypatch.setattr("sfpose.training.recipes.FaceTurner", turner)
+    recipe = DistillationRecipe(network="squeezefaceposenet")
+    with pytest.raises(Seen) as caught:
+        distil(noise_faces, tmp_path / "run.pt", recipe=recipe, face_surface="face")
+    assert caught.value.args == ("face", 2 * recipe.size)
 
 
 def test_as_many_faces_are_turned_as_asked_for(noise_faces):

@@ -72,6 +72,19 @@ def test_around_the_head_are_a_neighbours_colours(surface):
     np.testing.assert_allclose(crops[:, 30:34, 20:26].mean((1, 2, 3)), levels, atol=1)
 
 
+@pytest.mark.parametrize(("padding", "forehead"), [("zeros", 0), ("reflection", 200)])
+def test_what_a_photo_does_not_hold_of_a_head_is_black_where_photos_end_so(
+    surface, padding, forehead
+):
+    turner = FaceTurner(surface, size=64, yaws=(30,), pitches=(0,), margin=1.4)
+    photo = torch.full((1, 128, 128, 3), 200, dtype=torch.uint8)
+    # The eyes lie at the upper border of the photo, and the forehead beyond it.
+    high = FRONTAL - [0, FRONTAL[:2, 1].mean() - 4]
+    crop = turner.turn(photo, _cameras(1, high), padding=padding).crops[0].numpy()
+    assert crop[12:16, 28:36].mean() == pytest.approx(forehead, abs=2)
+    assert crop[34:44, 28:36].mean() == pytest.approx(200, abs=2)
+
+
 def test_no_second_face_is_drawn_on_the_back_of_the_head(surface):
     """What the photo shows from neither side is drawn from the outline, not from the face."""
     turner = FaceTurner(surface, size=64, yaws=(88,), pitches=(0,), margin=1.4)

@@ -46,7 +46,8 @@ def teacher_targets(faces: TaughtFaces, blends: Blends | None = None) -> NDArray
 
     Centred on the mean of the photos in which a face was found: what all of them share, such as
     black where tight ones end, says nothing of a person, and would bring strangers on such photos
-    nearer to each other.
+    nearer to each other. Faces in other surroundings share something else, so theirs are centred
+    on that mean and how far, on average, the teacher's answer moved from that to their photos.
 
     Returns
     -------
@@ -56,7 +57,11 @@ def teacher_targets(faces: TaughtFaces, blends: Blends | None = None) -> NDArray
     looks = both_looks(faces.embeddings, faces.mirror_embeddings)
     centre = looks[faces.scores > 0].mean(0)
     if blends is not None:
-        looks = np.concatenate([looks, blends.embeddings])
+        filled = np.isinf(blends.pairs.seams)
+        answers = blends.embeddings.copy()
+        if filled.any():
+            answers[filled] -= (answers - looks[blends.pairs.rows[:, 0]])[filled].mean(0)
+        looks = np.concatenate([looks, answers])
     return unit_rows(looks - centre)
 
 
@@ -67,7 +72,7 @@ class TaughtFaceSource:
     ----------
     faces : TaughtFaces
     landmarks : array of shape (n, 5, 2), optional
-        By which to align; those of ``faces`` if not given. Give the landmarks that
+        By which to align and to turn; those of ``faces`` if not given. Give the landmarks that
         the shipped landmark network finds, so that the student learns its errors.
     jitter : float, default=1.0
         How far crops move about their aligned place: 1 turns them by 6 degrees in standard
@@ -135,9 +140,9 @@ class TaughtFaceSource:
         self._turner = turner
         self._turned_share = turned_share
         if turner is not None:
-            self._cameras = known_matrices(head_cameras, faces.landmarks, usable, self._device)
+            self._cameras = known_matrices(head_cameras, points, usable, self._device)
             frontal = np.zeros(len(usable), bool)
-            frontal[self.rows] = np.abs(head_pose(faces.landmarks[self.rows]).yaw) < 30
+            frontal[self.rows] = np.abs(head_pose(points[self.rows]).yaw) < 30
             self._frontal = torch.from_numpy(frontal).to(self._device)
 
     def __len__(self) -> int:
@@ -181,6 +186,6 @@ class TaughtFaceSource:
             places = torch.nonzero(turned)[:, 0]
             if len(places):
                 photos = self._photos.take(rows[places])
-                faces = self._turner.turn(photos, self._cameras[rows[places]])
+                faces = self._turner.turn(photos, self._cameras[rows[places]], padding=padding)
                 crops[places] = faces.seen_through(moved[places], size)
         return normalise_images(photometric_jitter(crops, strength=self._light)), targets

@@ -170,16 +170,16 @@ def distil(
     Raises
     ------
     ValueError
-        If the recipe's network is none that can be distilled, or whose values can be spread,
-        modules are to be frozen that it does not have, or without a start, or the checkpoint is of
-        another run.
+        If the recipe's network cannot be distilled, or its values not be spread, modules are to be
+        frozen that it lacks, or without a start, or the checkpoint is of another run.
     """
     recipe = recipe or DistillationRecipe()
     if recipe.frozen and start is None:
         raise ValueError(f"frozen modules must have a start to keep; got none for {recipe.frozen}")
     torch.manual_seed(recipe.loop.seed)
     device = find_device(recipe.loop.device)
-    turner = None if face_surface is None else FaceTurner(face_surface, recipe.size, device=device)
+    side = 2 * recipe.size
+    turner = None if face_surface is None else FaceTurner(face_surface, side, device=device)
     source = TaughtFaceSource(
         faces,
         landmarks,

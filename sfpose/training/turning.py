@@ -81,8 +81,8 @@ class FaceTurner:
         right, y up, z towards the viewer, and ``triangles`` (898, 3): the canonical
         face of MediaPipe.
     size : int
-        Side of the drawn crops in pixels: that of what the student sees, or turned faces
-        could be told by their blur.
+        Side of the drawn crops in pixels: twice that of what the student sees, since
+        ``seen_through`` samples them once more, and turned faces could be told by their blur.
     yaws, pitches : sequences of float
         Degrees to which faces are turned.
     margin : float, default=1.0
@@ -128,7 +128,13 @@ class FaceTurner:
     def _tensor(self, values: ArrayLike) -> Tensor:
         return torch.as_tensor(np.asarray(values, np.float32), device=self._device)
 
-    def turn(self, photos: Tensor, cameras: Tensor) -> TurnedFaces:
+    def turn(
+        self,
+        photos: Tensor,
+        cameras: Tensor,
+        *,
+        padding: str = "reflection",
+    ) -> TurnedFaces:
         """Crops of the faces of photos, each turned by a random yaw and pitch.
 
         Parameters
@@ -136,6 +142,9 @@ class FaceTurner:
         photos : uint8 Tensor of shape (n, h, w, 3)
         cameras : float Tensor of shape (n, 2, 4)
             As ``sfpose.pose.head_cameras`` gives them.
+        padding : {"zeros", "reflection"}, default="reflection"
+            What of a head lies beyond its photo: black, as in the crops of other photos that
+            end there, or the photo mirrored at its border.
 
         Returns
         -------
@@ -174,7 +183,7 @@ class FaceTurner:
         pixels = pixels + cameras[:, None, None, :, 3]
         grid = pixels * self._tensor([2.0 / width, 2.0 / height]) - 1
         moved = photos.permute(0, 3, 1, 2).float()
-        drawn = F.grid_sample(moved, grid, padding_mode="reflection", align_corners=False)
+        drawn = F.grid_sample(moved, grid, padding_mode=padding, align_corners=False)
         # The colours of a neighbour without its shapes: no second face beside the first.
         around = F.interpolate(
             F.adaptive_avg_pool2d(moved.roll(1, 0), 3), size=self.size, mode="bilinear"
