@@ -395,20 +395,6 @@ def test_weights_of_aligned_crops_take_no_photos(people, tmp_path, capsys):
     assert not (tmp_path / "g").exists()
 
 
-def test_a_bundle_with_a_cohort_is_not_told_to_calibrate(people, tmp_path, capsys):
-    rng = np.random.default_rng(0)
-    rows = rng.gamma(np.repeat(rng.gamma(1.0, 1.0, (160, 256)), 4, axis=0) * 9 + 0.01)
-    rows /= rows.sum(axis=1, keepdims=True)
-    verifier = TemplateVerifier(target_fmr=0.1)
-    verifier.fit(rows[:160], np.repeat(np.arange(40), 4), cohort=rows[160::4])
-    bundle = VerificationBundle(FaceEmbedder(), verifier).save(tmp_path / "door")
-    photo = str(next((people / "hopper").iterdir()))
-    assert main(["verify", "--weights", str(bundle), photo, photo]) == 2
-    told = capsys.readouterr().err
-    assert "by distances less those to its cohort" in told
-    assert "calibrate" not in told
-
-
 def test_weights_of_loose_crops_take_no_aligned_ones(people, street, tmp_path, capsys):
     shipped = read_artifact("small")
     manifest = {**shipped.manifest, "alignment": "loose-crop"}
