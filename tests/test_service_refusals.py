@@ -152,7 +152,7 @@ def test_photos_that_wait_for_their_turn_do_not_keep_it_from_saying_that_it_live
         assert {each.result().status_code for each in asked} == {201}
 
 
-def test_what_is_deleted_is_not_left_in_the_file(service, tmp_path, faces):
+def test_what_is_deleted_is_not_left_in_the_file(service, tmp_path):
     """SQLite's own default leaves it there; some systems' libraries are built otherwise."""
     from store import SqliteStore
 

@@ -29,7 +29,7 @@ from threading import Semaphore
 from typing import Annotated, BinaryIO
 
 import numpy as np
-from fastapi import FastAPI, File, HTTPException, Path, Request, UploadFile
+from fastapi import Depends, FastAPI, File, HTTPException, Path, Request, UploadFile
 from fastapi.responses import JSONResponse
 from numpy.typing import NDArray
 from PIL import Image
@@ -51,15 +51,14 @@ READ_AT_ONCE = os.cpu_count() or 1
 PersonId = Annotated[str, Path(min_length=1, max_length=100, pattern=r"^[\w-][\w.-]*$")]
 
 
-# A list, since of several the last would be taken without a word.
-OnePhoto = Annotated[list[UploadFile], File()]
+def the_only(photo: Annotated[list[UploadFile], File()]) -> UploadFile:
+    """The photo of a request, or 422 if there are several: the last would be taken otherwise."""
+    if len(photo) != 1:
+        raise HTTPException(422, f"exactly one photo; got {len(photo)}")
+    return photo[0]
 
 
-def the_only(photos: list[UploadFile]) -> UploadFile:
-    """The photo of a request, or 422 if there are several."""
-    if len(photos) != 1:
-        raise HTTPException(422, f"exactly one photo; got {len(photos)}")
-    return photos[0]
+OnePhoto = Annotated[UploadFile, Depends(the_only)]
 
 
 def check_crops(embedder: FaceEmbedder, detector: str) -> None:
@@ -222,7 +221,7 @@ def create_app(
 
     @app.post("/people/{person}/verify")
     def verify(person: PersonId, photo: OnePhoto) -> dict[str, object]:
-        probe = descriptor(the_only(photo))
+        probe = descriptor(photo)
         enrolled = store.get(person, weights)
         if enrolled is None:
             raise HTTPException(404, "nobody is enrolled under this id with these weights")
@@ -231,7 +230,7 @@ def create_app(
 
     @app.post("/identify")
     def identify(photo: OnePhoto) -> dict[str, object]:
-        probe = descriptor(the_only(photo))
+        probe = descriptor(photo)
         return {"person": nearest_accepted(store.candidates(probe, weights), probe)}
 
     # Not in a thread: all of these may be waiting for their turn to read a photo.

@@ -183,18 +183,21 @@ def people_interval(
     return _middle(np.array(values), confidence, resampler.fewer_people)
 
 
-def _of_no_doubt(rate: float, confidence: float, people: int) -> Interval | None:
-    """What so many people can exclude, where nobody or everybody of them errs."""
+def _of_no_doubt(values: NDArray[np.float64], confidence: float, people: int) -> Interval | None:
+    """What so many people can exclude, where nobody errs (all values are 0) or everybody (1)."""
     most = 1 - (1 - confidence) ** (1 / people)
-    return {0.0: Interval(0.0, most), 1.0: Interval(1 - most, 1.0)}.get(rate)
+    if not values.any():
+        return Interval(0.0, most)
+    if (values == 1).all():
+        return Interval(1 - most, 1.0)
+    return None
 
 
 def _middle(values: NDArray[np.float64], confidence: float, people: int) -> Interval:
     """Between which limits so large a share of the rates lies, as much left out on either side."""
-    if len(np.unique(values)) == 1:
-        excluded = _of_no_doubt(float(values[0]), confidence, people)
-        if excluded is not None:
-            return excluded
+    excluded = _of_no_doubt(values, confidence, people)
+    if excluded is not None:
+        return excluded
     tail = 100 * (1 - confidence) / 2
     low, high = np.percentile(values, [tail, 100 - tail])
     return Interval(float(low), float(high))
@@ -264,10 +267,10 @@ def people_rate_interval(
         raise ValueError(f"is_error must have shape (n,), n >= 1; got {given.shape}")
     errors = as_booleans(given, "is_error").astype(np.float64)
     people, pairs = numbered(*check_people(first_people, second_people, errors.shape))
-    rate = float(errors.mean())
-    excluded = _of_no_doubt(rate, confidence, people)
+    excluded = _of_no_doubt(errors, confidence, people)
     if excluded is not None:
         return excluded
+    rate = float(errors.mean())
     rates = drawn_rates(errors, pairs, people, draws, np.random.default_rng(random_state))
     if len(rates) < 2:
         raise ValueError("hardly a drawing of people had a comparison; too few people")

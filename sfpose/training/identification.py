@@ -106,8 +106,8 @@ class CropSource:
         self,
         crops: NDArray[np.uint8],
         labels: NDArray[np.int64],
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
+        mean: Sequence[float],
+        std: Sequence[float],
     ) -> None:
         self._crops = crops
         self._labels = labels

@@ -128,13 +128,7 @@ class FaceTurner:
     def _tensor(self, values: ArrayLike) -> Tensor:
         return torch.as_tensor(np.asarray(values, np.float32), device=self._device)
 
-    def turn(
-        self,
-        photos: Tensor,
-        cameras: Tensor,
-        *,
-        padding: str = "reflection",
-    ) -> TurnedFaces:
+    def turn(self, photos: Tensor, cameras: Tensor, *, padding: str = "reflection") -> TurnedFaces:
         """Crops of the faces of photos, each turned by a random yaw and pitch.
 
         Parameters
