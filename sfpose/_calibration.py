@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from itertools import combinations_with_replacement
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -47,12 +47,15 @@ _STACKLEVEL = 4
 
 
 class _Compared(NamedTuple):
-    """Distances of pairs, which are genuine, whose descriptors are equal, who is on both sides."""
+    """Distances of pairs, which are genuine, whose descriptors are equal, who is on both sides.
+
+    People are numbers: names may be long, and there is one for each side of millions of pairs.
+    """
 
     distances: NDArray[np.floating[Any]]
     genuine: NDArray[np.bool_]
     equal: NDArray[np.bool_]
-    people: tuple[NDArray[np.generic], NDArray[np.generic]]
+    people: tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 class _Side(NamedTuple):
@@ -203,7 +206,9 @@ class Calibrator:
             _warn(f"no threshold for {condition}: {lack} {shortage}")
         if not kept:
             return None
-        _refuse_equal(equal & ~genuine, people, strangers, min(kept))
+        equal = equal & ~genuine
+        if equal.sum() > min(kept) * strangers:
+            self._refuse_equal(equal, people, min(kept))
         thresholds = tuple(
             calibrate_threshold(
                 distances,
@@ -227,6 +232,19 @@ class Calibrator:
         line = LikelihoodRatioCalibrator().fit(distances[drawn], genuine[drawn])
         return Calibrated(thresholds, line.slope_, line.intercept_)
 
+    def _refuse_equal(
+        self,
+        equal: NDArray[np.bool_],
+        people: tuple[NDArray[np.int64], NDArray[np.int64]],
+        target: float,
+    ) -> NoReturn:
+        """Different people with equal descriptors, whom no threshold keeps apart."""
+        one, other = (self.subjects[side[equal][0]] for side in people)
+        raise ValueError(
+            f"descriptors of different people must differ for an FMR of {target:g}; {one} and "
+            f"{other} share one, as where an image is filed under both ({equal.sum()} such pairs)"
+        )
+
     def _by_poses(
         self, mixed: _Paired | None, alone: _Paired | None
     ) -> Iterator[tuple[tuple[str, str] | None, _Compared]]:
@@ -239,7 +257,7 @@ class Calibrator:
             return
         if compared is None or alone is not mixed:
             compared = self._compared(alone)
-        distances, genuine, equal, names = compared
+        distances, genuine, equal, people = compared
         sides = alone.left.poses[alone.first], alone.right.poses[alone.second]
         numbers = range(len(self._pose_names))
         pairs = [(one, other) for one in numbers for other in numbers]
@@ -250,14 +268,13 @@ class Calibrator:
         for one, other in pairs:
             chosen = (sides[0] == one) & (sides[1] == other)
             if chosen.any():
-                own = names[0][chosen], names[1][chosen]
+                own = people[0][chosen], people[1][chosen]
                 poses = self._pose_names[one], self._pose_names[other]
                 yield poses, _Compared(distances[chosen], genuine[chosen], equal[chosen], own)
 
     def _compared(self, paired: _Paired) -> _Compared:
         people = paired.left.subjects[paired.first], paired.right.subjects[paired.second]
-        names = self.subjects[people[0]], self.subjects[people[1]]
-        return _Compared(paired.distances, people[0] == people[1], paired.equal, names)
+        return _Compared(paired.distances, people[0] == people[1], paired.equal, people)
 
     def _side(self, images: int, *, mixed: bool) -> _Side | None:
         """Templates of a person's images, of all poses or of one; the rest is left out."""
@@ -339,22 +356,6 @@ def _places(kind: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int6
 
 def _warn(message: str) -> None:
     warnings.warn(message, SmallSampleWarning, stacklevel=_STACKLEVEL + 1)
-
-
-def _refuse_equal(
-    alike: NDArray[np.bool_],
-    people: tuple[NDArray[np.generic], NDArray[np.generic]],
-    strangers: int,
-    target: float,
-) -> None:
-    """Refuse different people with equal descriptors, whom no threshold keeps apart."""
-    equal = np.flatnonzero(alike)
-    if len(equal) > target * strangers:
-        one, other = (side[equal[0]] for side in people)
-        raise ValueError(
-            f"descriptors of different people must differ for an FMR of {target:g}; {one} and "
-            f"{other} share one, as where an image is filed under both ({len(equal)} such pairs)"
-        )
 
 
 def check_poses_given(groups: Sequence[str], poses: ArrayLike | None) -> None:

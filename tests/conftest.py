@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import stats
 
 # Tests that import onnxruntime before the library does are to send nothing either.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -128,6 +129,21 @@ def gaussian_scores():
     return make
 
 
+@pytest.fixture(scope="session")
+def korn_graubard():
+    """The binomial interval of as many trials as vary as much, by scipy."""
+
+    def interval(rate, variance, people, confidence=0.95):
+        tail = (1 - confidence) / 2
+        known = (stats.norm.isf(tail) / stats.t.isf(tail, people - 1)) ** 2
+        trials = rate * (1 - rate) / variance * known
+        wrong = rate * trials
+        low = stats.beta(wrong, trials - wrong + 1).ppf(tail)
+        return low, stats.beta(wrong + 1, trials - wrong).isf(tail)
+
+    return interval
+
+
 @pytest.fixture
 def noise_faces():
     """Photos of noise with eight values of a teacher: two without a face, four held out."""
@@ -174,7 +190,7 @@ def random_mapped():
 @pytest.fixture
 def any_crop_is_a_face(monkeypatch):
     """For made-up images: nothing is refused because it shows no face."""
-    monkeypatch.setattr("sfpose._embedding._stated_face_score", lambda artifact: 0.0)
+    monkeypatch.setattr("sfpose._landmarks._stated_face_score", lambda artifact: 0.0)
 
 
 @pytest.fixture(scope="session")

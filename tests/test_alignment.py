@@ -15,7 +15,7 @@ from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 
 from sfpose import FaceAligner, FaceEmbedder, TemplateVerifier
-from sfpose._embedding import LandmarkFinder
+from sfpose._landmarks import LandmarkFinder
 from sfpose.detectors import LibFaceDetection, YuNet, detect_faces
 from sfpose.geometry import CANONICAL_LANDMARKS
 from sfpose.pose import FACE_POINTS, head_pose, pose_labels
@@ -369,7 +369,7 @@ def test_a_score_is_in_doubt_from_a_hundredth_to_a_hundredth_below_one(
     def look(network, crops):
         return np.tile(np.r_[CANONICAL_LANDMARKS.ravel(), next(logits)], (len(crops), 1))
 
-    monkeypatch.setattr("sfpose._embedding._Network.__call__", look)
+    monkeypatch.setattr("sfpose._landmarks.ArtifactNetwork.__call__", look)
     found = FaceAligner().find_landmarks([PHOTO])[1]
     assert found == pytest.approx(0.5 if doubtful else score)
 
@@ -388,3 +388,25 @@ def test_libfacedetection_tells_how_sure_it_is_in_percent(monkeypatch):
     assert LibFaceDetection()(PHOTO).tolist() == [[10, 20, 40, 60]]
     assert LibFaceDetection(score_threshold=0.5)(PHOTO)[1].tolist() == [50, 60, 70, 80]
     assert LibFaceDetection(score_threshold=0.7)(PHOTO).shape == (0, 4)
+
+
+@pytest.mark.parametrize("quarters", [1, 3])
+def test_a_face_that_lies_on_its_side_is_found_as_if_it_were_upright(portrait, hopper, quarters):
+    """As where the orientation that a camera wrote was lost."""
+    for photo in (portrait, hopper):
+        height, width = photo.shape[:2]
+        turned = np.ascontiguousarray(np.rot90(photo, quarters))
+        points, scores = FaceAligner().find_landmarks([photo, turned])
+        assert scores.min() > 0.99
+        back = points[1] - (np.array(turned.shape[1::-1]) - 1) / 2
+        for _ in range(quarters):
+            back = back[:, ::-1] * (-1, 1)
+        back += (width - 1) / 2, (height - 1) / 2
+        assert np.abs(back - points[0]).max() < 0.02 * height
+        upright, lying = FaceEmbedder("small").transform([photo, turned])
+        assert TemplateVerifier(weights="small").score_pairs([upright], [lying])[0] < 0.01
+
+
+def test_a_face_upside_down_is_refused(portrait, hopper):
+    photos = [np.ascontiguousarray(photo[::-1, ::-1]) for photo in (portrait, hopper)]
+    assert FaceAligner().find_landmarks(photos)[1].max() < FaceAligner()._aligner().min_face_score

@@ -192,6 +192,7 @@ def test_the_page_answers_as_python_does(browse, portrait, hopper):
         (tall, portrait, 1),
         (moved, hopper, 10),
         (lying, hopper, 10),
+        (np.rot90(portrait), hopper, 1),
     ]:
         told = browse.ask(first, second)
         landmarks, scores = FaceAligner().find_landmarks([first])

@@ -566,3 +566,18 @@ def test_the_smaller_number_may_come_first(sizes):
         found.append(verifier.fit(descriptors, subjects, poses=poses).calibrations_)
     assert found[0] == found[1]
     assert Condition(*sizes[::-1], ("frontal", "profile")) in found[0]
+
+
+def test_long_names_of_people_cost_a_fit_no_more_than_numbers():
+    """There is one on either side of each pair, of which there may be millions."""
+    codes = np.repeat(np.arange(100), 3)
+    rng = np.random.default_rng(0)
+    rows = rng.gamma(np.repeat(rng.gamma(1.0, 1.0, (100, 20)), 3, axis=0) * 9 + 0.1)
+    peaks, found = [], []
+    for subjects in (codes, np.array([f"{code:050d}" for code in codes])):
+        tracemalloc.start()
+        found.append(TemplateVerifier(0.01, groups=None).fit(rows, subjects).calibration_)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert found[0] == found[1]
+    assert peaks[1] < 1.1 * peaks[0]

@@ -185,6 +185,15 @@ def test_whoever_has_no_name_is_not_taken_for_one_person(verifier_and_people, di
         display.from_estimator(verifier, descriptors, named)
 
 
+@pytest.mark.parametrize("display", [DetCurveDisplay, ScoreHistogramDisplay, TippettDisplay])
+def test_masked_descriptors_are_drawn_by_no_display(verifier_and_people, display):
+    verifier, descriptors, subjects = verifier_and_people
+    masked = np.ma.masked_array(descriptors, mask=np.zeros_like(descriptors, bool))
+    masked[5] = np.ma.masked
+    with pytest.raises(ValueError, match="none of them masked"):
+        display.from_estimator(verifier, masked, subjects)
+
+
 def test_a_tippett_plot_counts_ratios_that_are_at_least_so_large(verifier_and_people):
     verifier, descriptors, subjects = verifier_and_people
     display = TippettDisplay.from_estimator(verifier, descriptors, subjects)

@@ -68,7 +68,7 @@ def test_landmarks_of_a_box_are_looked_for_in_a_wider_square(monkeypatch):
         seen.extend(crops)
         return np.tile(np.r_[CANONICAL_LANDMARKS.ravel(), 9.0], (len(crops), 1))
 
-    monkeypatch.setattr("sfpose._embedding._Network.__call__", look)
+    monkeypatch.setattr("sfpose._landmarks.ArtifactNetwork.__call__", look)
     FaceAligner(lambda _: [(100, 80, 140, 180)], policy="all").align([photo])
     first = np.asarray(seen[0], dtype=float)
     size = len(first)

@@ -68,7 +68,8 @@ ALLOWED = {
         *("decision", "templates"),
     },
     "protocols": {"_checks", "preprocessing", "runtime"},
-    "_embedding": {"_batches", "_checks", "geometry", "preprocessing", "runtime"},
+    "_landmarks": {"_batches", "_checks", "geometry", "preprocessing", "runtime"},
+    "_embedding": {"_batches", "_checks", "_landmarks", "geometry", "preprocessing", "runtime"},
     "pose": {"_checks"},
     "detectors": {"_checks"},
     "alignment": {

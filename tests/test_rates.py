@@ -122,22 +122,48 @@ def test_a_fit_on_images_says_what_descriptors_are():
         TemplateVerifier().fit(images, [1, 2])
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.02, 0.3])
-def test_an_interval_of_fnmr_is_that_of_people_drawn_and_repeated_by_hand(rate):
-    rng = np.random.default_rng(0)
+def _few_people():
+    """Distances of 15 people, which are genuine, and who is on either side."""
     people = np.repeat(np.arange(15), 3)
     first, second = (people[side] for side in np.triu_indices(45, 1))
     genuine = first == second
-    distances = rng.normal(np.where(genuine, 1.0, 2.5)).round(2)
-    found = people_interval(distances, genuine, first, second, fmr=rate, draws=60, random_state=3)
-    rng, rates = np.random.default_rng(3), []
+    distances = np.random.default_rng(0).normal(np.where(genuine, 1.0, 2.5)).round(2)
+    return distances, genuine, first, second
+
+
+def _drawn_by_hand(distances, genuine, first, second, rate):
+    """FNMR at this FMR, of 60 drawings of people."""
+    rng = np.random.default_rng(3)
     for _ in range(60):
         drawn = np.bincount(rng.integers(0, 15, 15), minlength=15)
         times = drawn[first] * np.where(genuine, 1, drawn[second])
-        rates.append(fnmr_at_fmr(np.repeat(distances, times), np.repeat(genuine, times), rate))
-    np.testing.assert_allclose(found, np.percentile(rates, [2.5, 97.5]), rtol=1e-9)
+        yield fnmr_at_fmr(np.repeat(distances, times), np.repeat(genuine, times), rate)
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.3])
+def test_an_interval_of_fnmr_is_that_of_people_drawn_and_repeated_by_hand(rate, korn_graubard):
+    case = _few_people()
+    distances, genuine, *_ = case
+    found = people_interval(*case, fmr=rate, draws=60, random_state=3)
+    variance = np.var(list(_drawn_by_hand(*case, rate))) * 15 / 14
+    expected = korn_graubard(fnmr_at_fmr(distances, genuine, rate), variance, 15)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_an_interval_reaches_as_far_as_drawings_where_everybody_errs():
+    """An impostor is the nearest of all, but not among people of each drawing."""
+    case = _few_people()
+    assert fnmr_at_fmr(*case[:2], 0.0) == 1
+    drawn = list(_drawn_by_hand(*case, 0.0))
+    lowest = 1 - np.quantile(1 - np.array(drawn), 0.975, method="higher")
+    assert lowest < 0.05 ** (1 / 15)
+    found = people_interval(*case, fmr=0.0, draws=60, random_state=3)
+    assert found == pytest.approx((lowest, 1))
+
+
+def test_an_interval_of_fnmr_at_a_rate_of_one_is_refused():
     with pytest.raises(ValueError, match="fmr must be a rate, 0 <= fmr < 1; got 1"):
-        people_interval(distances, genuine, first, second, fmr=1)
+        people_interval(*_few_people(), fmr=1)
 
 
 def test_infinite_distances_are_refused_at_every_threshold():

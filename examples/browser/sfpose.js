@@ -26,6 +26,8 @@ const SIZES = [1, 0.8, 1.25];
 // looked for in squares turned by these degrees.
 const STEADY = 0.036;
 const TURNS = [-30, 0, 30];
+// Looks that are less sure than at an upright face are compared with those at the crop on its side.
+const UPRIGHT = 8;
 
 // A picture: {width, height, data}, data of three bytes a pixel.
 
@@ -128,10 +130,10 @@ function similarityToCanonical(points) {
 }
 
 // How far two looks lie apart, over the side of the canonical crop.
-function moves(first, second) {
+function moved([{ points: first }, { points: second }]) {
   const [a, , , b] = similarityToCanonical(second);
   const apart = second.map(([x, y], i) => Math.hypot(x - first[i][0], y - first[i][1]));
-  return mean(apart) / Math.hypot(a, b);
+  return mean(apart) / Math.hypot(a, b) > STEADY;
 }
 
 // Python's round: a half goes to the even neighbour.
@@ -320,6 +322,18 @@ export class Verifier {
     return seen;
   }
 
+  // The square of a face that lies on its side, or the same; one upside down is left so.
+  async #setUpright(picture, square, looks) {
+    const seen = [{ square, looks }];
+    for (const turn of [-90, 90, 180]) {
+      const turned = multiply(square, turning(turn));
+      seen.push({ square: turned, looks: await this.#follow(picture, turned, 2) });
+    }
+    const logits = seen.map((one) => meanLogit(one.looks));
+    const best = logits.indexOf(Math.max(...logits));
+    return seen[best === 3 || logits[best] < UPRIGHT ? 0 : best];
+  }
+
   // The mean of what is found in turned squares, by its likelihood.
   async #findAgain(picture, square) {
     const found = [];
@@ -345,14 +359,15 @@ export class Verifier {
 
   // Five points [x, y] in pixels of a loose crop of one face, and how surely it is one.
   async findLandmarks(picture) {
-    const whole = centredSquare(picture, Math.max(picture.width, picture.height));
-    const looks = await this.#follow(picture, whole, 2);
-    const [first, second] = looks.map((look) => look.points);
-    let points = second;
+    let square = centredSquare(picture, Math.max(picture.width, picture.height));
+    let looks = await this.#follow(picture, square, 2);
+    if (meanLogit(looks) < UPRIGHT || moved(looks))
+      ({ square, looks } = await this.#setUpright(picture, square, looks));
+    let [, { points }] = looks;
     let logit = meanLogit(looks);
     const doubtful = Math.abs(logit) < SURE;
-    if (doubtful || moves(first, second) > STEADY) points = await this.#findAgain(picture, whole);
-    if (doubtful) logit = await this.#askAgain(picture, whole);
+    if (doubtful || moved(looks)) points = await this.#findAgain(picture, square);
+    if (doubtful) logit = await this.#askAgain(picture, square);
     return { points, score: 1 / (1 + Math.exp(-logit)) };
   }
 

@@ -33,6 +33,7 @@ class PeopleResampler:
         scores, genuine = check_scores(distances, is_genuine)
         first, second = check_people(first_people, second_people, scores.shape)
         self._people, (first, second) = numbered(first, second)
+        self.comparisons = len(scores)
         self.fewer_people = min(
             people_of(first[kind], second[kind]) for kind in (genuine, ~genuine)
         )

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sfpose._checks import LEAST_PEOPLE, check_rate, check_whole
+from sfpose._checks import LEAST_PEOPLE, as_labels, check_none_missing, check_rate, check_whole
 from sfpose.metrics._checks import as_booleans, check_people
 from sfpose.metrics._drawn_people import PeopleResampler, drawn_rates, numbered, people_of
-from sfpose.metrics.error_rates import crossing
+from sfpose.metrics.error_rates import crossing, equal_error_rate, fnmr_at_fmr
 
 __all__ = [
     "Interval",
@@ -103,13 +103,20 @@ def people_interval(
     draws, one of a person with themselves as often as that person was drawn: the pigeonhole or
     vertex bootstrap. It is right where everybody is compared with
     everybody, and too wide where most people take part in few comparisons, as in LFW (about
-    1.6 times the binomial interval, where comparisons hardly depend on each other). Of few people
-    (twenty rather than a hundred) the limits lie too near, the upper one above all;
-    ``people_rate_interval``, of a fixed threshold, does not have that fault.
+    1.6 times the binomial interval, where comparisons hardly depend on each other).
+
+    By how much the rate varies from drawing to drawing, it is found how many independent trials
+    would tell as much (no more than there are comparisons), and the interval is Clopper and
+    Pearson's of these: Korn and Graubard's for surveys that ask several of one household, with
+    Student's distribution for what few people tell of their own variance. Percentiles of the
+    drawings would leave the truth above the upper limit too often where people are few or errors
+    rare.
 
     No drawing has an error where no comparison has one. What the people can exclude is the
     interval then, the genuine ones' or the impostors', whichever are fewer: with 95 % confidence,
-    none of ``n`` people erring allows a share of ``1 - 0.05 ** (1 / n)``, 5.8 % of 50.
+    none of ``n`` people erring allows a share of ``1 - 0.05 ** (1 / n)``, 5.8 % of 50. Where none
+    errs at the ``fmr`` that is asked for and some do in drawings, the interval reaches to the
+    greater of this and the drawings' percentile.
 
     Parameters
     ----------
@@ -124,13 +131,12 @@ def people_interval(
     confidence : float, default=0.95
         Between 0 and 1.
     draws : int, default=200
-        At least 1.
+        At least 2.
     random_state : int, default=0
 
     Returns
     -------
     Interval
-        Percentiles of the drawings.
 
     Raises
     ------
@@ -142,7 +148,8 @@ def people_interval(
     ----------
     Owen, "The pigeonhole bootstrap", Annals of Applied Statistics, 2007; Snijders and
     Borgatti, "Non-parametric standard errors and tests for network statistics",
-    Connections, 1999.
+    Connections, 1999; Korn and Graubard, "Confidence intervals for proportions with small
+    expected number of positive counts estimated from survey data", Survey Methodology, 1998.
 
     Examples
     --------
@@ -160,47 +167,45 @@ def people_interval(
     True
     """
     check_rate(confidence, "confidence")
-    draws = check_whole(draws, "draws", 1)
+    draws = check_whole(draws, "draws", 2)
     if fmr is not None:
         check_rate(fmr, "fmr", zero=True)
     resampler = PeopleResampler(distances, is_genuine, first_people, second_people)
+
     rng = np.random.default_rng(random_state)
-    values = []
+    rates = []
     for _ in range(draws):
-        rates = resampler.draw(rng)
-        if rates is None:
+        drawn = resampler.draw(rng)
+        if drawn is None:
             continue
         # The first operating point refuses all, as that of a DET curve.
-        matches, refusals = np.r_[0.0, rates[0]], np.r_[1.0, rates[1]]
+        matches, refusals = np.r_[0.0, drawn[0]], np.r_[1.0, drawn[1]]
         if fmr is None:
-            values.append(crossing(matches, refusals))
+            rates.append(crossing(matches, refusals))
         else:
-            values.append(float(refusals[np.searchsorted(matches, fmr, side="right") - 1]))
-    if not values:
+            rates.append(float(refusals[np.searchsorted(matches, fmr, side="right") - 1]))
+    if len(rates) < 2:
         raise ValueError(
-            "no drawing of people had genuine and impostor comparisons; too few people"
+            "hardly a drawing of people had genuine and impostor comparisons; too few people"
         )
-    return _middle(np.array(values), confidence, resampler.fewer_people)
+    if fmr is None:
+        rate = equal_error_rate(distances, is_genuine)
+    else:
+        rate = fnmr_at_fmr(distances, is_genuine, fmr)
+    return _around(rate, np.array(rates), resampler.comparisons, confidence, resampler.fewer_people)
 
 
-def _of_no_doubt(values: NDArray[np.float64], confidence: float, people: int) -> Interval | None:
-    """What so many people can exclude, where nobody errs (all values are 0) or everybody (1)."""
-    most = 1 - (1 - confidence) ** (1 / people)
-    if not values.any():
-        return Interval(0.0, most)
-    if (values == 1).all():
-        return Interval(1 - most, 1.0)
-    return None
-
-
-def _middle(values: NDArray[np.float64], confidence: float, people: int) -> Interval:
-    """Between which limits so large a share of the rates lies, as much left out on either side."""
-    excluded = _of_no_doubt(values, confidence, people)
-    if excluded is not None:
-        return excluded
-    tail = 100 * (1 - confidence) / 2
-    low, high = np.percentile(values, [tail, 100 - tail])
-    return Interval(float(low), float(high))
+def _around(
+    rate: float, rates: NDArray[np.float64], comparisons: int, confidence: float, people: int
+) -> Interval:
+    """Interval of a rate that has other values where other people are drawn."""
+    if rate in (0, 1):
+        most = 1 - (1 - confidence) ** (1 / people)
+        away = np.quantile(abs(rates - rate), (1 + confidence) / 2, method="higher")
+        reach = max(most, float(away))
+        return Interval(0.0, reach) if rate == 0 else Interval(1 - reach, 1.0)
+    trials = _independent_trials(rate, rates, comparisons, confidence, people)
+    return _binomial(rate * trials, trials, confidence)
 
 
 def people_rate_interval(
@@ -214,14 +219,8 @@ def people_rate_interval(
 ) -> Interval:
     """Interval of a share of comparisons, such as an error rate at a fixed threshold.
 
-    People are drawn as by ``people_interval``; what is said there of sparse comparisons and of
-    none counted holds here as well. By how much the share varies from drawing to drawing, it is
-    found how many independent comparisons would tell as much (no more than there are), and the
-    interval is Clopper and Pearson's of these: Korn and Graubard's for surveys that ask several
-    of one household, with Student's distribution for what few people tell of their own variance.
-
-    Percentiles of the drawings themselves, which ``people_interval`` gives, leave the truth above
-    the upper limit too often where people are few or errors rare.
+    Made as that of ``people_interval``; what is said there of sparse comparisons and of none
+    counted holds here as well.
 
     Parameters
     ----------
@@ -242,8 +241,9 @@ def people_rate_interval(
     Raises
     ------
     ValueError
-        If shapes differ, there is no comparison, a value is neither 0 nor 1, somebody has no
-        name, there are fewer than two people, or ``confidence`` or ``draws`` is out of range.
+        If shapes differ, there is no comparison, a value is missing or neither 0 nor 1, somebody
+        has no name, there are fewer than two people, or ``confidence`` or ``draws`` is out of
+        range.
 
     References
     ----------
@@ -262,20 +262,20 @@ def people_rate_interval(
     """
     check_rate(confidence, "confidence")
     draws = check_whole(draws, "draws", 2)
-    given = np.asarray(is_error)
+    rule = "is_error must say of each comparison whether it is"
+    given = as_labels(is_error, rule)
     if given.ndim != 1 or not len(given):
         raise ValueError(f"is_error must have shape (n,), n >= 1; got {given.shape}")
+    check_none_missing(given, rule)
     errors = as_booleans(given, "is_error").astype(np.float64)
     people, pairs = numbered(*check_people(first_people, second_people, errors.shape))
-    excluded = _of_no_doubt(errors, confidence, people)
-    if excluded is not None:
-        return excluded
     rate = float(errors.mean())
+    if rate in (0, 1):
+        return _around(rate, np.array([rate]), len(errors), confidence, people)
     rates = drawn_rates(errors, pairs, people, draws, np.random.default_rng(random_state))
     if len(rates) < 2:
         raise ValueError("hardly a drawing of people had a comparison; too few people")
-    trials = _independent_trials(rate, rates, len(errors), confidence, people)
-    return _binomial(rate * trials, trials, confidence)
+    return _around(rate, rates, len(errors), confidence, people)
 
 
 def _independent_trials(

@@ -69,7 +69,7 @@ MIN_FACE_SCORE = 0.76
 """Score below which the shipped network calls a crop no face: as many changed profiles lie below
 it as pictures of no face above, seven in a thousand of either (docs/training-log.md, run 29)."""
 
-_FINDING = 1
+_FINDING = 2
 """To be raised when ``LandmarkFinder`` finds other landmarks with the same
 network, so that what was found before is not taken for what would be found now."""
 

@@ -33,6 +33,12 @@ class Decider(Protocol):
     @property
     def target_fmr(self) -> float: ...
 
+    @property
+    def slope(self) -> float: ...
+
+    @property
+    def intercept(self) -> float: ...
+
 
 class Scorer(Protocol):
     """What ``from_estimator`` needs of a TemplateVerifier."""
@@ -42,8 +48,6 @@ class Scorer(Protocol):
     def decision_function(self, A: ArrayLike, B: ArrayLike, /) -> NDArray[np.float64]: ...
 
     def score_matrix(self, A: ArrayLike, B: ArrayLike, /) -> NDArray[np.floating[Any]]: ...
-
-    def log_likelihood_ratio(self, A: ArrayLike, B: ArrayLike, /) -> NDArray[np.float64]: ...
 
 
 def pyplot() -> ModuleType:

@@ -14,6 +14,7 @@ from sfpose.metrics.displays._common import (
     axes_or_new,
     figure_of,
     label_without_infinite,
+    rule_for,
 )
 from sfpose.metrics.likelihood import LikelihoodRatioCalibrator, log_likelihood_ratio_cost
 
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["TippettDisplay"]
-
-_PAIRS = 16_384
-"""Pairs whose descriptors are copied at a time."""
 
 
 class TippettDisplay:
@@ -179,11 +177,10 @@ class TippettDisplay:
         True
         """
         first, second, people = all_comparisons(descriptors, subjects)
-        rows = np.asarray(descriptors)
-        parts = [slice(start, start + _PAIRS) for start in range(0, len(first), _PAIRS)]
-        ratios = np.concatenate(
-            [verifier.log_likelihood_ratio(rows[first[part]], rows[second[part]]) for part in parts]
-        )
+        rule = rule_for(verifier, descriptors)
+        # Of all at once, or a cohort would be compared with a row as often as the row is.
+        distances = verifier.score_matrix(descriptors, descriptors)[first, second]
+        ratios = rule.slope * distances.astype(np.float64) + rule.intercept
         return cls.from_ratios(ratios, people[first] == people[second], ax=ax)
 
     def plot(self, *, ax: Axes | None = None) -> TippettDisplay:
