@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -176,6 +176,11 @@ class Rule:
     intercept: float
     caution: str | None = None
 
+    def of_single_images(self) -> Rule:
+        """The same for means of several images, with a caution: they lie closer together."""
+        said = "calibrated on single images"
+        return replace(self, caution=f"{self.caution}, {said}" if self.caution else said)
+
     def decide(self, distance: float) -> VerificationResult:
         """Accept or refuse a distance."""
         match = distance <= self.threshold
@@ -203,8 +208,8 @@ class VerificationResult:
         Natural logarithm of how much more likely the distance is for one person than
         for two, by logistic calibration on the same data as the threshold.
     caution : str or None
-        On how few people or pairs the threshold was calibrated, where those are too few to
-        state ``target_fmr`` as a rate.
+        What the threshold was calibrated on, where no rate can be stated by it: too few people or
+        pairs, or single images, where templates of several are compared.
 
     Examples
     --------

@@ -266,7 +266,8 @@ def detect_faces(
     >>> boxes.tolist(), landmarks
     ([[2.0, 3.0, 30.0, 40.0]], None)
     """
-    found = detector(photo)
+    # A copy: one that draws its boxes would draw them on the face, and on the caller's photo.
+    found = detector(photo.copy())
     points: ArrayLike | None = None
     try:
         if isinstance(found, tuple) and len(found) == 2 and np.shape(found[0]) != (4,):

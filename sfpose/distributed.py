@@ -81,10 +81,19 @@ def score_matrix(
     array = _dask_array()
     # Asked of zeros, as a rule of types of its own might differ.
     kind = chi2_matrix(np.zeros((1, 1), left.dtype), np.zeros((1, 1), right.dtype)).dtype
+    uncounted = np.isnan((*left.chunks[0], *right.chunks[0])).any()
+    score = _score_some if uncounted else chi2_matrix
     scored: dask.array.Array = array.blockwise(
-        chi2_matrix, "ij", left, "ik", right, "jk", dtype=kind, concatenate=True
+        score, "ij", left, "ik", right, "jk", dtype=kind, concatenate=True
     )
     return scored
+
+
+def _score_some(A: NDArray[np.generic], B: NDArray[np.generic]) -> NDArray[np.floating[Any]]:
+    """Of blocks that a filter may have left without a row."""
+    if len(A) and len(B):
+        return chi2_matrix(A, B)
+    return np.zeros((len(A), len(B)), np.float32)
 
 
 def search(
@@ -122,6 +131,11 @@ def search(
     ([[1, 2]], [[1.0, 4.0]])
     """
     blocks = _rows(templates, "templates")
+    if np.isnan(blocks.chunks[0]).any():
+        raise ValueError(
+            "templates must know how many rows each block has, which a filter leaves open: "
+            "call compute_chunk_sizes() of them"
+        )
     from dask.base import compute
     from dask.delayed import delayed
 

@@ -38,7 +38,6 @@ Images: TypeAlias = "Sequence[ImageLike] | NDArray[np.uint8]"
 
 MAX_PIXELS = 64 * 10**6
 """Images with more pixels than this are refused before they are decoded."""
-
 _FORMATS = ("JPEG", "PNG", "WEBP")
 _ORIENTATION = 0x0112
 _TURNS = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE"}
@@ -53,6 +52,8 @@ def _check_array(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         raise ValueError(
             f"images must be uint8 RGB of shape (H, W, 3); got {image.dtype} of shape {image.shape}"
         )
+    if np.ma.is_masked(image):
+        raise ValueError("images must have no masked pixels: fill them, or leave the image out")
     if 0 in image.shape:
         raise ValueError(f"images must have at least one pixel; got shape {image.shape}")
     return image

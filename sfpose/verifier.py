@@ -35,9 +35,9 @@ __all__ = ["TemplateVerifier", "VerificationResult"]
 class TemplateVerifier(NeedsNoFit, BaseEstimator):  # type: ignore[misc]
     """Decide whether descriptors or templates belong to the same person.
 
-    By the chi-square distance (Alonso-Fernandez et al., section 4). Before ``fit``, decisions rest
-    on the calibration that ships with the weights. ``fit`` replaces it by one on your own people,
-    cameras and poses, which a threshold in use should rest on if there are fifty or more.
+    By the chi-square distance (Alonso-Fernandez et al., section 4); before ``fit``, by thresholds
+    that ship with the weights. ``fit`` calibrates on your own people, cameras and poses, which a
+    threshold in use should rest on if there are fifty people or more.
 
     Parameters
     ----------
@@ -45,12 +45,13 @@ class TemplateVerifier(NeedsNoFit, BaseEstimator):  # type: ignore[misc]
         False match rate to calibrate for: how often strangers may be taken for one person.
     weights : str or path, default="default"
         Artifact that makes the descriptors, whose calibration serves before ``fit``.
-        Descriptors of another width or normalization than what the threshold was calibrated on
-        are refused; so is all after a ``fit`` on these weights if others are there now.
+        Descriptors of another width or normalization than the threshold was calibrated on are
+        refused; so is all after a ``fit`` on these weights if others are there now.
     groups : "size", "pose", sequence of both, or None, default="size"
         What ``fit`` calibrates thresholds apart for. ``"size"``: how many images make template and
         probe, since means of several lie closer together, strangers included. ``"pose"``: each
-        pair of poses, which ``fit`` and ``verify`` are then told. None: one threshold for all.
+        pair of poses, told to ``fit`` and ``verify`` then. Without ``"size"``, the threshold of
+        single images decides about several too, too kindly, as ``caution`` says.
     template_sizes : sequence of (int, int) or array of shape (k, 2), optional
         Images of template and probe that ``"size"`` calibrates for, all possible with the data; by
         default 1 to 5 and 10 against 1, and 2, 3, 5 and 10 as many, with 3 false matches expected.
@@ -216,11 +217,10 @@ class TemplateVerifier(NeedsNoFit, BaseEstimator):  # type: ignore[misc]
 
     def _source(self) -> Weights:
         """The weights; out of a bundle, what they said of themselves when it was loaded."""
-        path, manifest = self._loaded
-        return manifest if self.weights == path else self.weights
+        return self._loaded[1] if self.weights == self._loaded[0] else self.weights
 
     def _checked(self) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...]]:
-        """Groups and template sizes to calibrate for, or an error if a parameter is refused."""
+        """Groups and template sizes to calibrate for; ValueError if a parameter is refused."""
         asked = self.target_fmr, self.template_sizes, self.max_pairs, self.random_state
         return check_groups(self.groups), check_parameters(*asked)
 
@@ -234,19 +234,19 @@ class TemplateVerifier(NeedsNoFit, BaseEstimator):  # type: ignore[misc]
         Returns
         -------
         Rule
-            With ``threshold``, ``target_fmr`` and ``caution``: of the fit, or before it of the
-            calibration that ships.
+            ``threshold``, ``target_fmr`` and ``caution``: of the fit, or before it as shipped.
         """
         fitted = hasattr(self, "_calibrated")
         groups = self._calibrated_groups if fitted else check_groups(self.groups)
         if poses is not None and "pose" not in groups:
             raise ValueError(f'poses decide only where groups hold "pose"; got {groups}')
         wanted = Condition.of(template_images, probe_images, poses)
-        if "size" not in groups:
-            wanted = Condition.of(1, 1, wanted.poses)
+        used = wanted if "size" in groups else Condition.of(1, 1, wanted.poses)
         if fitted:
-            return self._calibrated[choose_condition(self._calibrated, wanted)].rule()
-        return shipped_rule(self._source(), self.target_fmr, wanted)
+            rule = self._calibrated[choose_condition(self._calibrated, used)].rule()
+        else:
+            rule = shipped_rule(self._source(), self.target_fmr, used)
+        return rule if used == wanted else rule.of_single_images()
 
     def score_pairs(self, A: ArrayLike, B: ArrayLike) -> Floats:
         """Distance of row i of ``A`` with row i of ``B``: chi-square, or normalised.

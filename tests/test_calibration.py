@@ -179,7 +179,10 @@ def test_between_two_sizes_the_stricter_one_decides():
     with pytest.raises(ValueError, match=r"got 12 against 1 images, calibrated are: 1 against 1"):
         verifier.verify(descriptors[:12], descriptors[-1])
     one_rule = TemplateVerifier(0.05, groups=None).fit(descriptors, subjects)
-    assert one_rule.verify(descriptors[:12], descriptors[-1]).threshold == one_rule.threshold_
+    many = one_rule.verify(descriptors[:12], descriptors[-1])
+    assert many.threshold == one_rule.threshold_
+    assert "(target FMR 0.05, calibrated on single images)" in str(many)
+    assert one_rule.verify(descriptors[0], descriptors[-1]).caution is None
     assert list(one_rule.calibrations_) == [Condition()]
 
 
@@ -581,3 +584,15 @@ def test_long_names_of_people_cost_a_fit_no_more_than_numbers():
         tracemalloc.stop()
     assert found[0] == found[1]
     assert peaks[1] < 1.1 * peaks[0]
+
+
+def test_one_threshold_for_all_says_that_it_is_that_of_single_images():
+    """Before a fit too, and beside what else there is to be careful about."""
+    shipped = TemplateVerifier(groups=None)
+    assert shipped.decision_rule(1, 1).caution is None
+    assert shipped.decision_rule(2, 1).caution == "calibrated on single images"
+    assert shipped.decision_rule(2, 1).threshold == shipped.decision_rule().threshold
+    descriptors, subjects = _people(9)
+    with pytest.warns(SmallSampleWarning):
+        few = TemplateVerifier(0.1, groups=None).fit(descriptors, subjects)
+    assert few.decision_rule(2, 2).caution == "calibrated on 9 people, calibrated on single images"

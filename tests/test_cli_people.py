@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import unicodedata
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def test_remove_deletes_who_is_named_and_keeps_the_others(door, capsys):
     ("ids", "message"),
     [
         (["bo", "nobody", "none"], "not enrolled: 'nobody', 'none'; nobody was deleted"),
-        (["bo", "8"], "both a number and a text are written '8'"),
+        (["bo", "8"], "two are written '8', a number and a text"),
     ],
 )
 def test_nobody_is_deleted_if_somebody_cannot_be(door, ids, message, capsys):
@@ -375,3 +376,51 @@ def test_verify_names_the_photo_that_cannot_be_read(people, tmp_path, capsys, pl
     assert error.startswith(f"sfpose verify: {bad}: ")
     assert "image 0" not in error
     assert "image 1" not in error
+
+
+def test_a_rate_is_chosen_that_all_templates_have_a_threshold_for(people, tmp_path, capsys):
+    """Means of many are fewer, and may be calibrated for greater rates alone."""
+    artifact = read_artifact("default")
+    manifest = json.loads(json.dumps(dict(artifact.manifest)))
+    for entry in manifest["calibration"]["conditions"]:
+        if entry["template_images"] > 1:
+            listed = entry["thresholds"]
+            entry["thresholds"] = [known for known in listed if known["target_fmr"] >= 1e-3]
+    weights = str(write_artifact(tmp_path / "mine", artifact.model, manifest))
+    door, photo = str(tmp_path / "door"), str(people / "hopper" / "0.png")
+    assert main(["enrol", door, str(people), "--weights", weights]) == 0
+    capsys.readouterr()
+    assert main(["identify", door, photo, "--weights", weights, "--json"]) == 0
+    output = capsys.readouterr()
+    assert json.loads(output.out)["target_fmr"] == 1e-3
+    assert "not calibrated for --target-fmr 0.0001; 0.001 is taken" in output.err
+    asked = ["--weights", weights, "--target-fmr", "0.0001"]
+    assert main(["identify", door, photo, *asked]) == 1
+    assert "weights have no threshold for so many at 0.0001" in capsys.readouterr().err
+
+
+def test_a_name_is_one_in_whatever_form_of_unicode_it_is_written(people, tmp_path, capsys):
+    """Folders of a Mac may write the accent apart from its letter."""
+    composed, apart = (unicodedata.normalize(form, "José") for form in ("NFC", "NFD"))
+    assert composed != apart
+    (people / "hopper").rename(people / apart)
+    door, photo = str(tmp_path / "door"), str(people / apart / "0.png")
+    assert main(["enrol", door, str(people)]) == 0
+    assert composed in TemplateGallery.load(door)
+    assert main(["enrol", door, photo, "--id", apart]) == 2
+    assert f"'{composed}' is enrolled" in capsys.readouterr().err
+    assert main(["remove", door, "--id", apart, composed]) == 0
+    assert list(TemplateGallery.load(door)) == ["collins"]
+    with TemplateGallery.changing(door) as gallery:
+        gallery.add([composed, apart], np.stack([_row(0), _row(1)]))
+    assert main(["remove", door, "--id", composed]) == 2
+    assert "in two forms of Unicode" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["bob.heic", "bob.TIFF"])
+def test_pictures_of_other_kinds_beside_the_folders_of_people_are_told(
+    people, tmp_path, capsys, name
+):
+    (people / name).write_bytes(b"a picture")
+    assert main(["enrol", str(tmp_path / "door"), str(people)]) == 2
+    assert "photos must lie in a folder for each person" in capsys.readouterr().err

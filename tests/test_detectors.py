@@ -285,3 +285,16 @@ def test_a_face_at_the_edge_may_have_a_box_that_is_cut_off():
     photos = [np.zeros((200, 300, 3), np.uint8)]
     aligner = FaceAligner(lambda _: ([(268, 100, 300, 180)], landmarks), policy="largest")
     np.testing.assert_array_equal(aligner.align(photos).landmarks, landmarks)
+
+
+def test_a_detector_that_draws_on_the_photo_changes_neither_it_nor_the_crop(portrait):
+    photo = portrait.copy()
+
+    def draws(given):
+        given[40:120] = 255
+        return [(20, 20, 140, 140)]
+
+    faces = FaceAligner(draws).align([photo])
+    np.testing.assert_array_equal(photo, portrait)
+    expected = FaceAligner(lambda given: [(20, 20, 140, 140)]).align([portrait])
+    np.testing.assert_array_equal(faces.images, expected.images)

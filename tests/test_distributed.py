@@ -156,3 +156,18 @@ def test_tables_are_welcome_and_no_numbers_are_not():
     words = array.from_array(np.full((3, 2), "1", object), chunks=(3, 2))
     with pytest.raises(ValueError, match="A must be numbers; got dtype object"):
         score_matrix(words, words)
+
+
+def test_a_filter_may_leave_nothing_of_a_block():
+    """How many rows it leaves is known when it has run, and the first block has none then."""
+    templates, probes = _rows(60), _rows(7, 1)
+    blocks = array.from_array(templates, chunks=(20, 40))
+    some = blocks[array.from_array(np.arange(60) >= 25, chunks=20)]
+    expected = TemplateVerifier().score_matrix(templates[25:], probes)
+    scored = score_matrix(some, probes).compute(scheduler="synchronous")
+    assert scored.dtype == expected.dtype
+    np.testing.assert_allclose(scored, expected, 1e-6)
+    with pytest.raises(ValueError, match="must know how many rows each block has"):
+        search(some, probes, 3)
+    rows, _ = search(some.compute_chunk_sizes(), probes, 3)
+    np.testing.assert_array_equal(rows, np.argsort(expected.T, axis=1, kind="stable")[:, :3])

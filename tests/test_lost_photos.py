@@ -119,9 +119,15 @@ def test_damaged_photos_are_left_out_and_named_when_asked_for(people, tmp_path, 
     told = json.loads(capsys.readouterr().out)
     assert told["photos"] == {"collins": 3, "hopper": 3}
     assert (told["unreadable"], told["photos_without_face"]) == ([str(damaged)], [])
-    assert main(["identify", gallery, str(people / "collins"), leave, "--json"]) == 0
+    # Nobody was found in it: who decides by the exit code must not take it for looked at.
+    assert main(["identify", gallery, str(people / "collins"), leave, "--json"]) == 1
     answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [each["id"] for each in answers] == ["collins"] * 3
+    assert [each["id"] for each in answers] == ["collins"] * 3 + [None]
+    assert [each["unreadable"] for each in answers] == [False] * 3 + [True]
+    assert answers[3]["photo"] == str(damaged)
+    assert not answers[3]["match"]
+    assert main(["identify", gallery, str(people / "collins"), leave]) == 1
+    assert capsys.readouterr().out.splitlines()[3] == f"{damaged}: cannot be read"
     mine = ["calibrate", str(people), "--out", str(tmp_path / "mine"), "--target-fmr", "0.6"]
     assert main([*mine, leave, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["unreadable"] == [str(damaged)]

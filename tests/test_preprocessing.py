@@ -60,6 +60,10 @@ def test_every_kind_of_image_gives_the_same_pixels(tmp_path):
             [np.zeros((113, 113))],
             r"image 0: images must be uint8 RGB of shape \(H, W, 3\); got float64",
         ),
+        (
+            [PHOTO, np.ma.masked_array(PHOTO, mask=PHOTO.max() == PHOTO)],
+            "image 1: images must have no masked pixels",
+        ),
         ([PHOTO, PHOTO[..., 0]], r"image 1: images must be uint8 RGB .* of shape \(48, 40\)"),
         ([np.zeros((0, 5, 3), np.uint8)], "at least one pixel"),
         ([np.zeros((5, 6, 4), np.uint8)], r"image 0: .* of shape \(H, W, 3\); .* \(5, 6, 4\)"),

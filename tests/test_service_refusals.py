@@ -194,6 +194,22 @@ def test_nobody_is_enrolled_of_more_photos_than_can_be_decided_about(service, tm
         assert told.json() == {"match": True, "target_fmr": 0.1}
 
 
+@pytest.mark.parametrize("groups", [None, "pose"])
+def test_one_threshold_for_all_sizes_is_for_one_photo(service, groups):
+    """That of single photos takes strangers for people of whom a mean of many is stored."""
+    verifier = TemplateVerifier(groups=groups)
+    assert service.photos_decided_about(FaceEmbedder(), verifier) == 1
+    assert service.photos_decided_about(FaceEmbedder(), TemplateVerifier()) == 10
+
+
+def test_templates_that_no_index_takes_are_refused_before_a_connection(service):
+    import store  # beside the service's own file
+
+    pytest.importorskip("psycopg_pool", reason="PostgreSQL needs the [service] extra")
+    with pytest.raises(ValueError, match=r"at most 2000 values; the weights give 2048"):
+        store.open_store("postgresql://nowhere.invalid/x", 2048)
+
+
 def test_of_several_photos_none_is_taken_without_a_word(service, tmp_path, faces):
     own, other = png(faces["hopper"][0]), png(faces["collins"][0])
     with (

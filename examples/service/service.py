@@ -81,11 +81,14 @@ def check_crops(embedder: FaceEmbedder, detector: str) -> None:
 def photos_decided_about(embedder: FaceEmbedder, verifier: TemplateVerifier) -> int:
     """Of how many photos a person can be enrolled, at most ``MOST_PHOTOS``.
 
+    One, where the verifier has thresholds of single photos alone.
     Raises ValueError, the verifier's own, if it has no threshold even for one photo a side.
     """
     form = DescriptorForm.of_artifact(embedder.artifact, "what the service embeds with")
     row = np.ones(form.size) / (form.size if form.normalization == "l1" else 1)
     verifier.verify(row, row)
+    if "size" not in (verifier.groups or ()):
+        return 1
     for most in range(MOST_PHOTOS, 1, -1):
         with suppress(ValueError):
             verifier.verify(row, row, template_images=most)

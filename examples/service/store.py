@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 CANDIDATES = 50
 """Templates that PostgreSQL proposes for a search."""
 
+MOST_INDEXED = 2_000
+"""Values of a template that pgvector's index can take."""
+
 PATIENCE = 30
 """Seconds to wait for a SQLite file that another worker has locked."""
 
@@ -143,6 +146,11 @@ class PostgresStore:
         import psycopg
         from psycopg_pool import ConnectionPool
 
+        if width > MOST_INDEXED:
+            raise ValueError(
+                f"PostgreSQL's index takes templates of at most {MOST_INDEXED} values; the "
+                f"weights give {width}: take SQLite"
+            )
         # Opened at the first request: workers that are forked must not share its connections.
         self._pool = ConnectionPool(url, min_size=1, max_size=8, open=False)
         with psycopg.connect(url) as connection:

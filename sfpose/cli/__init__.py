@@ -43,7 +43,7 @@ to begin with:
 
 exit codes:
   0    done; for "verify": the same person; for "identify": somebody in every photo
-  1    for "verify": different people; for "identify": nobody in some photo
+  1    for "verify": different people; for "identify": nobody in some photo, or it was left out
   2    an error, said on standard error
   130  interrupted
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import unicodedata
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ Number = TypeVar("Number", int, float)
 __all__ = [
     "Once",
     "above_zero",
+    "as_typed",
     "at_least_one",
     "check_names",
     "check_new",
@@ -39,6 +41,14 @@ class Once(argparse.Action):
         if (named := getattr(namespace, self.dest)) is not None:
             raise argparse.ArgumentError(self, f"must be given once; got {named!r} and {values!r}")
         setattr(namespace, self.dest, values)
+
+
+def as_typed(name: str) -> str:
+    """A person's name in the form of Unicode that keyboards give (NFC).
+
+    Names of folders come in others, by which one person would be enrolled as two.
+    """
+    return unicodedata.normalize("NFC", name)
 
 
 def at_least_one(text: str) -> int:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfpose.cli.arguments import Once, check_names, check_writable, to_path
+from sfpose.cli.arguments import Once, as_typed, check_names, check_writable, to_path
 from sfpose.cli.doubts import look_alikes, odd_photos
 from sfpose.cli.finding import find_photos, photos_by_person
 from sfpose.cli.galleries import check_changeable
@@ -114,7 +114,7 @@ def _whose(options: argparse.Namespace) -> tuple[list[Path], list[str]]:
         if not options.id.strip():
             raise ValueError(f"--id must name somebody; got {options.id!r}")
         photos = find_photos(options.photos)
-        return photos, [options.id] * len(photos)
+        return photos, [as_typed(options.id)] * len(photos)
     if len(options.photos) != 1:
         raise ValueError(
             "--id must say whose photos these are, or one folder PERSON/photo be given"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from sfpose.cli.arguments import as_typed
 from sfpose.cli.output import note
 
 __all__ = ["PeoplePhotos", "find_photos", "photos_by_person"]
@@ -122,10 +123,11 @@ def photos_by_person(folder: str) -> PeoplePhotos:
         if entry.is_dir() or not entry.exists():
             found, others = _photos_below(entry) if entry.is_dir() else ([], Counter())
             left += others
+            name = as_typed(entry.name)
             photos += found
-            people += [entry.name] * len(found)
-            without += [] if found else [entry.name]
-        elif is_image(entry.name):
+            people += [name] * len(found)
+            without += [] if found else [name]
+        elif is_image(entry.name) or entry.suffix.lower() in _OTHER_KINDS:
             raise ValueError(f"photos must lie in a folder for each person; got {str(entry)!r}")
     _say_left_out(left)
     if not photos:

@@ -25,7 +25,8 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "identify",
         help="find out who of a gallery photos show",
         description="Find the people of a gallery who are nearest to the face in each photo. "
-        "Exits with 0 if somebody is near enough in every photo, 1 if in some photo nobody is. "
+        "Exits with 0 if somebody is near enough in every photo, 1 if in some photo nobody is or "
+        "it was left out. "
         "Where N people are enrolled, a stranger is taken for one of them up to N times as often "
         "as --target-fmr says.",
     )
@@ -63,10 +64,11 @@ def run(options: argparse.Namespace) -> int:
         where = str(options.gallery)
         raise ValueError(f"a gallery that is searched must hold people; {where!r} holds nobody")
     manifest = manifest_of(options.weights)
-    options.target_fmr = chosen_rate(options.target_fmr, manifest, 1e-4)
+    options.target_fmr = chosen_rate(options.target_fmr, manifest, 1e-4, gallery.counts.tolist())
     thresholds = _thresholds(gallery, manifest, options.target_fmr)
     photos = find_photos(options.photos)
-    photos = [photos[row] for row in readable(photos, options)[0]]
+    kept, unreadable = readable(photos, options)
+    photos = [photos[row] for row in kept]
     faces = embed_photos(photos, options)
     faces.check_kept(manifest, options.weights)
     usable = ~np.isnan(faces.descriptors).any(axis=1)
@@ -85,8 +87,10 @@ def run(options: argparse.Namespace) -> int:
     for name, told in zip(photos, answers, strict=True):
         for found, listed in told or [(None, [])]:
             _say(options, str(name), found, listed)
+    for lost in unreadable:
+        _say(options, lost, None, [], unreadable=True)
     recognised = [any(found is not None for found, _ in told) for told in answers]
-    return 0 if all(recognised) else 1
+    return 0 if all(recognised) and not unreadable else 1
 
 
 class _Near(NamedTuple):
@@ -115,8 +119,8 @@ def _thresholds(
 ) -> dict[str | int, float | None]:
     """Threshold of each person: templates of more images lie closer to everybody.
 
-    None for whoever has more images than the weights have a threshold for: one person must not
-    keep the others from being found.
+    None for whoever has more images than the weights have a threshold for at this rate: one
+    person must not keep the others from being found.
     """
     counts = gallery.counts.tolist()
     by_count = {images: _threshold(weights, target_fmr, images) for images in set(counts)}
@@ -125,8 +129,8 @@ def _thresholds(
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         whose = "whose template is" if len(names) == 1 else "whose templates are"
         note(
-            f"nobody is taken for {', '.join(names[:3])}{more}, {whose} of {images} images, more "
-            "than the weights have a threshold for"
+            f"nobody is taken for {', '.join(names[:3])}{more}, {whose} of {images} images: the "
+            f"weights have no threshold for so many at {target_fmr:g}"
         )
     return dict(zip(gallery, (by_count[images] for images in counts), strict=True))
 
@@ -144,7 +148,12 @@ def _threshold(weights: Weights, target_fmr: float, images: int) -> float | None
 
 
 def _say(
-    options: argparse.Namespace, photo: str, found: _Near | None, nearest: list[_Near]
+    options: argparse.Namespace,
+    photo: str,
+    found: _Near | None,
+    nearest: list[_Near],
+    *,
+    unreadable: bool = False,
 ) -> None:
     if options.json:
         told = {
@@ -153,11 +162,12 @@ def _say(
             "id": None if found is None else found.id,
             "target_fmr": options.target_fmr,
             "nearest": [{**near._asdict(), "match": near.match} for near in nearest],
+            "unreadable": unreadable,
         }
         print_json(told)
         return
     if not nearest:
-        print(f"{shown(photo)}: no face was found")
+        print(f"{shown(photo)}: {'cannot be read' if unreadable else 'no face was found'}")
         return
     head = "nobody who is enrolled" if found is None else shown(found.id)
     print(f"{shown(photo)}: {head}; nearest: {', '.join(map(str, nearest))}")

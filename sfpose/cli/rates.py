@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from sfpose.cli.output import note
@@ -14,8 +15,10 @@ if TYPE_CHECKING:
 __all__ = ["calibrated_rates", "chosen_rate"]
 
 
-def calibrated_rates(weights: Weights) -> list[float]:
+def calibrated_rates(weights: Weights, images: int = 1) -> list[float]:
     """Rates that weights are calibrated for in any pose, the strictest first; perhaps none.
+
+    Those that they have a threshold for of templates of so many images against one.
 
     Raises
     ------
@@ -25,14 +28,22 @@ def calibrated_rates(weights: Weights) -> list[float]:
     from sfpose.decision import manifest_of, shipped_conditions
 
     conditions: Any = shipped_conditions(manifest_of(weights))
-    mixed = [entry for condition, entry in conditions.items() if condition.poses is None]
-    return sorted({stated["target_fmr"] for entry in mixed for stated in entry["thresholds"]})
+    rates = {
+        stated["target_fmr"]
+        for condition, entry in conditions.items()
+        if condition.poses is None and condition.template_images >= images
+        for stated in entry["thresholds"]
+    }
+    return sorted(rates)
 
 
-def chosen_rate(asked: float | None, manifest: Manifest, usual: float) -> float:
+def chosen_rate(
+    asked: float | None, manifest: Manifest, usual: float, images: Iterable[int] = ()
+) -> float:
     """The rate that is asked for; else a bundle's own; else one of those that are calibrated.
 
-    Of these it is the strictest that is at least the usual one. Where all are below the usual
+    Of these it is the strictest that is at least the usual one, and that there are thresholds for
+    of templates of so many images, where there is one for all. Where all are below the usual
     rate, it is the greatest; where there is none, the usual one, which whoever looks for its
     threshold refuses.
 
@@ -46,6 +57,9 @@ def chosen_rate(asked: float | None, manifest: Manifest, usual: float) -> float:
     if "bundle" in manifest:
         return _rate_of_bundle(manifest["bundle"])
     rates = calibrated_rates(manifest)
+    for count in sorted(set(images)):
+        fit = [rate for rate in rates if rate in calibrated_rates(manifest, count)]
+        rates = fit or rates
     fitting = [rate for rate in rates if rate >= usual or math.isclose(rate, usual)]
     chosen = min(fitting, default=max(rates, default=usual))
     if not math.isclose(chosen, usual):

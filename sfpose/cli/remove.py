@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from sfpose.cli.arguments import to_path
+from sfpose.cli.arguments import as_typed, to_path
 from sfpose.cli.galleries import check_changeable
 from sfpose.cli.output import print_json, shown
 
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     if not settled(options.gallery).exists():
         raise FileNotFoundError(f"there must be a gallery at {str(options.gallery)!r}")
     with TemplateGallery.changing(options.gallery) as gallery:
-        removed = _meant(gallery, list(dict.fromkeys(options.id)))
+        removed = _meant(gallery, options.id)
         gallery.remove(removed)
     if options.json:
         told = {"gallery": str(options.gallery), "people": len(gallery), "removed": removed}
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _meant(gallery: TemplateGallery, names: list[str]) -> list[str | int]:
-    """The ids of a gallery that are written like these names: 7 and "7" both like 7.
+    """The ids of a gallery that are written like these names, each once: 7 and "7" like 7.
 
     Raises
     ------
@@ -66,7 +66,8 @@ def _meant(gallery: TemplateGallery, names: list[str]) -> list[str | int]:
     """
     written: dict[str, list[str | int]] = {}
     for identity in gallery:
-        written.setdefault(str(identity), []).append(identity)
+        written.setdefault(as_typed(str(identity)), []).append(identity)
+    names = list(dict.fromkeys(map(as_typed, names)))
     unknown = [name for name in names if name not in written]
     if unknown:
         listed = ", ".join(map(repr, unknown))
@@ -76,7 +77,8 @@ def _meant(gallery: TemplateGallery, names: list[str]) -> list[str | int]:
     for name in names:
         if len(written[name]) > 1:
             raise ValueError(
-                f"who is deleted must be one person; both a number and a text are written "
-                f"{name!r}: use TemplateGallery.changing in Python; nobody was deleted"
+                f"who is deleted must be one person; two are written {name!r}, a number and a "
+                "text or a text in two forms of Unicode: use TemplateGallery.changing in Python; "
+                "nobody was deleted"
             )
     return [written[name][0] for name in names]
