@@ -94,6 +94,13 @@ class Aligner:
         landmarks, scores = zip(*found, strict=True)
         return np.concatenate(landmarks), np.concatenate(scores)
 
+    def checked(
+        self, image: NDArray[np.uint8], landmarks: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Landmarks (n, 5, 2) of faces of one image; found anew where a face is not upright so."""
+        parts = np.split(landmarks, range(self._batch_size, len(landmarks), self._batch_size))
+        return np.concatenate([self._finder.checked([image] * len(part), part) for part in parts])
+
     def crops(
         self, images: Images, size: int, margin: float = 1.0
     ) -> Iterator[tuple[list[NDArray[np.uint8]], NDArray[np.bool_]]]:

@@ -37,6 +37,9 @@ _STEADY = 0.036
 moves landmarks farther tells that the first was lost, as on a head thrown back."""
 _TURNS = (-30.0, 0.0, 30.0)
 """Degrees by which the squares are turned in which landmarks are looked for again."""
+_QUARTERS = (-90.0, 90.0, 180.0)
+_EIGHTHS = (45.0, 90.0, 135.0, 180.0, -135.0, -90.0, -45.0)
+"""Degrees by which a face may be turned, in a crop and by a detector's landmarks."""
 _UPRIGHT = 8.0
 """Logit of two looks that see a face upright: 99 in 100 of LFW's, and three in four profiles of
 CFP, say more, and of faces that look at the crop lying on its side, none that are upright."""
@@ -106,7 +109,12 @@ class LandmarkFinder:
         if rows := np.flatnonzero((logit < _UPRIGHT) | (_moves(looks) > _STEADY)).tolist():
             squares = squares.copy()
             squares[rows], looks[:, rows], logit[rows] = self._set_upright(
-                [images[row] for row in rows], squares[rows], looks[:, rows], logit[rows]
+                [images[row] for row in rows],
+                squares[rows],
+                looks[:, rows],
+                logit[rows],
+                _QUARTERS,
+                stays=180.0,
             )
         landmarks, doubtful = looks[1], np.abs(logit) < _SURE
         if rows := np.flatnonzero(doubtful | (_moves(looks) > _STEADY)).tolist():
@@ -115,23 +123,47 @@ class LandmarkFinder:
             logit[rows] = self._ask_again([images[row] for row in rows], squares[rows])
         return landmarks, 1 / (1 + np.exp(-logit))
 
+    def checked(
+        self, images: list[NDArray[np.uint8]], landmarks: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Landmarks (n, 5, 2) that a detector gave, found anew where the face lies otherwise.
+
+        Detectors may find a face that is turned and draw an upright one's landmarks into it, and
+        all faces that are turned alike would be of one person.
+        """
+        squares = similarity_to_canonical(landmarks) @ widen_matrix(LANDMARK_CROP_SCALE)
+        looks, logits = self._follow(images, squares, looks=2)
+        logit, checked = logits.mean(axis=0), landmarks.copy()
+        if rows := np.flatnonzero(logit < _UPRIGHT).tolist():
+            some = [images[row] for row in rows]
+            upright, found, _ = self._set_upright(
+                some, squares[rows], looks[:, rows], logit[rows], _EIGHTHS
+            )
+            turned = (upright != squares[rows]).any(axis=(1, 2))
+            checked[rows] = np.where(turned[:, None, None], found[1], landmarks[rows])
+        return checked
+
     def _set_upright(
         self,
         images: list[NDArray[np.uint8]],
         squares: NDArray[np.float64],
         looks: NDArray[np.float64],
         logit: NDArray[np.float64],
+        turns: tuple[float, ...],
+        stays: float | None = None,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """Squares, looks and logits, others where a face lies on its side.
+        """Squares, looks and logits, others where a face is turned by one of so many degrees.
 
-        One that is upside down stays so, and is refused: half of it is seen upright from the side.
+        One that is turned by ``stays`` is left so: it would be surer by a turn beside it as well.
         """
-        turned = np.stack([squares @ turn_matrix(turn) for turn in (0.0, -90.0, 90.0, 180.0)])
+        turned = np.stack([squares, *(squares @ turn_matrix(turn) for turn in turns)])
         found = [self._follow(images, each, looks=2) for each in turned[1:]]
         seen = np.stack([looks, *(others for others, _ in found)])
         logits = np.stack([logit, *(each.mean(axis=0) for _, each in found)])
         best = logits.argmax(axis=0)
-        best[(best == 3) | (logits.max(axis=0) < _UPRIGHT)] = 0
+        if stays is not None:
+            best[best == 1 + turns.index(stays)] = 0
+        best[logits.max(axis=0) < _UPRIGHT] = 0
         rows = np.arange(len(images))
         return turned[best, rows], seen[best, :, rows].swapaxes(0, 1), logits[best, rows]
 

@@ -89,8 +89,9 @@ class FaceAligner(GivesImages, KeepsWhatItMade, NeedsNoFit, TransformerMixin, Ba
     """Find faces in photos; turn, scale and crop them by five landmarks.
 
     The crop is turned and scaled so that the landmarks come to lie where the
-    descriptor network expects them. Landmarks come from the detector or, where it
-    gives boxes alone, from a small network that ships with the library.
+    descriptor network expects them. Landmarks come from the detector or, where it gives boxes
+    alone or an upright face's landmarks of one that lies on its side or upside down, from a small
+    network that ships with the library.
 
     Parameters
     ----------
@@ -345,7 +346,8 @@ class FaceAligner(GivesImages, KeepsWhatItMade, NeedsNoFit, TransformerMixin, Ba
             if landmarks is None:
                 points, scores = self._aligner().landmarks_in(photo, boxes[rows])
             else:
-                points, scores = landmarks[rows], np.full(len(rows), np.nan)
+                points = self._aligner().checked(photo, landmarks[rows])
+                scores = np.full(len(rows), np.nan)
             held, numbers = [photo] * len(rows), np.full(len(rows), number)
             del photo
             yield _Found(held, points, boxes[rows], numbers, scores)

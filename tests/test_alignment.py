@@ -410,3 +410,27 @@ def test_a_face_that_lies_on_its_side_is_found_as_if_it_were_upright(portrait, h
 def test_a_face_upside_down_is_refused(portrait, hopper):
     photos = [np.ascontiguousarray(photo[::-1, ::-1]) for photo in (portrait, hopper)]
     assert FaceAligner().find_landmarks(photos)[1].max() < FaceAligner()._aligner().min_face_score
+
+
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_landmarks_of_a_detector_that_takes_a_turned_face_for_an_upright_one(portrait, quarters):
+    """As YuNet does: crops by them would show all turned faces alike."""
+    height, width = portrait.shape[:2]
+    upright, _ = FaceAligner().find_landmarks([portrait])
+    box = [(0, 0, width, height)]
+    expected = FaceAligner(lambda _: (box, upright), size=100).transform([portrait])
+    turned = np.ascontiguousarray(np.rot90(portrait, quarters))
+    middle = np.array([width, height]) / 2
+    wrong = (upright - upright.mean(axis=1, keepdims=True)) + middle
+    faces = FaceAligner(lambda _: (box, wrong), size=100).align([turned])
+    assert np.isnan(faces.scores).all()
+    one, other = FaceEmbedder("small", align="done").transform([expected[0], faces.images[0]])
+    assert TemplateVerifier(weights="small").score_pairs([one], [other])[0] < 0.02
+
+
+def test_landmarks_of_a_detector_are_taken_as_they_are_where_the_face_is_upright(portrait, hopper):
+    for photo in (portrait, hopper, PHOTO):
+        points = FaceAligner().find_landmarks([photo])[0] + 1.5
+        box = [(0, 0, photo.shape[1], photo.shape[0])]
+        faces = FaceAligner(lambda _, box=box, points=points: (box, points)).align([photo])
+        np.testing.assert_array_equal(faces.landmarks, points)
