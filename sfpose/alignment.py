@@ -209,7 +209,8 @@ class FaceAligner(GivesImages, KeepsWhatItMade, NeedsNoFit, TransformerMixin, Ba
             the mouth corner on the image's left, the other one. Those of the second look, unless
             it moved them by more than 0.036 of the canonical crop's side or the score is in doubt:
             then the mean, by its likelihood, of what is found in the crop turned by 30 degrees to
-            either side and not turned.
+            either side and not turned. All of this is of the crop turned by a quarter where looks
+            are surer of a face so, as of one that lies on its side; one upside down is refused.
         scores : float64 array of shape (n,)
             How surely the crop shows a face, 0 to 1: the answer of two looks, at the whole
             crop and at the face that the first look found, by the mean of their logits. Where it

@@ -171,7 +171,6 @@ def people_interval(
     if fmr is not None:
         check_rate(fmr, "fmr", zero=True)
     resampler = PeopleResampler(distances, is_genuine, first_people, second_people)
-
     rng = np.random.default_rng(random_state)
     rates = []
     for _ in range(draws):
