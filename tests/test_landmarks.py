@@ -3,10 +3,10 @@
 import numpy as np
 import onnxruntime
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from sfpose import FaceAligner, FaceEmbedder
-from sfpose.geometry import CANONICAL_LANDMARKS, similarity_to_canonical, widen_matrix
+from sfpose.geometry import CANONICAL_LANDMARKS, similarity_to_canonical, turn_matrix, widen_matrix
 from sfpose.preprocessing import aligned_crop
 from sfpose.runtime.artifact import read_artifact
 
@@ -42,8 +42,10 @@ def _plain_look(photo):
     settings = artifact.network_input
 
     def look(matrix, flip=False):
-        crop = aligned_crop(photo, matrix, settings.size) / 255
-        pixels = ((crop - settings.mean) / settings.std).transpose(2, 0, 1)[None]
+        crop = aligned_crop(photo, matrix, settings.size)
+        # Rounded once: what an image in doubt shows may hang on the last digit.
+        scaled = (crop - 255 * np.array(settings.mean)) / (255 * np.array(settings.std))
+        pixels = scaled.transpose(2, 0, 1)[None]
         pixels = pixels[..., ::-1] if flip else pixels
         output = session.run(None, {"images": pixels.astype(np.float32)})[0][0].astype(float)
         points = output[:10].reshape(5, 2)
@@ -78,19 +80,16 @@ def _plainly_found_again(look, side):
     """Mean of what is found in a square of an image turned to either side, by its likelihood."""
     found = []
     for degrees in (-30, 0, 30):
-        # Its corners lie on a circle around the centre.
-        corners = np.radians(degrees + np.array([-135, -45, 135]))
-        a, b, c = side / 2 + side / 2**0.5 * np.c_[np.cos(corners), np.sin(corners)]
-        matrix = np.c_[np.r_[b - a, 0], np.r_[c - a, 0], np.r_[a, 1]]
-        found.append(_plain_looks(look, matrix, 3))
+        square = np.diag([side, side, 1.0])
+        found.append(_plain_looks(look, square @ turn_matrix(degrees), 3))
     weights = np.exp([logits.mean() for _, logits in found])
     return np.average([points[-1] for points, _ in found], axis=0, weights=weights)
 
 
 def test_a_face_in_doubt_is_asked_and_looked_for_again(portrait):
     """Against plain onnxruntime: six ways of three looks each; three for the landmarks."""
-    lying = np.asarray(Image.fromarray(portrait).rotate(60, Image.Resampling.BICUBIC))
-    look = _plain_look(lying)
+    blurred = np.asarray(Image.fromarray(portrait).filter(ImageFilter.GaussianBlur(6)))
+    look = _plain_look(blurred)
     whole = np.diag([160.0, 160.0, 1.0])
     assert abs(_plain_looks(look, whole, 2)[1].mean()) < np.log(99)
     expected = np.mean(
@@ -100,7 +99,7 @@ def test_a_face_in_doubt_is_asked_and_looked_for_again(portrait):
             for flip in (False, True)
         ]
     )
-    landmarks, scores = FaceAligner().find_landmarks([portrait, lying])
+    landmarks, scores = FaceAligner().find_landmarks([portrait, blurred])
     assert np.log(scores[1] / (1 - scores[1])) == pytest.approx(expected, abs=0.15)
     np.testing.assert_allclose(landmarks[1], _plainly_found_again(look, 160.0), atol=0.01)
     assert scores[1] > read_artifact("landmarks").manifest["min_face_score"]
@@ -111,7 +110,7 @@ def test_a_face_in_doubt_is_asked_and_looked_for_again(portrait):
 
 def test_landmarks_that_the_second_look_moves_far_are_looked_for_again(portrait):
     """Those of a face beyond doubt whose head lies to one side, against plain onnxruntime."""
-    photo = np.asarray(Image.fromarray(portrait).rotate(-40, Image.Resampling.BICUBIC))
+    photo = np.asarray(Image.fromarray(portrait).rotate(-38, Image.Resampling.BICUBIC))
     look = _plain_look(photo)
     points, logits = _plain_looks(look, np.diag([160.0, 160.0, 1.0]), 2)
     side = np.linalg.norm(similarity_to_canonical(points[1][None])[0, :2, 0])

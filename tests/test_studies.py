@@ -326,7 +326,7 @@ def _one_job(part):
 @pytest.mark.usefixtures("any_crop_is_a_face")
 @pytest.mark.parametrize("part", ["table3", "table4", "table5", "studies"])
 def test_the_command_reproduces(folder, part, capsys):
-    assert main(["reproduce", part, "--data", str(folder), "--draws", "3", *_one_job(part)]) == 0
+    assert main(["reproduce", part, "--data", str(folder), "--draws", "20", *_one_job(part)]) == 0
     printed = capsys.readouterr().out
     for word in {
         "table3": ["16,560", "3 people"],
@@ -341,7 +341,7 @@ def test_the_command_reproduces(folder, part, capsys):
 @pytest.mark.parametrize("part", ["table3", "table4", "figures", "studies"])
 def test_json_tells_what_the_text_does(folder, part, capsys, tmp_path):
     (folder / "P9" / "frontal").mkdir(parents=True)
-    arguments = ["reproduce", part, "--data", str(folder), "--draws", "3", *_one_job(part)]
+    arguments = ["reproduce", part, "--data", str(folder), "--draws", "20", *_one_job(part)]
     arguments += ["--out", str(tmp_path / "det.png")] if part == "figures" else []
     assert main([*arguments, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -379,7 +379,7 @@ def test_people_of_whom_no_image_was_acquired_are_counted_among_those_left_out(
         return tuple(column[data.subjects[columns[1]] != "P2"] for column in columns)
 
     monkeypatch.setattr(reproduce, "_aligned", without_the_last)
-    arguments = ["reproduce", "studies", "--data", str(folder), "--draws", "3", "--n-jobs", "1"]
+    arguments = ["reproduce", "studies", "--data", str(folder), "--draws", "20", "--n-jobs", "1"]
     assert main([*arguments, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["people"], told["people_left_out"], told["not_acquired"]) == (3, 1, 30)

@@ -185,7 +185,8 @@ def people_interval(
             rates.append(float(refusals[np.searchsorted(matches, fmr, side="right") - 1]))
     if len(rates) < 2:
         raise ValueError(
-            "hardly a drawing of people had genuine and impostor comparisons; too few people"
+            "two drawings of people must have genuine and impostor comparisons; "
+            f"got {len(rates)} of {draws}, too few people or draws"
         )
     if fmr is None:
         rate = equal_error_rate(distances, is_genuine)
@@ -273,7 +274,10 @@ def people_rate_interval(
         return _around(rate, np.array([rate]), len(errors), confidence, people)
     rates = drawn_rates(errors, pairs, people, draws, np.random.default_rng(random_state))
     if len(rates) < 2:
-        raise ValueError("hardly a drawing of people had a comparison; too few people")
+        raise ValueError(
+            "two drawings of people must have a comparison; "
+            f"got {len(rates)} of {draws}, too few people or draws"
+        )
     return _around(rate, rates, len(errors), confidence, people)
 
 
