@@ -71,7 +71,8 @@ class GivesImages:
 
         So a pipeline may be asked for tables, which its last step then gives. Crops have no
         names: where tables are asked for, images of a pandas index other than 0, 1, 2 ... are
-        refused, whose rows would be those of others.
+        refused, whose rows would be those of others, and so are photos that do not give one crop
+        each.
 
         Parameters
         ----------
@@ -89,12 +90,7 @@ class GivesImages:
     def _check_rows(self, X: object) -> None:
         """Refuse images by other names than 0, 1, 2 ... where the last step is to give a table."""
         index = getattr(X, "index", None)
-        told = getattr(self, "_sklearn_output_config", {}).get("transform")
-        if told is None:
-            from sklearn import get_config
-
-            told = get_config()["transform_output"]
-        if told == "default" or index is None or callable(index):
+        if index is None or callable(index) or not self._table_is_asked_for():
             return
         if (names := list(index)) != list(range(len(names))):
             raise ValueError(
@@ -102,6 +98,23 @@ class GivesImages:
                 f"which have no names: it would be joined to other rows; got {names[:3]} ...: give "
                 "X.reset_index(drop=True), or take FaceEmbedder alone, which keeps names"
             )
+
+    def _check_all_kept(self, index: NDArray[np.int64], count: int) -> None:
+        """Refuse crops of other photos than one each, where the last step is to give a table."""
+        if not np.array_equal(index, np.arange(count)) and self._table_is_asked_for():
+            raise ValueError(
+                "each photo must give one crop where a table is to come of them: it would be "
+                f"joined to other photos' rows; got {len(index)} crops of {count} photos: embed "
+                "what align gives, and name the rows by its index"
+            )
+
+    def _table_is_asked_for(self) -> bool:
+        told = getattr(self, "_sklearn_output_config", {}).get("transform")
+        if told is None:
+            from sklearn import get_config
+
+            told = get_config()["transform_output"]
+        return bool(told != "default")
 
     def get_feature_names_out(self, input_features: object = None) -> NDArray[np.object_]:
         """No names: crops have no columns. For pipelines, whose last step has names.

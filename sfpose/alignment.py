@@ -50,7 +50,7 @@ class AlignedFaces:
     Attributes
     ----------
     images : uint8 array of shape (n, size, size, 3)
-        The crops, for ``FaceEmbedder(align="done")``.
+        The crops, for ``FaceEmbedder(align="done")`` where ``margin`` is 1.
     landmarks : float64 array of shape (n, 5, 2)
         Pixel coordinates in the photo: the eye on the image's left, the other eye, nose
         tip, the mouth corner on the image's left, the other one.
@@ -119,7 +119,8 @@ class FaceAligner(GivesImages, KeepsWhatItMade, NeedsNoFit, TransformerMixin, Ba
         Side of the crops in pixels.
     margin : float, default=1.0
         Side of what a crop shows, in sides of the canonical crop; larger values show
-        more of what surrounds the face.
+        more of what surrounds the face, for people to look at: ``FaceEmbedder(align="done")``
+        takes crops of 1 alone, and by others accepts strangers.
     weights : str or path, default="landmarks"
         Artifact of the landmark network.
     batch_size : int, default=32
@@ -292,10 +293,12 @@ class FaceAligner(GivesImages, KeepsWhatItMade, NeedsNoFit, TransformerMixin, Ba
         Raises
         ------
         ValueError, FileNotFoundError
-            As for ``align``; and for images of a pandas index, as ``set_output`` says.
+            As for ``align``; and where a table is asked for, as ``set_output`` says.
         """
         self._check_rows(X)
-        return self.align(X).images
+        faces = self.align(X)
+        self._check_all_kept(faces.index, count_images(X))
+        return faces.images
 
     def _faces(self, X: Images) -> Iterator[_Found]:
         """Faces in groups."""

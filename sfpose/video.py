@@ -1,20 +1,19 @@
 """Faces in a video: tracks of people, and the best frames of each for a template.
 
-May import ``alignment``, ``geometry``, ``pose`` and, inside functions, PyAV and scipy.
+May import ``_frames``, ``alignment``, ``geometry`` and ``pose``.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sfpose._checks import check_whole
+from sfpose._frames import Frame, read_frames
 from sfpose.geometry import similarity_to_canonical
 from sfpose.pose import head_pose
 
@@ -24,31 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["Frame", "Track", "TrackedFace", "face_quality", "read_frames", "track_faces"]
 
 _LEAST_TOWARDS = 0.1
-
-
-class Frame(NamedTuple):
-    """A picture of a video.
-
-    Attributes
-    ----------
-    number : int
-        From 0, counting frames that were left out too.
-    seconds : float
-        Time from the video's start.
-    image : uint8 array of shape (H, W, 3), RGB
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from sfpose.video import Frame
-    >>> frame = Frame(3, 3 / 25, np.zeros((48, 64, 3), np.uint8))  # of a camera of your own
-    >>> frame.seconds
-    0.12
-    """
-
-    number: int
-    seconds: float
-    image: NDArray[np.uint8]
 
 
 class TrackedFace(NamedTuple):
@@ -110,77 +84,16 @@ class Track:
         return np.array([face.quality for face in self.faces])
 
 
-def read_frames(path: str | os.PathLike[str], *, every: int = 1) -> Iterator[Frame]:
-    """Decode a video one frame at a time, upright where the file says how it is turned.
-
-    Parameters
-    ----------
-    path : path
-    every : int, default=1
-        Give each ``every``-th frame only.
-
-    Yields
-    ------
-    Frame
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ImportError
-        If PyAV is missing; says which extra to install.
-    ValueError
-        If ``every`` is below 1 or the file is no video.
-    """
-    check_whole(every, "every", 1)
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"a video must be a file; there is none at {str(path)!r}")
-    try:
-        import av
-    except ImportError as error:
-        raise ImportError(
-            'reading a video needs PyAV, which is missing: pip install "sfpose[video]"'
-        ) from error
-    try:
-        with av.open(os.fspath(path)) as container:
-            if not container.streams.video:
-                raise ValueError(f"a video must hold pictures; {str(path)!r} holds none")
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            start = float((stream.start_time or 0) * (stream.time_base or 0))
-            for number, frame in enumerate(container.decode(stream)):
-                if number % every == 0:
-                    seconds = float("nan") if frame.time is None else float(frame.time) - start
-                    image = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
-                    yield Frame(number, seconds, _upright(image, frame))
-    except av.FFmpegError as error:
-        raise ValueError(f"{str(path)!r} must be a whole video; {error}") from error
-
-
-def _upright(image: NDArray[np.uint8], frame: Any) -> NDArray[np.uint8]:
-    """As it is to be shown: phones store a picture sideways, or mirrored, with a matrix."""
-    try:
-        matrix = frame.side_data.get("DISPLAYMATRIX")
-    except ValueError:  # PyAV lists no frame's data if there is some of a kind that it lacks
-        return np.ascontiguousarray(np.rot90(image, frame.rotation // 90))
-    if matrix is None:
-        return image
-    # Stored (x, y) are shown at (a x + c y, b x + d y).
-    (a, b, _), (c, d, _), _ = np.frombuffer(matrix, np.int32).reshape(3, 3).tolist()
-    if abs(b) + abs(c) > abs(a) + abs(d):
-        image, a, d = image.swapaxes(0, 1), c, b
-    return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
-
-
 def face_quality(images: NDArray[np.uint8], landmarks: NDArray[np.float64]) -> NDArray[np.float64]:
     """How much a template gains from a face: turned to the camera, sharp and large.
 
-    The product of three shares: the cosine of the angle between the face and the
+    The product of four shares: the cosine of the angle between the face and the
     camera, at least 0.1, the sharpness of the crop (variance of its Laplacian over that
-    plus a tenth of the variance of its brightness), and its size (side of the canonical
-    crop in pixels over 112, at most 1). The least cosine is that of 84 degrees: profiles
-    are estimated on either side of 90, and are told apart by sharpness and size. It
-    orders frames of one track; it is no measured error rate.
+    plus a tenth of the variance of its brightness), its size (side of the canonical
+    crop in pixels over 112, at most 1) and what of it lies in the frame: pixels that are black
+    in all channels do not, and the edge between these and others is no sharpness. The least
+    cosine is that of 84 degrees: profiles are estimated on either side of 90, and are told apart
+    by the other shares. It orders frames of one track; it is no measured error rate.
 
     Parameters
     ----------
@@ -205,15 +118,34 @@ def face_quality(images: NDArray[np.uint8], landmarks: NDArray[np.float64]) -> N
     """
     pose = head_pose(landmarks)
     towards = np.cos(np.radians(pose.yaw)) * np.cos(np.radians(pose.pitch))
+    seen = (np.asarray(images) != 0).any(axis=3)
     grey = np.asarray(images, dtype=np.float64).mean(axis=3)
+    whole = seen[:, 1:-1, 1:-1] & np.logical_and.reduce(_neighbours(seen))
     inner = grey[:, 1:-1, 1:-1]
-    around = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
-    edges = (around - 4 * inner).var((1, 2))
-    contrast = inner.var((1, 2))
+    edges = _variance(sum(_neighbours(grey)) - 4 * inner, whole)
+    contrast = _variance(inner, whole)
     sharp = np.divide(edges, edges + 0.1 * contrast, out=np.zeros_like(edges), where=edges > 0)
     matrices = similarity_to_canonical(landmarks)
     size = np.minimum(1, np.hypot(matrices[:, 0, 0], matrices[:, 1, 0]) / 112)
-    return np.asarray(np.maximum(_LEAST_TOWARDS, towards) * sharp * size)
+    return np.asarray(np.maximum(_LEAST_TOWARDS, towards) * sharp * size * seen.mean((1, 2)))
+
+
+def _neighbours(pixels: NDArray[Any]) -> list[NDArray[Any]]:
+    """Above, below, left and right of all but the outermost pixels of (n, h, w)."""
+    return [
+        pixels[:, :-2, 1:-1],
+        pixels[:, 2:, 1:-1],
+        pixels[:, 1:-1, :-2],
+        pixels[:, 1:-1, 2:],
+    ]
+
+
+def _variance(values: NDArray[np.float64], counted: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Of the pixels (n, h, w) that are counted: (n,); 0 where none is."""
+    number = np.maximum(counted.sum((1, 2)), 1)
+    mean = (values * counted).sum((1, 2)) / number
+    apart = (values - mean[:, None, None]) ** 2
+    return np.asarray((apart * counted).sum((1, 2)) / number)
 
 
 def track_faces(

@@ -182,6 +182,19 @@ def test_crops_stay_as_they_are_in_a_pipeline_that_gives_tables(photos):
     assert clone(aligner).transform(photos).shape == (3, 90, 90, 3)
 
 
+@pytest.mark.parametrize("policy", ["skip", "all"])
+def test_crops_of_other_photos_than_one_each_make_no_table(photos, nothing, policy):
+    pytest.importorskip("pandas", reason="tables need pandas")
+    images = [nothing, *photos]
+    pipeline = make_pipeline(FaceAligner(policy=policy), FaceEmbedder(align="done"))
+    rows = pipeline.transform(images)
+    assert rows.shape == (3, 256)
+    tables = clone(pipeline).set_output(transform="pandas")
+    with pytest.raises(ValueError, match=r"one crop where a table .* got 3 crops of 4 photos"):
+        tables.transform(images)
+    np.testing.assert_array_equal(tables.transform(list(photos)).to_numpy(), rows)
+
+
 def test_crops_take_no_names_that_a_table_would_join_to_others(photos):
     pandas = pytest.importorskip("pandas", reason="tables need pandas")
     named = pandas.Series(list(photos), index=[2, 0, 1])

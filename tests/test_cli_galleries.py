@@ -111,18 +111,19 @@ def test_nobody_is_enrolled_if_a_folder_gives_no_photo(left_out, tmp_path, capsy
 
 
 def test_calibrate_names_whose_folders_give_no_photo_or_face(left_out, noise, tmp_path, capsys):
-    (left_out / "bo").mkdir()
-    (left_out / "bo" / "0.png").write_bytes(noise.read_bytes())
+    forged = "bo\nmine: calibrated"
+    (left_out / forged).mkdir()
+    (left_out / forged / "0.png").write_bytes(noise.read_bytes())
     arguments = ["calibrate", str(left_out), "--out", str(tmp_path / "mine"), "--overwrite"]
     arguments += ["--target-fmr", "0.5"]
     assert main([*arguments, "--json"]) == 0
     (told,) = printed_json(capsys)
     assert told["people_without_image"] == ["ann"]
-    assert told["people_without_face"] == ["bo"]
+    assert told["people_without_face"] == [forged]
     assert main(arguments) == 0
     said = capsys.readouterr().out
     assert "1 people without an image were left out: ann" in said
-    assert "1 people without a face that was found were left out: bo" in said
+    assert "1 people without a face that was found were left out: bo\\nmine: calibrated\n" in said
 
 
 def test_links_to_folders_of_people_are_followed(people, tmp_path, capsys):

@@ -95,7 +95,8 @@ ALLOWED = {
         "protocols",
         "runtime",
     },
-    "video": {"_checks", "alignment", "geometry", "pose"},
+    "_frames": {"_checks"},
+    "video": {"_checks", "_frames", "alignment", "geometry", "pose"},
     "bundle": {
         "_checks",
         "_embedding",

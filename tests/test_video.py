@@ -4,6 +4,7 @@ import io
 import itertools
 import struct
 import sys
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -138,13 +139,15 @@ def test_quality_falls_with_blur_distance_and_turning(portrait):
     assert aside < straight
 
 
-def _write(path, pictures):
+def _write(path, pictures, wide=None):
     av = pytest.importorskip("av", reason="videos need the [video] extra")
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=10)
         stream.height, stream.width = pictures[0].shape[:2]
         stream.pix_fmt = "yuv420p"
         stream.bit_rate = 4_000_000
+        if wide is not None:
+            stream.codec_context.sample_aspect_ratio = wide
         for picture in pictures:
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             container.mux(stream.encode(frame))
@@ -191,6 +194,55 @@ def test_videos_of_phones_are_turned_and_mirrored_upright(matrix, tmp_path):
         assert frame.image.shape == upright.shape
         for part in (np.s_[4:28, 4:28], np.s_[4:28, 36:60], np.s_[36:92, 4:60]):
             np.testing.assert_allclose(frame.image[part].astype(int), upright[part], atol=12)
+
+
+@pytest.mark.parametrize("wide", [Fraction(4, 3), Fraction(64, 45), Fraction(8, 9), Fraction(1)])
+@pytest.mark.parametrize("ending", ["mp4", "mkv"])
+def test_videos_are_as_wide_as_players_show_them(wide, ending, tmp_path):
+    """A circle in a picture of pixels that are no squares is one in what is read."""
+    down, right = np.mgrid[:144, :192]
+    inside = ((right - 96) * float(wide)) ** 2 + (down - 72) ** 2 < 48**2
+    stored = np.uint8(np.where(inside, 220, 30))[..., None].repeat(3, axis=2)
+    _write(tmp_path / f"narrow.{ending}", [stored] * 2, wide)
+    frames = list(read_frames(tmp_path / f"narrow.{ending}"))
+    assert len(frames) == 2
+    bright = frames[0].image[..., 1] > 125
+    height, width = bright.any(axis=1).sum(), bright.any(axis=0).sum()
+    assert abs(width - height) <= 3
+    assert abs(height - 96 * max(1, 1 / wide)) <= 3
+    assert frames[0].image.shape[1] == round(192 * max(1, float(wide)))
+
+
+def test_pixels_of_a_shape_that_no_camera_makes_are_refused(tmp_path):
+    picture = np.full((64, 96, 3), 90, np.uint8)
+    _write(tmp_path / "wide.mkv", [picture] * 2, Fraction(9))
+    with pytest.raises(ValueError, match=r"at most 4 times as wide as high, .* got 9"):
+        next(read_frames(tmp_path / "wide.mkv"))
+
+
+@pytest.mark.parametrize(
+    ("name", "listing"),
+    [
+        ("list.mp4", "ffconcat version 1.0\nfile 'secret.mp4'\n"),
+        ("list.m3u8", "#EXTM3U\n#EXTINF:1,\n{folder}/secret.mp4\n#EXT-X-ENDLIST\n"),
+        ("list.txt", "a letter\n" * 400),
+    ],
+)
+def test_a_file_that_names_others_opens_none_of_them(name, listing, tmp_path):
+    _write(tmp_path / "secret.mp4", [np.full((64, 96, 3), 20 * n, np.uint8) for n in range(9)])
+    assert len(list(read_frames(tmp_path / "secret.mp4"))) == 9
+    (tmp_path / name).write_text(listing.replace("{folder}", f"file://{tmp_path}"))
+    with pytest.raises(ValueError, match="must be a whole video"):
+        next(read_frames(tmp_path / name))
+
+
+def test_a_video_of_which_no_picture_can_be_read_is_refused(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (9, 64, 96, 3), dtype=np.uint8)
+    _write(tmp_path / "cut.mkv", list(noise))
+    whole = (tmp_path / "cut.mkv").read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(whole[: whole.index(b"\x1f\x43\xb6\x75") + 40])
+    with pytest.raises(ValueError, match=r"must hold pictures; none of .*cut\.mkv' can be read"):
+        list(read_frames(tmp_path / "cut.mkv"))
 
 
 def test_seconds_count_from_the_videos_start(tmp_path):

@@ -39,6 +39,22 @@ def test_quality_is_sharpness_times_size(blur, size):
     assert found == pytest.approx(sharp * min(1, side / 112), rel=1e-3)
 
 
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5])
+def test_the_border_of_the_frame_is_no_sharpness(share):
+    """What is black beyond it costs its share of the crop, and adds no edge."""
+    noise = np.random.default_rng(0).uniform(40, 215, (64, 64, 3))
+    crop = np.uint8(ndimage.gaussian_filter(noise, (3, 3, 0), mode="wrap"))
+    cut, seen = crop.copy(), round(64 * (1 - share))
+    cut[:, seen:] = 0
+    points = _head(0, 300, 0, 0)[None]
+    whole, less = (face_quality(each[None], points)[0] for each in (crop, cut))
+    part = crop[:, :seen].astype(np.float64).mean(2)
+    edges = ndimage.laplace(part)[1:-1, 1:-1].var()
+    sharp = edges / (edges + 0.1 * part[1:-1, 1:-1].var())
+    assert less == pytest.approx(seen / 64 * sharp, rel=1e-3)
+    assert less < whole
+
+
 @pytest.mark.parametrize("yaw", [85, 90, 97, 120, -93])
 def test_a_face_that_looks_aside_is_worth_a_tenth(yaw):
     crop = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)

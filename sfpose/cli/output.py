@@ -33,7 +33,9 @@ def _finite(value: object) -> object:
 def say_left_out(people: list[str], without: str = "an image") -> None:
     """Print who took no part because their folder holds no image, or what else they lack."""
     if people:
-        print(f"{len(people)} people without {without} were left out: {', '.join(people)}")
+        print(
+            f"{len(people)} people without {without} were left out: {', '.join(map(shown, people))}"
+        )
 
 
 def has_controls(text: str) -> bool:
