@@ -2,7 +2,7 @@
 
 What ``FaceAligner``, ``FaceEmbedder`` and the command line share. Kept apart from the
 estimators because importing scikit-learn takes longer than embedding two photos. May
-import ``_landmarks``, ``preprocessing``, ``geometry`` and ``runtime``.
+import ``_landmarks``, ``_visibility``, ``preprocessing``, ``geometry`` and ``runtime``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sfpose._batches import batched, loose_crops
 from sfpose._checks import check_whole, is_number
 from sfpose._landmarks import ArtifactNetwork, LandmarkFinder
+from sfpose._visibility import are_blurred, are_cut_off
 from sfpose.geometry import (
     BOX_SCALE,
     similarity_to_canonical,
@@ -79,25 +80,56 @@ class Aligner:
     def landmarks(
         self, images: Images
     ) -> Iterator[tuple[list[NDArray[np.uint8]], NDArray[np.float64], NDArray[np.float64]]]:
-        """Batches of decoded images with their landmarks and face scores."""
+        """Batches of decoded images with their landmarks and face scores.
+
+        The score is 0 where a face is blurred or cut off: of many people these look alike.
+        """
         for batch in batched(iterate_images(images), self._batch_size):
-            yield (batch, *self._finder.find(batch))
+            points, scores = self._finder.find(batch)
+            scores[are_blurred(batch, points) | self._cut_off(batch, points, scores)] = 0
+            yield batch, points, scores
             del batch  # or it would be held while the next one is decoded
 
-    def landmarks_in(
+    def faces_in(
+        self,
+        image: NDArray[np.uint8],
+        boxes: NDArray[np.float64],
+        landmarks: NDArray[np.float64] | None,
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+        """Landmarks (n, 5, 2) of the faces of one image, scores (n,), which of them show enough.
+
+        Landmarks of a detector are found anew where a face is not upright so, and have no score.
+        Where the landmark network sees no face, which the detector does, its landmarks tell nothing
+        of what is cut off.
+        """
+        if landmarks is None:
+            points, scores = self._landmarks_in(image, boxes)
+        else:
+            points, scores = self._checked(image, landmarks), np.full(len(boxes), np.nan)
+        images = [image] * len(boxes)
+        lost = are_blurred(images, points) | self._cut_off(images, points, scores)
+        return points, scores, ~lost
+
+    def _cut_off(
+        self,
+        images: list[NDArray[np.uint8]],
+        points: NDArray[np.float64],
+        scores: NDArray[np.float64],
+    ) -> NDArray[np.bool_]:
+        return are_cut_off(images, points) & ~(scores < self._finder.min_face_score)
+
+    def _landmarks_in(
         self, image: NDArray[np.uint8], boxes: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Landmarks (n, 5, 2) and scores (n,) of the faces in boxes (n, 4) of one image."""
         squares = squares_around(boxes, BOX_SCALE)
         parts = np.split(squares, range(self._batch_size, len(squares), self._batch_size))
         found = [self._finder.find([image] * len(part), part) for part in parts]
         landmarks, scores = zip(*found, strict=True)
         return np.concatenate(landmarks), np.concatenate(scores)
 
-    def checked(
+    def _checked(
         self, image: NDArray[np.uint8], landmarks: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Landmarks (n, 5, 2) of faces of one image; found anew where a face is not upright so."""
         parts = np.split(landmarks, range(self._batch_size, len(landmarks), self._batch_size))
         return np.concatenate([self._finder.checked([image] * len(part), part) for part in parts])
 

@@ -114,7 +114,8 @@ class FaceAligner(GivesImages, KeepsWhatItMade, NeedsNoFit, TransformerMixin, Ba
     min_face_score : float or "auto", default="auto"
         For crops: the face score of ``find_landmarks``, 0 to 1, below which a crop
         shows no face. "auto" takes what the landmark network states of itself; 0 takes
-        every crop. A detector answers for its own faces.
+        every crop. A detector answers for its own faces, of which those that are blurred or
+        cut off above the eyes or below the mouth count as not there.
     size : int, default=113
         Side of the crops in pixels.
     margin : float, default=1.0
@@ -216,7 +217,8 @@ class FaceAligner(GivesImages, KeepsWhatItMade, NeedsNoFit, TransformerMixin, Ba
             How surely the crop shows a face, 0 to 1: the answer of two looks, at the whole
             crop and at the face that the first look found, by the mean of their logits. Where it
             would be between 0.01 and 0.99, that of 18 looks: at the crop, at less and at more than
-            it, and at their mirror images, each followed by two at what it found.
+            it, and at their mirror images, each followed by two at what it found. 0 where the
+            face is blurred, or cut off above the eyes or below the mouth.
 
         Raises
         ------
@@ -326,7 +328,7 @@ class FaceAligner(GivesImages, KeepsWhatItMade, NeedsNoFit, TransformerMixin, Ba
                 raise ValueError(
                     f"{name_image(X, first + number)}: a crop must show a face, with a score of at "
                     f"least {aligner.min_face_score:g}; got {scores[number]:.2g}: leave it out by "
-                    "policy='skip', choose a lower min_face_score, or another image"
+                    "policy='skip', or choose another; 0 is said of what is blurred or cut off"
                 )
             shown = [batch[row] for row in rows]
             boxes = np.array([[0, 0, image.shape[1], image.shape[0]] for image in shown], float)
@@ -347,11 +349,14 @@ class FaceAligner(GivesImages, KeepsWhatItMade, NeedsNoFit, TransformerMixin, Ba
                 raise ValueError(f"{name_image(X, number)}: {error}") from error
             if not len(rows):
                 continue
-            if landmarks is None:
-                points, scores = self._aligner().landmarks_in(photo, boxes[rows])
-            else:
-                points = self._aligner().checked(photo, landmarks[rows])
-                scores = np.full(len(rows), np.nan)
+            given = None if landmarks is None else landmarks[rows]
+            points, scores, kept = self._aligner().faces_in(photo, boxes[rows], given)
+            if self.policy == "error" and not kept.all():
+                raise ValueError(
+                    f"{name_image(X, number)}: a face must be sharp, and in the photo from above "
+                    "its eyes to below its mouth; got a blurred one, or one that is cut off"
+                )
+            rows, points, scores = rows[kept], points[kept], scores[kept]
             held, numbers = [photo] * len(rows), np.full(len(rows), number)
             del photo
             yield _Found(held, points, boxes[rows], numbers, scores)

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import PIL
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from sfpose import FaceAligner, FaceEmbedder, TemplateVerifier
 from sfpose.geometry import (
@@ -228,12 +228,16 @@ def test_values_that_are_lessened_are_so_there_too(browse, portrait, hopper):
     assert told["distance"] == pytest.approx(expected.distance, abs=1e-3)
 
 
-def test_a_photo_of_nothing_is_refused_there_too(browse, portrait, nothing):
-    told = browse.ask(nothing, portrait)
-    assert "nothing was found" in told["error"]
-    _, scores = FaceAligner().find_landmarks([nothing])
-    assert told["score"] == pytest.approx(scores[0], abs=1e-4)
-    assert np.isnan(FaceEmbedder().transform([nothing])).all()
+def test_what_shows_no_face_or_little_of_one_is_refused_there_too(browse, portrait, nothing):
+    blurred = np.asarray(Image.fromarray(portrait).filter(ImageFilter.GaussianBlur(9)))
+    for photo in (nothing, blurred, portrait[54:]):
+        told = browse.ask(photo, portrait)
+        assert "nothing was found" in told["error"]
+        _, scores = FaceAligner().find_landmarks([photo])
+        assert told["score"] == pytest.approx(scores[0], abs=1e-4)
+        assert np.isnan(FaceEmbedder().transform([photo])).all()
+    cut = portrait[35:]  # less of the forehead, which is enough
+    assert browse.ask(cut, portrait)["match"]
 
 
 def test_alpha_is_dropped_there_too(browse, portrait):

@@ -122,7 +122,7 @@ def test_what_yunet_sees_in_the_fill_beyond_the_border_is_no_face(tmp_path, monk
     found, landmarks = detector(photo)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     np.testing.assert_allclose(landmarks, scale * (points[[0, 2]] + 0.5), rtol=1e-6)
-    for policy, kept in (("all", [0, 1]), ("largest", [0]), ("skip", [])):
+    for policy, kept in (("all", [0]), ("largest", [0]), ("skip", [])):
         faces = FaceAligner(detector, policy=policy).align([photo])
         np.testing.assert_allclose(faces.boxes, expected[kept], rtol=1e-6)
 
@@ -179,7 +179,9 @@ def test_the_smallest_face_is_a_number(value):
 
 
 def test_twenty_pixels_are_a_face_unless_told_otherwise():
-    aligner = FaceAligner(lambda _: [(0, 0, 20, 20), (30, 0, 49.5, 20)], policy="all")
+    landmarks = 20 * CANONICAL_LANDMARKS + np.array([[[0, 0]], [[30, 0]]])
+    found = [(0, 0, 20, 20), (30, 0, 49.5, 20)], landmarks
+    aligner = FaceAligner(lambda _: found, policy="all")
     assert aligner.align([PHOTO]).boxes.tolist() == [[0, 0, 20, 20]]
 
 
@@ -235,11 +237,32 @@ def test_a_face_beside_the_photo_is_refused_and_not_black(box, policy):
         FaceAligner(lambda photo: (both, landmarks), policy=policy).align([photo])
 
 
-def test_a_face_that_leaves_the_photo_is_taken():
+@pytest.mark.parametrize(
+    ("place", "taken"),
+    [
+        ((238, 115), True),
+        ((120, 128), False),  # the mouth is in the photo, and next to nothing below it
+        ((120, 150), False),
+        ((120, -32), False),  # the same of the eyes, and above them
+        ((120, -45), False),
+        ((260, 60), False),  # an eye is beyond the border
+        ((120, 127.5), True),
+        ((120, -30), True),
+    ],
+)
+def test_a_face_that_leaves_the_photo_is_taken_from_above_its_eyes_to_below_its_mouth(place, taken):
+    """In photos of 300x200 pixels, eyes 0.46 and mouth 0.82 of 80 pixels below the place."""
     photo = np.random.default_rng(0).integers(0, 255, (200, 300, 3), np.uint8)
-    landmarks = CANONICAL_LANDMARKS[None] * 80 + (260, 150)
-    aligner = FaceAligner(lambda photo: ([(260, 150, 340, 230)], landmarks))
-    assert aligner.transform([photo]).any()
+    landmarks = CANONICAL_LANDMARKS[None] * 80 + place
+    box = [(*place, *np.add(place, 80))]
+    faces = FaceAligner(lambda photo: (box, landmarks), policy="all").align([photo])
+    assert len(faces.images) == taken
+    aligner = FaceAligner(lambda photo: (box, landmarks))
+    if taken:
+        assert aligner.transform([photo]).any()
+    else:
+        with pytest.raises(ValueError, match=r"image 0: a face must be sharp, .* cut off"):
+            aligner.transform([photo])
 
 
 @pytest.mark.parametrize("wrong", [lambda points: points / [300, 200], lambda points: points / 4])
@@ -281,7 +304,7 @@ def test_a_detectors_settings_are_named_when_they_are_wrong(
 
 
 def test_a_face_at_the_edge_may_have_a_box_that_is_cut_off():
-    landmarks = 80 * CANONICAL_LANDMARKS[None] + [260, 100]
+    landmarks = 80 * CANONICAL_LANDMARKS[None] + [245, 100]
     photos = [np.zeros((200, 300, 3), np.uint8)]
     aligner = FaceAligner(lambda _: ([(268, 100, 300, 180)], landmarks), policy="largest")
     np.testing.assert_array_equal(aligner.align(photos).landmarks, landmarks)

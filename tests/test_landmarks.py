@@ -3,7 +3,7 @@
 import numpy as np
 import onnxruntime
 import pytest
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from sfpose import FaceAligner, FaceEmbedder
 from sfpose.geometry import CANONICAL_LANDMARKS, similarity_to_canonical, turn_matrix, widen_matrix
@@ -88,8 +88,9 @@ def _plainly_found_again(look, side):
 
 def test_a_face_in_doubt_is_asked_and_looked_for_again(portrait):
     """Against plain onnxruntime: six ways of three looks each; three for the landmarks."""
-    blurred = np.asarray(Image.fromarray(portrait).filter(ImageFilter.GaussianBlur(6)))
-    look = _plain_look(blurred)
+    masked = portrait.copy()
+    masked[42:54] = 0
+    look = _plain_look(masked)
     whole = np.diag([160.0, 160.0, 1.0])
     assert abs(_plain_looks(look, whole, 2)[1].mean()) < np.log(99)
     expected = np.mean(
@@ -99,7 +100,7 @@ def test_a_face_in_doubt_is_asked_and_looked_for_again(portrait):
             for flip in (False, True)
         ]
     )
-    landmarks, scores = FaceAligner().find_landmarks([portrait, blurred])
+    landmarks, scores = FaceAligner().find_landmarks([portrait, masked])
     assert np.log(scores[1] / (1 - scores[1])) == pytest.approx(expected, abs=0.15)
     np.testing.assert_allclose(landmarks[1], _plainly_found_again(look, 160.0), atol=0.01)
     assert scores[1] > read_artifact("landmarks").manifest["min_face_score"]

@@ -69,7 +69,15 @@ ALLOWED = {
     },
     "protocols": {"_checks", "preprocessing", "runtime"},
     "_landmarks": {"_batches", "_checks", "geometry", "preprocessing", "runtime"},
-    "_embedding": {"_batches", "_checks", "_landmarks", "geometry", "preprocessing", "runtime"},
+    "_embedding": {
+        "_batches",
+        "_checks",
+        "_landmarks",
+        "_visibility",
+        "geometry",
+        "preprocessing",
+        "runtime",
+    },
     "pose": {"_checks"},
     "detectors": {"_checks"},
     "alignment": {
@@ -96,6 +104,7 @@ ALLOWED = {
         "runtime",
     },
     "_frames": {"_checks"},
+    "_visibility": {"geometry", "preprocessing"},
     "video": {"_checks", "_frames", "alignment", "geometry", "pose"},
     "bundle": {
         "_checks",

@@ -26,6 +26,10 @@ const SIZES = [1, 0.8, 1.25];
 // looked for in squares turned by these degrees.
 const STEADY = 0.036;
 const TURNS = [-30, 0, 30];
+// Less detail than this, or less of the canonical crop's side seen above eyes and below the mouth,
+// makes many people look alike.
+const LEAST_DETAIL = 0.04;
+const LEAST_SEEN = 0.08;
 // Looks that are less sure than at an upright face are compared with those at the crop on its side.
 const UPRIGHT = 8;
 
@@ -103,6 +107,10 @@ function centredSquare(picture, side) {
 }
 
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+const variance = (values) => {
+  const middle = mean(values);
+  return mean(values.map((value) => (value - middle) ** 2));
+};
 const meanLogit = (looks) => mean(looks.map((look) => look.logit));
 
 function similarityToCanonical(points) {
@@ -134,6 +142,35 @@ function moved([{ points: first }, { points: second }]) {
   const [a, , , b] = similarityToCanonical(second);
   const apart = second.map(([x, y], i) => Math.hypot(x - first[i][0], y - first[i][1]));
   return mean(apart) / Math.hypot(a, b) > STEADY;
+}
+
+// Whether a face leaves the picture above its eyes, below its mouth or beside either.
+function isCutOff(picture, points) {
+  const [, b, , , d] = similarityToCanonical(points).map((value) => value * LEAST_SEEN);
+  const ends = [0, 1, 3, 4].flatMap((i) => {
+    const [x, y] = points[i];
+    return [[x, y], i < 2 ? [x - b, y - d] : [x + b, y + d]];
+  });
+  return ends.some(([x, y]) => x < 0 || y < 0 || x > picture.width || y > picture.height);
+}
+
+// The variance of the crop's Laplacian over that of its brightness, where the picture shows it.
+function isBlurred(picture, points) {
+  const size = 48;
+  const { data } = alignedCrop(picture, similarityToCanonical(points), size);
+  const pixel = (x, y) => Array.from(data.subarray(3 * (y * size + x), 3 * (y * size + x) + 3));
+  const grey = (place) => mean(pixel(...place));
+  const edges = [];
+  const brightness = [];
+  for (let y = size / 8 + 1; y < (7 * size) / 8 - 1; y++)
+    for (let x = size / 8 + 1; x < (7 * size) / 8 - 1; x++) {
+      const around = [[x, y - 1], [x, y + 1], [x - 1, y], [x + 1, y]];
+      if (![[x, y], ...around].every((place) => pixel(...place).some((value) => value > 0))) continue;
+      brightness.push(grey([x, y]));
+      edges.push(4 * mean(around.map(grey)) - 4 * grey([x, y]));
+    }
+  const contrast = variance(brightness);
+  return edges.length >= 20 && contrast > 0 && variance(edges) < LEAST_DETAIL * contrast;
 }
 
 // Python's round: a half goes to the even neighbour.
@@ -368,7 +405,13 @@ export class Verifier {
     const doubtful = Math.abs(logit) < SURE;
     if (doubtful || moved(looks)) points = await this.#findAgain(picture, square);
     if (doubtful) logit = await this.#askAgain(picture, square);
-    return { points, score: 1 / (1 + Math.exp(-logit)) };
+    const score = 1 / (1 + Math.exp(-logit));
+    const cut = score >= this.#leastScore() && isCutOff(picture, points);
+    return { points, score: cut || isBlurred(picture, points) ? 0 : score };
+  }
+
+  #leastScore() {
+    return this.landmarks.manifest.min_face_score ?? 0;
   }
 
   // What the descriptor is taken of.
@@ -376,8 +419,8 @@ export class Verifier {
     let matrix = centredSquare(picture, (Math.min(picture.width, picture.height) * 224) / 256);
     if (this.descriptor.manifest.alignment === "five-landmarks") {
       const { points, score } = await this.findLandmarks(picture);
-      if (score < (this.landmarks.manifest.min_face_score ?? 0))
-        throw new Error("a photo must show a face; nothing was found");
+      if (score < this.#leastScore())
+        throw new Error("a photo must show a face, sharp and not cut off; nothing was found");
       matrix = similarityToCanonical(points);
     }
     return alignedCrop(picture, matrix, this.descriptor.size);
