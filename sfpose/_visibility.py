@@ -21,6 +21,8 @@ _LEAST_DETAIL = 0.04
 (benchmarks/poor_photos.py)."""
 _LEAST_SEEN = 0.08
 """Of the canonical crop's side, above eyes and below mouth: no photo of theirs shows less."""
+_LEAST_SIDE = 18
+"""Pixels of the canonical crop's side; 38 in the smallest photo of theirs."""
 _SIZE = 48
 _EDGE = _SIZE // 8
 _LEAST_PIXELS = 20
@@ -48,12 +50,14 @@ def are_cut_off(
 def are_blurred(
     images: Sequence[NDArray[np.uint8]], landmarks: NDArray[np.float64]
 ) -> NDArray[np.bool_]:
-    """Which faces (n,) show too little detail, as of few pixels; parameters as above."""
-    crops = (
-        aligned_crop(image, matrix, _SIZE)
-        for image, matrix in zip(images, similarity_to_canonical(landmarks), strict=True)
+    """Which faces (n,) show too little detail, or are of few pixels; parameters as above."""
+    matrices = similarity_to_canonical(landmarks)
+    sides = np.hypot(matrices[:, 0, 0], matrices[:, 1, 0])
+    tells = (
+        side < _LEAST_SIDE or detail(aligned_crop(image, matrix, _SIZE)) < _LEAST_DETAIL
+        for image, matrix, side in zip(images, matrices, sides.tolist(), strict=True)
     )
-    return np.array([detail(crop) < _LEAST_DETAIL for crop in crops], dtype=bool)
+    return np.fromiter(tells, bool, len(images))
 
 
 def detail(crop: NDArray[np.uint8]) -> float:

@@ -61,14 +61,24 @@ def test_blurred_faces_are_refused(photos, share):
 
 
 def test_faces_of_a_few_pixels_are_refused(photos):
+    """Sides of the canonical crop of up to 17 pixels, and of 30 and more."""
     tiny, small = (
         [np.asarray(Image.fromarray(photo).resize((side, side))) for photo in photos]
-        for side in (9, 40)
+        for side in (14, 40)
     )
     assert np.isnan(FaceEmbedder("small").transform(tiny)).all()
     assert np.isfinite(FaceEmbedder("small").transform(small)).all()
     # Nothing is refused at 0.
-    assert np.isfinite(FaceEmbedder("small", min_face_score=0).transform(tiny)).any()
+    assert np.isfinite(FaceEmbedder("small", min_face_score=0).transform(tiny)).all()
+
+
+@pytest.mark.parametrize(("side", "taken"), [(17.9, False), (18.1, True), (40, True)])
+def test_faces_of_less_than_eighteen_pixels_count_as_not_there(side, taken):
+    photo = np.random.default_rng(0).integers(1, 255, (90, 90, 3), np.uint8)
+    landmarks = side * CANONICAL_LANDMARKS[None] + 20
+    box = [(20, 20, 20 + side, 20 + side)]
+    aligner = FaceAligner(lambda _: (box, landmarks), policy="all", min_face=5)
+    assert len(aligner.align([photo]).images) == taken
 
 
 def test_faces_without_a_forehead_and_eyes_are_refused(portrait):

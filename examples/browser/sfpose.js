@@ -26,10 +26,11 @@ const SIZES = [1, 0.8, 1.25];
 // looked for in squares turned by these degrees.
 const STEADY = 0.036;
 const TURNS = [-30, 0, 30];
-// Less detail than this, or less of the canonical crop's side seen above eyes and below the mouth,
+// Less detail than this, fewer pixels, or less of the canonical crop's side seen above eyes and below the mouth,
 // makes many people look alike.
 const LEAST_DETAIL = 0.04;
 const LEAST_SEEN = 0.08;
+const LEAST_SIDE = 18; // of the canonical crop, in pixels of the picture
 // Looks that are less sure than at an upright face are compared with those at the crop on its side.
 const UPRIGHT = 8;
 
@@ -154,10 +155,12 @@ function isCutOff(picture, points) {
   return ends.some(([x, y]) => x < 0 || y < 0 || x > picture.width || y > picture.height);
 }
 
-// The variance of the crop's Laplacian over that of its brightness, where the picture shows it.
+// By the variance of the crop's Laplacian over that of its brightness, where the picture shows it.
 function isBlurred(picture, points) {
   const size = 48;
-  const { data } = alignedCrop(picture, similarityToCanonical(points), size);
+  const matrix = similarityToCanonical(points);
+  if (Math.hypot(matrix[0], matrix[3]) < LEAST_SIDE) return true;
+  const { data } = alignedCrop(picture, matrix, size);
   const pixel = (x, y) => Array.from(data.subarray(3 * (y * size + x), 3 * (y * size + x) + 3));
   const grey = (place) => mean(pixel(...place));
   const edges = [];
