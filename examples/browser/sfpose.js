@@ -28,7 +28,7 @@ const STEADY = 0.036;
 const TURNS = [-30, 0, 30];
 // Less detail than this, fewer pixels, or less of the canonical crop's side seen above eyes and below the mouth,
 // makes many people look alike.
-const LEAST_DETAIL = 0.04;
+const LEAST_DETAIL = 0.035;
 const LEAST_SEEN = 0.08;
 const LEAST_SIDE = 18; // of the canonical crop, in pixels of the picture
 // Looks that are less sure than at an upright face are compared with those at the crop on its side.
