@@ -17,8 +17,8 @@ from sfpose.preprocessing import aligned_crop
 __all__ = ["are_blurred", "are_cut_off", "detail"]
 
 _LEAST_DETAIL = 0.035
-"""No photo of CFP or KDEF has less, and one of LFW, which is blurred; most faces do that are blurred
-by 4 % of the crop's side (benchmarks/poor_photos.py)."""
+"""No photo of CFP or KDEF has less, and one of LFW, which is blurred; most faces do that a blur of
+4 % of the crop's side was put on (benchmarks/poor_photos.py)."""
 _LEAST_SEEN = 0.08
 """Of the canonical crop's side, above eyes and below mouth: none of theirs but one shows less."""
 _LEAST_SIDE = 18
