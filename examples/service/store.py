@@ -152,7 +152,10 @@ class PostgresStore:
                 f"weights give {width}: take SQLite"
             )
         # Opened at the first request: workers that are forked must not share its connections.
-        self._pool = ConnectionPool(url, min_size=1, max_size=8, open=False)
+        # Each is asked before it is lent: those of a database that was restarted are none.
+        self._pool = ConnectionPool(
+            url, min_size=1, max_size=8, open=False, check=ConnectionPool.check_connection
+        )
         with psycopg.connect(url) as connection:
             # Workers that start together must not create the table together.
             connection.execute("SELECT pg_advisory_xact_lock(719255)")
