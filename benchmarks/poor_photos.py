@@ -85,7 +85,11 @@ def _none(images: list[np.ndarray], landmarks: np.ndarray) -> np.ndarray:
     return np.zeros(len(images), dtype=bool)
 
 
-_TAKING_ALL = {"are_blurred": _none, "are_cut_off": _none}
+_TAKING_ALL = {
+    "are_blurred": _none,
+    "are_cut_off": _none,
+    "are_tiny": lambda landmarks: np.zeros(len(landmarks), dtype=bool),
+}
 
 
 if __name__ == "__main__":

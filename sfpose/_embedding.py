@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sfpose._batches import batched, loose_crops
 from sfpose._checks import check_whole, is_number
 from sfpose._landmarks import ArtifactNetwork, LandmarkFinder
-from sfpose._visibility import are_blurred, are_cut_off
+from sfpose._visibility import are_blurred, are_cut_off, are_tiny
 from sfpose.geometry import (
     BOX_SCALE,
     similarity_to_canonical,
@@ -86,7 +86,7 @@ class Aligner:
         """
         for batch in batched(iterate_images(images), self._batch_size):
             points, scores = self._finder.find(batch)
-            scores[are_blurred(batch, points) | self._cut_off(batch, points, scores)] = 0
+            scores[are_blurred(batch, points) | self._cut_off_or_tiny(batch, points, scores)] = 0
             yield batch, points, scores
             del batch  # or it would be held while the next one is decoded
 
@@ -107,16 +107,17 @@ class Aligner:
         else:
             points, scores = self._checked(image, landmarks), np.full(len(boxes), np.nan)
         images = [image] * len(boxes)
-        lost = are_blurred(images, points) | self._cut_off(images, points, scores)
+        lost = are_blurred(images, points) | self._cut_off_or_tiny(images, points, scores)
         return points, scores, ~lost
 
-    def _cut_off(
+    def _cut_off_or_tiny(
         self,
         images: list[NDArray[np.uint8]],
         points: NDArray[np.float64],
         scores: NDArray[np.float64],
     ) -> NDArray[np.bool_]:
-        return are_cut_off(images, points) & ~(scores < self._finder.min_face_score)
+        lost = are_cut_off(images, points) | are_tiny(points)
+        return lost & ~(scores < self._finder.min_face_score)
 
     def _landmarks_in(
         self, image: NDArray[np.uint8], boxes: NDArray[np.float64]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sfpose.geometry import similarity_to_canonical
 from sfpose.preprocessing import aligned_crop
 
-__all__ = ["are_blurred", "are_cut_off", "detail"]
+__all__ = ["are_blurred", "are_cut_off", "are_tiny", "detail"]
 
 _LEAST_DETAIL = 0.035
 """No photo of CFP or KDEF has less, and one of LFW, which is blurred; most faces do that a blur of
@@ -50,14 +50,18 @@ def are_cut_off(
 def are_blurred(
     images: Sequence[NDArray[np.uint8]], landmarks: NDArray[np.float64]
 ) -> NDArray[np.bool_]:
-    """Which faces (n,) show too little detail, or are of few pixels; parameters as above."""
-    matrices = similarity_to_canonical(landmarks)
-    sides = np.hypot(matrices[:, 0, 0], matrices[:, 1, 0])
-    tells = (
-        side < _LEAST_SIDE or detail(aligned_crop(image, matrix, _SIZE)) < _LEAST_DETAIL
-        for image, matrix, side in zip(images, matrices, sides.tolist(), strict=True)
+    """Which faces (n,) show too little detail; parameters as above."""
+    crops = (
+        aligned_crop(image, matrix, _SIZE)
+        for image, matrix in zip(images, similarity_to_canonical(landmarks), strict=True)
     )
-    return np.fromiter(tells, bool, len(images))
+    return np.array([detail(crop) < _LEAST_DETAIL for crop in crops], dtype=bool)
+
+
+def are_tiny(landmarks: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which faces (n,) are of too few pixels."""
+    matrices = similarity_to_canonical(landmarks)
+    return np.asarray(np.hypot(matrices[:, 0, 0], matrices[:, 1, 0]) < _LEAST_SIDE)
 
 
 def detail(crop: NDArray[np.uint8]) -> float:
