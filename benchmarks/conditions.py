@@ -5,7 +5,8 @@
 Calibrates on people 001 to 100 and measures on people 101 to 250: the false match and
 non-match rate of each kind of comparison at its own threshold, and the false match rates that
 the threshold of as many images in any pose, and that of single images, would have given.
-Templates in any pose hold frontal and profile images in turn.
+Templates in any pose hold frontal and profile images in turn; those of several images that hold
+frontal ones alone, since profiles are used up, are left out.
 """
 
 from __future__ import annotations
@@ -30,14 +31,17 @@ def in_turn(subjects, poses):
     return np.array([row for *_, row in sorted(numbered)])
 
 
-def templates(rows, subjects, images):
-    """Means of consecutive images of a person, and whose they are."""
+def templates(rows, subjects, poses, images, several):
+    """Means of consecutive images of a person, perhaps of several poses, and whose they are."""
     chosen, groups = [], []
     for person in np.unique(subjects):
         own = np.flatnonzero(subjects == person)
         for start in range(0, len(own) - images + 1, images):
+            held = own[start : start + images]
+            if several and len({*poses[held]}) == 1:
+                continue
             groups += [len(groups) // images] * images
-            chosen += own[start : start + images].tolist()
+            chosen += held.tolist()
     built = build_templates(rows[chosen], groups)
     return built.templates, subjects[chosen[::images]]
 
@@ -64,7 +68,11 @@ def main() -> None:
     for (more, fewer, pair), calibration in verifier.calibrations_.items():
         pair = pair or ("any", "any")
         sides = [
-            templates(rows[kinds[pose]], subjects[kinds[pose]], images)
+            templates(
+                *(each[kinds[pose]] for each in (rows, subjects, poses)),
+                images,
+                several=pose == "any" and images > 1,
+            )
             for pose, images in zip(pair, (more, fewer), strict=True)
         ]
         distances = verifier.score_matrix(sides[0][0], sides[1][0])

@@ -1,7 +1,7 @@
 """Thresholds for each kind of comparison, from descriptors of known people.
 
-May import ``_calibrated``, ``_checks``, ``_cohort``, ``_sampling``, ``_scoring``, ``decision``,
-``metrics`` and ``templates``.
+May import ``_calibrated``, ``_checks``, ``_cohort``, ``_scoring``, ``_template_pairs``,
+``decision`` and ``metrics``.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from sfpose._calibrated import Calibrated
 from sfpose._checks import RULE_OF_3, check_labels, check_rate, check_whole, expected_errors
 from sfpose._cohort import Cohort
-from sfpose._sampling import row_and_column, sample
 from sfpose._scoring import chi2_pairs_at
+from sfpose._template_pairs import KnownImages, Side, template_pairs
 from sfpose.decision import Condition
 from sfpose.metrics.likelihood import LikelihoodRatioCalibrator
 from sfpose.metrics.thresholds import (
@@ -28,11 +28,13 @@ from sfpose.metrics.thresholds import (
     warn_of_few,
     warn_of_no_order,
 )
-from sfpose.templates import build_templates
 
 __all__ = ["TEMPLATE_SIZES", "Calibrator", "check_parameters", "check_poses_given"]
 
-TEMPLATE_SIZES = ((1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (10, 1), (2, 2), (3, 3), (5, 5), (10, 10))
+TEMPLATE_SIZES = (
+    *((1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (10, 1)),
+    *((2, 2), (3, 2), (4, 2), (5, 2), (3, 3), (4, 3), (5, 3), (4, 4), (5, 4), (5, 5), (10, 10)),
+)
 """Numbers of images on both sides for which thresholds are looked for."""
 
 _RATIO_PAIRS = 100_000
@@ -58,15 +60,6 @@ class _Compared(NamedTuple):
     people: tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
-class _Side(NamedTuple):
-    """Templates of so many images, whose they are, their pose and their images."""
-
-    templates: NDArray[np.floating[Any]]
-    subjects: NDArray[np.int64]
-    poses: NDArray[np.int64]
-    images: NDArray[np.int64]
-
-
 class _Paired(NamedTuple):
     """Rows of both sides that are compared, at which distance, and whose descriptors are equal."""
 
@@ -74,8 +67,8 @@ class _Paired(NamedTuple):
     second: NDArray[np.int64]
     distances: NDArray[np.floating[Any]]
     equal: NDArray[np.bool_]
-    left: _Side
-    right: _Side
+    left: Side
+    right: Side
 
 
 class Calibrator:
@@ -89,7 +82,8 @@ class Calibrator:
     poses : array of shape (n,), optional
         With poses, each pair of poses gets a threshold of its own, of templates that hold images
         of one pose. Where none are asked for, templates hold a person's images of all poses in
-        turn, or of any where no poses are known.
+        turn, or of any where no poses are known; those that hold one pose, since others are used
+        up, meet no strangers, whom they are farther from.
     cohort : Cohort, optional
         Strangers by whom distances are normalised.
     max_pairs, random_state, n_jobs
@@ -113,20 +107,21 @@ class Calibrator:
         n_jobs: int | None = None,
     ) -> None:
         self._max_pairs = max_pairs
-        self._rows = rows
         rule = "subjects must name one person for each descriptor"
-        self.subjects, self._subject = check_labels(subjects, len(rows), rule)
+        self.subjects, numbers = check_labels(subjects, len(rows), rule)
         if len(self.subjects) < 2:
             raise ValueError(
                 "a calibration needs at least two people, or there is no impostor pair; "
                 f"got {len(self.subjects)}"
             )
         self._pose_names: list[str] = []
-        self._pose = np.zeros(len(rows), np.int64)
+        pose = np.zeros(len(rows), np.int64)
         if poses is not None:
             rule = "poses must name one for each descriptor"
-            names, self._pose = check_labels(poses, len(rows), rule)
+            names, pose = check_labels(poses, len(rows), rule)
             self._pose_names = [str(name) for name in names]
+        drawn_by = None if self._pose_names else random_state
+        self._images = KnownImages(rows, numbers, pose, drawn_by)
         self._cohort = cohort
         self._random_state = random_state
         self._n_jobs = n_jobs
@@ -276,36 +271,12 @@ class Calibrator:
         people = paired.left.subjects[paired.first], paired.right.subjects[paired.second]
         return _Compared(paired.distances, people[0] == people[1], paired.equal, people)
 
-    def _side(self, images: int, *, mixed: bool) -> _Side | None:
-        """Templates of a person's images, of all poses or of one; the rest is left out."""
-        order = np.lexsort((self._pose, self._subject))
-        kind = self._subject[order] * (self._pose.max() + 1) + self._pose[order]
-        if mixed and images > 1:
-            # In turn, as people are enrolled who show themselves from all sides; where nobody
-            # says which, by chance, since photos in a folder often lie in the order of poses.
-            turn, _ = _places(kind)
-            if not self._pose_names:
-                turn = np.random.default_rng(self._random_state).permutation(len(order))
-            order = order[np.lexsort((turn, self._subject[order]))]
-            kind = self._subject[order]
-        place, size = _places(kind)
-        whole = place < size // images * images
-        rows = order[whole].reshape(-1, images)
-        if not len(rows):
-            return None
-        if images == 1:
-            templates = self._rows[rows[:, 0]]
-        else:
-            groups = np.repeat(np.arange(len(rows)), images)
-            templates = build_templates(self._rows[rows.ravel()], groups).templates
-        return _Side(templates, self._subject[rows[:, 0]], self._pose[rows[:, 0]], rows)
-
     def _compare(self, more: int, fewer: int, *, mixed: bool) -> _Paired | None:
-        left = self._side(more, mixed=mixed)
-        right = left if more == fewer else self._side(fewer, mixed=mixed)
+        left = self._images.side(more, mixed=mixed)
+        right = left if more == fewer else self._images.side(fewer, mixed=mixed, last=True)
         if left is None or right is None:
             return None
-        first, second = self._pairs(left, right)
+        first, second = template_pairs(left, right, self._max_pairs, self._random_state)
         genuine = left.subjects[first] == right.subjects[second]
         if not genuine.any() or genuine.all():
             return None
@@ -319,39 +290,6 @@ class Calibrator:
             )
             distances = self._cohort.normalised(distances, near[0].at(first), near[1].at(second))
         return _Paired(first, second, distances, equal, left, right)
-
-    def _pairs(self, left: _Side, right: _Side) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Genuine pairs without a shared image, and all or a sample of the impostors."""
-        same = left is right
-        # Sides are in the order of people, so that each person is one range of the other side.
-        starts = np.searchsorted(right.subjects, left.subjects, side="left")
-        ends = np.searchsorted(right.subjects, left.subjects, side="right")
-        later = starts
-        if same:
-            # Each row meets the rows after it alone, or every pair would come twice.
-            later, starts = np.arange(1, len(ends) + 1), np.zeros_like(ends)
-        lengths = ends - later
-        first, second = row_and_column(np.arange(lengths.sum()), lengths)
-        genuine = np.stack([first, later[first] + second])
-        skipped = ends - starts
-        lengths = len(right.subjects) - skipped
-        rng = np.random.default_rng(self._random_state)
-        # Pairs are numbered and not listed: there may be far more than memory holds.
-        numbers = sample(rng, int(lengths.sum()), self._max_pairs)
-        first, second = row_and_column(numbers, lengths)
-        impostor = np.stack([first, second + skipped[first] * (second >= starts[first])])
-        if not same:
-            apart = left.images[genuine[0]][:, :, None] != right.images[genuine[1]][:, None, :]
-            genuine = genuine[:, apart.all((1, 2))]
-        first, second = np.concatenate([genuine, impostor], axis=1)
-        return first, second
-
-
-def _places(kind: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Of each entry, its place among the equal ones around it, and how many these are."""
-    starts = np.flatnonzero(np.r_[True, kind[1:] != kind[:-1]])
-    sizes = np.diff(np.r_[starts, len(kind)])
-    return np.arange(len(kind)) - np.repeat(starts, sizes), np.repeat(sizes, sizes)
 
 
 def _warn(message: str) -> None:

@@ -264,7 +264,8 @@ def calibrated(artifact: Artifact, cfp: CFP) -> Artifact:
     """The artifact with thresholds calibrated on comparisons of some people.
 
     For each pair of poses, where templates of several images hold one, and for all together, where
-    they hold both in turn; as far as at least 3 false matches are expected.
+    they hold both in turn, those of different people both; as far as at least 3 false matches are
+    expected.
 
     Parameters
     ----------
@@ -294,7 +295,7 @@ def calibrated(artifact: Artifact, cfp: CFP) -> Artifact:
     data = (
         f"CFP, people {people[0]} to {people[-1]}, all pairs of templates of their "
         f"{len(descriptors)} frontal and profile images; templates of several hold both in turn "
-        "where no poses are stated"
+        "where no poses are stated, those of different people both"
     )
     calibration: dict[str, Json] = {"data": data, "conditions": to_conditions(found)}
     return Artifact(artifact.model, {**artifact.manifest, "calibration": calibration})

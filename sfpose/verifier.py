@@ -54,7 +54,7 @@ class TemplateVerifier(NeedsNoFit, BaseEstimator):  # type: ignore[misc]
         single images decides about several too, too kindly, as ``caution`` says.
     template_sizes : sequence of (int, int) or array of shape (k, 2), optional
         Images of template and probe that ``"size"`` calibrates for, all possible with the data; by
-        default 1 to 5 and 10 against 1, and 2, 3, 5 and 10 as many, with 3 false matches expected.
+        default up to 5 a side, 10 against 1 and 10, where 3 false matches are expected.
     max_pairs : int, default=5_000_000
         ``fit`` compares all pairs of different people if they are at most so many, else a
         random sample of so many, each once; all pairs of the same person always.
@@ -128,8 +128,8 @@ class TemplateVerifier(NeedsNoFit, BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         descriptors : array of shape (n, d), values >= 0
-            As ``FaceEmbedder.transform`` gives them: one row an image. Templates of several are of
-            a person's drawn at random; with ``poses``, of all in turn, or of one for pairs of them.
+            As ``FaceEmbedder.transform`` gives them. Templates of several are of images drawn at
+            random; with ``poses``, of all in turn (strangers' of several), or of one for each pair.
         subjects : array of shape (n,)
             Whose each descriptor is. None of them should be among those whose errors
             are measured later.

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
-from scipy import stats
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import optimize, stats
 
 from sfpose.evaluation import row_from_distances
 from sfpose.metrics import (
@@ -151,6 +153,56 @@ def test_none_who_errs_is_no_proof_that_nobody_would():
     found = calibrate_threshold(apart, genuine, 0.01, first_people=first, second_people=second)
     assert found.fmr_interval == pytest.approx((0, bound))
     assert found.fnmr_interval == pytest.approx((0, bound))
+
+
+@given(st.integers(2, 40), st.integers(1, 6), st.integers(0, 3), st.booleans())
+def test_a_single_error_allows_no_less_than_none(people, images, wrong, mirrored):
+    sides = np.repeat(np.arange(people), images)
+    errors = np.arange(len(sides)) < wrong
+    allowed = stats.binomtest(0, people).proportion_ci(0.9, method="exact").high
+    low, high = people_rate_interval(errors ^ mirrored, sides, sides, draws=50)
+    if mirrored:
+        low, high = 1 - high, 1 - low
+    assert low <= errors.mean() <= high
+    assert high >= allowed * (1 - 1e-9)
+
+
+@pytest.mark.parametrize(("people", "share"), [(20, 0.05), (50, 0.02), (100, 0.01)])
+def test_an_interval_holds_the_truth_where_few_people_err_often(people, share):
+    """Half of their comparisons, others one in 500; as often as the interval says, as above."""
+    rng = np.random.default_rng(people)
+    of = np.repeat(np.arange(people), 45)
+    truth = share * 0.5 + (1 - share) * 0.002
+    held = 0
+    for number in range(200):
+        rate = np.where(rng.random(people) < share, 0.5, 0.002)
+        errors = rng.random(len(of)) < rate[of]
+        low, high = people_rate_interval(errors, of, of, draws=100, random_state=number)
+        held += low <= truth <= high
+    assert held >= 181
+
+
+def test_an_equal_error_rate_holds_the_truth_where_few_people_err_often():
+    """One in fifty people is as far from themselves as strangers are but for one in 43."""
+    people = 60
+    trials = all_pairs(np.repeat(np.arange(people), 2), range(people * 2))
+    first, second, genuine = trials.first_people, trials.second_people, trials.is_genuine
+
+    def gap(threshold):
+        refused = 0.98 * stats.norm.sf(threshold) + 0.02 * stats.norm.sf(threshold - 4)
+        return stats.norm.cdf(threshold - 6) - refused
+
+    truth = stats.norm.cdf(optimize.brentq(gap, 0, 6) - 6)
+    rng = np.random.default_rng(0)
+    held = 0
+    for number in range(200):
+        far = np.where(rng.random(people) < 0.02, 4.0, 0.0)
+        distances = rng.normal(np.where(genuine, far[first], 6.0))
+        low, high = people_interval(
+            distances, genuine, first, second, draws=50, random_state=number
+        )
+        held += low <= truth <= high
+    assert held >= 181
 
 
 @pytest.mark.parametrize("confidence", [0.5, 0.8, 0.99])

@@ -112,11 +112,11 @@ def people_interval(
     drawings would leave the truth above the upper limit too often where people are few or errors
     rare.
 
-    No drawing has an error where no comparison has one. What the people can exclude is the
-    interval then, the genuine ones' or the impostors', whichever are fewer: with 95 % confidence,
-    none of ``n`` people erring allows a share of ``1 - 0.05 ** (1 / n)``, 5.8 % of 50. Where none
-    errs at the ``fmr`` that is asked for and some do in drawings, the interval reaches to the
-    greater of this and the drawings' percentile.
+    The interval always reaches to what so many people cannot exclude, the genuine ones or the
+    impostors, whichever are fewer: with 95 % confidence, none of ``n`` people erring allows a
+    share of ``1 - 0.05 ** (1 / n)`` who do, 5.8 % of 50. Drawings cannot tell of people who are
+    rare and err often where none of them is at hand, or one. Where none errs at the ``fmr`` that
+    is asked for and some do in drawings, it reaches to their percentile if that is greater.
 
     Parameters
     ----------
@@ -192,20 +192,30 @@ def people_interval(
         rate = equal_error_rate(distances, is_genuine)
     else:
         rate = fnmr_at_fmr(distances, is_genuine, fmr)
-    return _around(rate, np.array(rates), resampler.comparisons, confidence, resampler.fewer_people)
+    return _around(
+        rate, np.array(rates), resampler.comparisons, confidence, resampler.fewer_people, True
+    )
 
 
 def _around(
-    rate: float, rates: NDArray[np.float64], comparisons: int, confidence: float, people: int
+    rate: float,
+    rates: NDArray[np.float64],
+    comparisons: int,
+    confidence: float,
+    people: int,
+    of_one_person: bool,
 ) -> Interval:
     """Interval of a rate that has other values where other people are drawn."""
+    most = 1 - (1 - confidence) ** (1 / people)
     if rate in (0, 1):
-        most = 1 - (1 - confidence) ** (1 / people)
         away = np.quantile(abs(rates - rate), (1 + confidence) / 2, method="higher")
         reach = max(most, float(away))
         return Interval(0.0, reach) if rate == 0 else Interval(1 - reach, 1.0)
     trials = _independent_trials(rate, rates, comparisons, confidence, people)
-    return _binomial(rate * trials, trials, confidence)
+    low, high = _binomial(rate * trials, trials, confidence)
+    if of_one_person:
+        low, high = min(low, 1 - most), max(high, most)
+    return Interval(low, high)
 
 
 def people_rate_interval(
@@ -219,8 +229,10 @@ def people_rate_interval(
 ) -> Interval:
     """Interval of a share of comparisons, such as an error rate at a fixed threshold.
 
-    Made as that of ``people_interval``; what is said there of sparse comparisons and of none
-    counted holds here as well.
+    Made as that of ``people_interval``; what is said there of sparse comparisons and of what people
+    cannot exclude holds here as well. Where different people are compared, though, it reaches to
+    that only if no comparison is counted, or nearly every interval of a false match rate would: it
+    does not allow for people whom many others match if none of them is at hand.
 
     Parameters
     ----------
@@ -271,14 +283,15 @@ def people_rate_interval(
     people, pairs = numbered(*check_people(first_people, second_people, errors.shape))
     rate = float(errors.mean())
     if rate in (0, 1):
-        return _around(rate, np.array([rate]), len(errors), confidence, people)
+        return _around(rate, np.array([rate]), len(errors), confidence, people, True)
     rates = drawn_rates(errors, pairs, people, draws, np.random.default_rng(random_state))
     if len(rates) < 2:
         raise ValueError(
             "two drawings of people must have a comparison; "
             f"got {len(rates)} of {draws}, too few people or draws"
         )
-    return _around(rate, rates, len(errors), confidence, people)
+    of_one_person = bool((pairs[0] == pairs[1]).all())
+    return _around(rate, rates, len(errors), confidence, people, of_one_person)
 
 
 def _independent_trials(
