@@ -132,7 +132,9 @@ def as_array(values: Any, rule: str, kind: type | None = None) -> NDArray[Any]:
     ValueError
         If NumPy makes none of it, or a value is masked; says the rule.
     """
-    if isinstance(values, np.ma.MaskedArray) and (hidden := np.ma.getmaskarray(values).sum()):
+    parts = values if isinstance(values, list | tuple) else [values]
+    masked = [part for part in parts if isinstance(part, np.ma.MaskedArray)]
+    if hidden := sum(int(np.ma.getmaskarray(part).sum()) for part in masked):
         raise ValueError(f"{rule}, none of them masked; got {hidden} that are")
     try:
         return np.asarray(values, dtype=kind)
@@ -199,9 +201,8 @@ def as_labels(values: Any, rule: str) -> NDArray[Any]:
 
 def joined_labels(*sides: NDArray[Any]) -> NDArray[Any]:
     """One side's labels after the other's, of objects where NumPy would make others of them."""
-    together = np.concatenate(sides)
-    if all(side.dtype.kind == together.dtype.kind for side in sides):
-        return together
+    if len({side.dtype.kind for side in sides}) == 1:
+        return np.concatenate(sides)
     return np.concatenate([side.astype(object) for side in sides])
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sfpose._checks import check_landmarks
+from sfpose._checks import as_array, check_landmarks
 
 __all__ = ["FACE_POINTS", "POSES", "HeadPose", "head_cameras", "head_pose", "pose_labels"]
 
@@ -196,7 +196,7 @@ def pose_labels(
     Raises
     ------
     ValueError
-        If ``yaw`` is not finite or the limits do not rise.
+        If ``yaw`` is not finite, one is masked, or the limits do not rise.
 
     Examples
     --------
@@ -204,7 +204,9 @@ def pose_labels(
     >>> pose_labels([3.0, -40.0, 85.0]).tolist()
     ['frontal', 'three_quarter', 'profile']
     """
-    angles = np.abs(np.asarray(yaw, dtype=np.float64))
+    angles: NDArray[np.float64] = np.abs(
+        as_array(yaw, "yaw must be numbers of shape (n,)", np.float64)
+    )
     if not np.isfinite(angles).all():
         raise ValueError("yaw must be finite; got NaN or infinity")
     if not 0 < three_quarter_from < profile_from:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sfpose._checks import as_labels, check_labels, check_whole
+from sfpose._checks import as_array, as_labels, check_labels, check_whole
 from sfpose._scoring import chi2_pairs_at
 from sfpose.evaluation import Comparison, Row, row_from_distances
 from sfpose.protocols import Trials, all_pairs
@@ -91,7 +91,7 @@ class PoseStudies:
     Raises
     ------
     ValueError
-        If lengths differ or fewer than two people have two images in each pose.
+        If lengths differ, a value is masked or fewer than two people have two images in each pose.
 
     References
     ----------
@@ -119,7 +119,7 @@ class PoseStudies:
         compare: Comparison = chi2_pairs_at,
         draws: int = 200,
     ) -> None:
-        self._rows = np.asarray(descriptors)
+        self._rows = as_array(descriptors, "descriptors must have shape (n, d)")
         rule = "there must be one descriptor, subject and pose an image"
         self._subjects, self._poses = as_labels(subjects, rule), as_labels(poses, rule)
         if not len(self._rows) == len(self._subjects) == len(self._poses):
@@ -286,14 +286,15 @@ class PoseStudies:
         Raises
         ------
         ValueError
-            If a measure has another length, or is NaN for an image.
+            If a measure has another length, or is NaN or masked for an image.
         """
+        given: dict[str, NDArray[np.float64]] = {}
         for name, measure in measures.items():
-            values = np.asarray(measure, dtype=np.float64)
+            rule = f"measure {name!r} must be a number for each of {len(self._rows)} images"
+            given[name] = values = as_array(measure, rule, np.float64)
             if values.shape != (len(self._rows),) or np.isnan(values).any():
                 raise ValueError(
-                    f"measure {name!r} must be a number for each of {len(self._rows)} images; "
-                    f"got shape {values.shape} with {int(np.isnan(values).sum())} NaN"
+                    f"{rule}; got shape {values.shape} with {int(np.isnan(values).sum())} NaN"
                 )
         means = self._of_pose(self.enrolled)
         frames = [
@@ -303,8 +304,7 @@ class PoseStudies:
         every = np.concatenate(frames)
         owners = np.repeat(self.people, list(map(len, frames)))
         rows = [self._row("every frame", *self._against(means, self._rows[every], owners))]
-        for name, measure in measures.items():
-            values = np.asarray(measure)
+        for name, values in given.items():
             chosen = np.array([own[np.argmin(values[own])] for own in frames])
             found = self._against(means, self._rows[chosen], self.people)
             rows.append(self._row(f"best frame by {name}", *found))

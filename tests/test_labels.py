@@ -61,8 +61,10 @@ def test_numbers_among_names_are_nobody_elses(use):
 
 
 def test_people_of_both_sides_are_of_one_kind():
-    with pytest.raises(ValueError, match="all by text or all by numbers"):
-        people_rate_interval([0, 1], [1, 2], ["1", "2"])
+    days = np.array(["2026-01-01", "2026-01-02"], "datetime64[D]")
+    for first in ([1, 2], days):
+        with pytest.raises(ValueError, match="all by text or all by numbers"):
+            people_rate_interval([0, 1], first, ["1", "2"])
 
 
 def test_large_numbers_are_different_people():

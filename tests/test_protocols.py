@@ -354,6 +354,17 @@ def test_whoever_has_no_name_is_not_paired():
 def test_pairs_need_two_sides():
     with pytest.raises(ValueError, match="both sides"):
         all_pairs(["a"], [0], [])
+    for second in (None, [1]):
+        with pytest.raises(ValueError, match="two rows must be selected"):
+            all_pairs(["a", "b"], [1], second)
+
+
+def test_no_row_is_compared_with_itself():
+    """A distance of 0 would be a genuine comparison that nobody can err at."""
+    trials = all_pairs(list("aab"), [0, 1], [0, 1, 2])
+    pairs = list(zip(trials.first.tolist(), trials.second.tolist(), strict=True))
+    assert pairs == [(0, 1), (0, 2), (1, 0), (1, 2)]
+    assert trials.is_genuine.tolist() == [True, False, True, False]
 
 
 def test_the_real_lfw_has_its_published_counts(shared_data):

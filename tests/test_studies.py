@@ -157,7 +157,9 @@ def test_the_ocular_region_alone_is_left():
         keep_ocular_region(crops.astype(float))
 
 
-@pytest.mark.parametrize("measure", [[1.0] * 7, [float("nan")] * 32])
+@pytest.mark.parametrize(
+    "measure", [[1.0] * 7, [float("nan")] * 32, np.ma.masked_equal([*range(32)], 4)]
+)
 def test_a_measure_is_needed_of_each_image(measure):
     rows = np.random.default_rng(0).random((32, 5))
     subjects = np.repeat(["a", "b"], 16)

@@ -12,8 +12,9 @@ from sfpose import TemplateGallery, TemplateVerifier, build_templates, extend_te
 from sfpose._kernels import reference
 from sfpose.geometry import similarity_to_canonical
 from sfpose.metrics import SmallSampleWarning
-from sfpose.pose import head_pose
+from sfpose.pose import head_pose, pose_labels
 from sfpose.runtime.artifact import read_manifest
+from sfpose.studies import PoseStudies
 from sfpose.templates import mean_of
 
 FEW = pytest.mark.filterwarnings("ignore:a threshold needs at least 10 people")
@@ -352,6 +353,10 @@ def test_what_is_masked_is_told_wherever_it_is_given():
         lambda: extend_template([1.0, 2.0], 3, masked[None]),
         lambda: build_templates(np.eye(2), ["a", "a"], weights=masked),
         lambda: gallery.add(["ann", "bo"], np.eye(2), counts=masked.astype(int)),
+        lambda: build_templates([np.ones(2), masked], ["a", "a"]),
+        lambda: pose_labels(masked),
+        lambda: pose_labels([3.0, np.ma.masked]),
+        lambda: PoseStudies(masked[None], ["a"], ["frontal"]),
         lambda: head_pose(landmarks),
         lambda: similarity_to_canonical(landmarks),
     ]:

@@ -55,8 +55,8 @@ def all_pairs(subjects: ArrayLike, first: ArrayLike, second: ArrayLike | None = 
     first : int array
         Rows of one side.
     second : int array, optional
-        Rows of the other side. If not given, each pair of ``first`` counts once and
-        no row is compared with itself.
+        Rows of the other side. If not given, each pair of ``first`` counts once. No row is
+        compared with itself.
 
     Returns
     -------
@@ -65,8 +65,8 @@ def all_pairs(subjects: ArrayLike, first: ArrayLike, second: ArrayLike | None = 
     Raises
     ------
     ValueError
-        If no row is selected on a side, one is no row number (a mask is none: give
-        ``numpy.flatnonzero`` of it), or a row's subject is missing.
+        If no row is selected on a side, or nothing but one row against itself, one is no row
+        number (a mask is none: give ``numpy.flatnonzero`` of it), or a row's subject is missing.
 
     Examples
     --------
@@ -87,4 +87,8 @@ def all_pairs(subjects: ArrayLike, first: ArrayLike, second: ArrayLike | None = 
         left, right = left[one], left[other]
     else:
         left, right = np.repeat(left, len(right)), np.tile(right, len(left))
+    apart = left != right
+    if not apart.any():
+        raise ValueError("two rows must be selected, or none is compared with another; got one")
+    left, right = left[apart], right[apart]
     return Trials(left, right, people[left] == people[right], people[left], people[right])
