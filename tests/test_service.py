@@ -187,6 +187,34 @@ def test_the_nearest_are_among_the_candidates_of_both_stores(service, database):
         opened.close()
 
 
+def test_people_of_other_weights_hide_nobody_from_the_index(service, postgres):
+    """The index proposes the nearest rows, whose weights it does not look at."""
+    import psycopg
+    import store
+
+    with psycopg.connect(postgres) as connection:
+        connection.execute("DROP TABLE IF EXISTS people")
+    rng = np.random.default_rng(0)
+    probe = rng.gamma(1.0, 1.0, 16).astype(np.float32)
+    near = rng.gamma(probe * 400 + 0.1, 1 / 400, (1500, 16))
+    far = rng.gamma(1.0, 1.0, (60, 16))
+    rows = [("other", "w", row) for row in near] + [("own", "v", row) for row in far]
+    # Without the index, as the planner may choose for so few, nobody is hidden.
+    opened = store.open_store(f"{postgres}&options=-c%20enable_seqscan%3Doff", 16)
+    try:
+        with psycopg.connect(postgres) as connection, connection.cursor() as cursor:
+            cursor.executemany(
+                "INSERT INTO people VALUES (%s, %s, 1, %s, %s::vector)",
+                [
+                    (f"{name}{k}", weights, row.astype("<f4").tobytes(), store._roots(row))
+                    for k, (name, weights, row) in enumerate(rows)
+                ],
+            )
+        assert len(opened.candidates(probe, "v")) == store.CANDIDATES
+    finally:
+        opened.close()
+
+
 def test_who_is_nearest_but_not_near_enough_hides_nobody(service, database, faces):
     """A person of ten photos, whose threshold is stricter, and one of thirty, who has none."""
     import store

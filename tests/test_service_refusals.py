@@ -238,6 +238,32 @@ def test_nobody_has_a_name_that_clients_take_for_a_folder(service, tmp_path, fac
         assert client.post("/people/a.b-c_1", files={"photos": photo}).status_code == 201
 
 
+def test_a_name_is_one_in_either_form_of_unicode(service, tmp_path, faces):
+    photo = png(faces["hopper"][0])
+    with (
+        Running(service.create_app(str(tmp_path / "t.db"))) as url,
+        httpx.Client(base_url=url) as client,
+    ):
+        composed, taken_apart = "Jos\u00e9", "Jose\u0301"
+        told = client.post(f"/people/{taken_apart}", files={"photos": photo})
+        assert told.json() == {"person": composed, "photos": 1}
+        assert client.post(f"/people/{composed}", files={"photos": photo}).status_code == 409
+        assert client.post("/identify", files={"photo": photo}).json() == {"person": composed}
+        assert client.delete(f"/people/{taken_apart}").status_code == 204
+
+
+def test_templates_of_loose_crops_are_not_compared_with_aligned_ones(service, tmp_path, faces):
+    photo, database = png(faces["hopper"][0]), str(tmp_path / "t.db")
+    loose = VerificationBundle(FaceEmbedder(align=False), TemplateVerifier())
+    path = str(loose.save(tmp_path / "bundle"))
+    with Running(service.create_app(database)) as url:
+        assert httpx.post(f"{url}/people/a", files={"photos": photo}).status_code == 201
+    with Running(service.create_app(database, bundle=path)) as url:
+        told = httpx.post(f"{url}/people/a/verify", files={"photo": photo})
+        assert told.status_code == 404
+        assert "with these weights" in told.json()["detail"]
+
+
 @pytest.mark.parametrize("database", ["", ":memory:"])
 def test_a_database_that_would_forget_everybody_is_refused(service, database):
     with pytest.raises(ValueError, match="SFPOSE_DATABASE must name a file that stays"):

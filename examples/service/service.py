@@ -23,6 +23,7 @@ attacker whether an attempt comes nearer. It has no login and no liveness check:
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from threading import Semaphore
@@ -33,6 +34,7 @@ from fastapi import Depends, FastAPI, File, HTTPException, Path, Request, Upload
 from fastapi.responses import JSONResponse
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import AfterValidator
 from store import Person, Store, open_store
 
 from sfpose import FaceAligner, FaceEmbedder, TemplateVerifier
@@ -47,8 +49,18 @@ LONGEST_SIDE = 65_535  # what JPEG can hold; a PNG may be a line, which costs mo
 MOST_PHOTOS = 10
 READ_AT_ONCE = os.cpu_count() or 1
 
+
+def in_one_form(name: str) -> str:
+    """A name in the form of Unicode that keyboards write, whichever a client sends."""
+    return unicodedata.normalize("NFC", name)
+
+
 # No dot first: clients take "." and ".." for folders of the address.
-PersonId = Annotated[str, Path(min_length=1, max_length=100, pattern=r"^[\w-][\w.-]*$")]
+PersonId = Annotated[
+    str,
+    Path(min_length=1, max_length=100, pattern=r"^[\w-][\w.-]*$"),
+    AfterValidator(in_one_form),
+]
 
 
 def the_only(photo: Annotated[list[UploadFile], File()]) -> UploadFile:
@@ -61,8 +73,11 @@ def the_only(photo: Annotated[list[UploadFile], File()]) -> UploadFile:
 OnePhoto = Annotated[UploadFile, Depends(the_only)]
 
 
-def check_crops(embedder: FaceEmbedder, detector: str) -> None:
-    """Refuse to cut photos otherwise than those that the thresholds were calibrated with."""
+def check_crops(embedder: FaceEmbedder, detector: str) -> bool:
+    """Refuse to cut photos otherwise than those that the thresholds were calibrated with.
+
+    Whether faces are aligned: as they are in a photo, templates are not comparable with those.
+    """
     align = embedder.align
     if align == "auto":
         align = embedder.artifact.manifest.get("alignment") == "five-landmarks"
@@ -76,6 +91,7 @@ def check_crops(embedder: FaceEmbedder, detector: str) -> None:
             "SFPOSE_BUNDLE takes loose crops, and a detector's faces are aligned: "
             f"SFPOSE_DETECTOR must be crop; got {detector}"
         )
+    return align is not False
 
 
 def photos_decided_about(embedder: FaceEmbedder, verifier: TemplateVerifier) -> int:
@@ -127,7 +143,7 @@ def create_app(
         embedder, verifier = loaded.embedder, loaded.verifier
     else:
         embedder, verifier = FaceEmbedder(), TemplateVerifier(target_fmr=target_fmr)
-    check_crops(embedder, detector)
+    aligned = check_crops(embedder, detector)
     if detector == "libfacedetection":
         aligner = FaceAligner(LibFaceDetection())
         embedder.set_params(align="done")
@@ -136,7 +152,7 @@ def create_app(
     else:
         raise ValueError(f"SFPOSE_DETECTOR must be crop or libfacedetection; got {detector!r}")
     most_photos = photos_decided_about(embedder, verifier)
-    weights = embedder.artifact.digest
+    weights = embedder.artifact.digest + ("" if aligned else " not aligned")
     # Each has a picture in memory; more than processors would not be sooner done.
     turns = Semaphore(READ_AT_ONCE)
     store: Store = open_store(database, embedder.n_features_out)

@@ -21,6 +21,9 @@ CANDIDATES = 50
 MOST_INDEXED = 2_000
 """Values of a template that pgvector's index can take."""
 
+OLDEST_PGVECTOR = (0, 8)
+"""Older ones stop where the index proposes templates of other weights or deleted ones alone."""
+
 PATIENCE = 30
 """Seconds to wait for a SQLite file that another worker has locked."""
 
@@ -35,8 +38,8 @@ class Person(NamedTuple):
 class Store(Protocol):
     """What the service needs of a database.
 
-    Everybody is kept with the digest of the weights that made the template, since
-    templates of other weights cannot be compared.
+    Everybody is kept with the digest of the weights that made the template and how they were
+    given faces, since others cannot be compared.
     """
 
     def add(self, person: str, enrolled: Person, weights: str) -> bool:
@@ -160,6 +163,15 @@ class PostgresStore:
             # Workers that start together must not create the table together.
             connection.execute("SELECT pg_advisory_xact_lock(719255)")
             connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+            (version,) = connection.execute(
+                "SELECT extversion FROM pg_extension WHERE extname = 'vector'"
+            ).fetchone()
+            if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_PGVECTOR:
+                oldest = ".".join(map(str, OLDEST_PGVECTOR))
+                raise ValueError(
+                    f"the database's pgvector must be {oldest} or later; got {version}: "
+                    "ALTER EXTENSION vector UPDATE"
+                )
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS people (person text PRIMARY KEY, "
                 "weights text NOT NULL, photos integer NOT NULL, template bytea NOT NULL, "
@@ -206,6 +218,8 @@ class PostgresStore:
     def candidates(self, probe: NDArray[np.float32], weights: str) -> list[tuple[str, Person]]:
         with self._connection() as connection:
             connection.execute(f"SET LOCAL hnsw.ef_search = {2 * CANDIDATES}")
+            # On until there are enough of these weights: rows of others may lie nearer.
+            connection.execute("SET LOCAL hnsw.iterative_scan = strict_order")
             rows = connection.execute(
                 "SELECT person, template, photos FROM people WHERE weights = %s "
                 f"ORDER BY roots <-> %s::vector LIMIT {CANDIDATES}",
