@@ -1,13 +1,14 @@
-r"""Strangers who are accepted because too little is seen of them: blurred, tiny or cut off alike.
+r"""Strangers who are accepted because of their photos: blurred, tiny, cut off or squeezed alike.
 
     python benchmarks/poor_photos.py LFW [--weights default] [--people 400] [--target-fmr 0.001]
 
 One photo of each of so many people of LFW, by name, all changed in the same way: cut off above or
 below by so many of their 150 pixels, or their middle of 100 pixels blurred by so many pixels
-(standard deviation of a Gauss function) or shrunk to so many. Each row gives how many are embedded
-and the share of their pairs, all strangers, that the threshold that ships accepts: as the library
-refuses what is blurred or cut off, and with ``--everything`` as it would if it took every image
-that its landmark network finds a face in.
+(standard deviation of a Gauss function), shrunk to so many, or squeezed to so many percent of its
+width or height, as by an app that makes squares of other photos. Each row gives how many are
+embedded and the share of their pairs, all strangers, that the threshold that ships accepts: as the
+library refuses what is blurred or cut off, and with ``--everything`` as it would if it took every
+image that its landmark network finds a face in.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def changed(photo: np.ndarray, change: str, by: int) -> np.ndarray:
     middle = Image.fromarray(photo[25:125, 25:125])
     if change == "blurred":
         return np.asarray(middle.filter(ImageFilter.GaussianBlur(by)))
-    return np.asarray(middle.resize((by, by), Image.Resampling.LANCZOS))
+    size = {"% of its width": (by, 100), "% of its height": (100, by)}.get(change, (by, by))
+    return np.asarray(middle.resize(size, Image.Resampling.LANCZOS))
 
 
 CHANGES = [
@@ -42,6 +44,8 @@ CHANGES = [
     ("pixels wide", [32, 24, 20, 16, 12, 10]),
     ("cut off above", [40, 50, 60, 70]),
     ("cut off below", [40, 50, 60]),
+    ("% of its width", [90, 80, 75, 70, 60, 50]),
+    ("% of its height", [90, 80, 75, 70, 60, 50]),
 ]
 
 
