@@ -56,7 +56,8 @@ class KnownImages(NamedTuple):
         mixed : bool
             Whether they hold all poses of a person in turn, or one. Mixed ones that hold one pose
             of a person who has several, since others are used up, meet no strangers: means of
-            several poses are nearer to everybody's, and there are as many of them as there are.
+            several poses are nearer to everybody's, and their rate of false matches would be
+            diluted.
         last : bool
             Whether to begin with the last image, for a side that should share few of the other's.
 
