@@ -122,6 +122,8 @@ class Calibrator:
             self._pose_names = [str(name) for name in names]
         drawn_by = None if self._pose_names else random_state
         self._images = KnownImages(rows, numbers, pose, drawn_by)
+        if cohort is not None:
+            cohort.check_strangers(rows)
         self._cohort = cohort
         self._random_state = random_state
         self._n_jobs = n_jobs
@@ -150,6 +152,7 @@ class Calibrator:
             different people share a descriptor.
         """
         found: dict[Condition, Calibrated] = {}
+        self._warn_of_copies()
         for place, (more, fewer) in enumerate(sizes):
             mixed, alone = self._compare(more, fewer, mixed=True), None
             if self._pose_names:
@@ -168,6 +171,19 @@ class Calibrator:
         if all(condition.poses is not None for condition in found):
             raise ValueError(_TOO_FEW.format(*sizes[0], " of all poses in turn"))
         return found
+
+    def _warn_of_copies(self) -> None:
+        images = self._images
+        whose = zip(images.subjects.tolist(), images.rows, strict=True)
+        copies = len(images.rows) - len({(who, hash(row.tobytes())) for who, row in whose})
+        if copies:
+            warnings.warn(
+                "descriptors of a person must be of different images; "
+                f"{copies} are copies of others, as of a photo that is filed twice: thresholds "
+                "accept more strangers than stated, and people seem to be refused less",
+                UserWarning,
+                stacklevel=_STACKLEVEL,
+            )
 
     def _calibrated(
         self,

@@ -71,6 +71,22 @@ class Cohort:
         self.nearest = max(_LEAST_NEAREST, round(_NEAREST_SHARE * len(self.descriptors)))
         """So many of it are held against each template: those that are nearest."""
 
+    def check_strangers(self, rows: NDArray[np.floating[Any]]) -> None:
+        """Refuse to hold people against themselves, which a threshold would not survive.
+
+        Raises
+        ------
+        ValueError
+            If a descriptor of the cohort is among these rows (n, d).
+        """
+        known = {row.tobytes() for row in rows.astype(np.float32)}
+        shared = sum(row.tobytes() in known for row in self.descriptors)
+        if shared:
+            raise ValueError(
+                "cohort must be of other people than descriptors, or strangers would be accepted "
+                f"far more often than stated; got {shared} of {len(self.descriptors)} among them"
+            )
+
     def nearness(self, templates: ArrayLike, *, n_jobs: int | None = None) -> Nearness:
         """Mean and deviation of the distances of templates (n, d) to their nearest strangers."""
         width = self.descriptors.shape[1]

@@ -105,14 +105,16 @@ class TemplateRows:
         self._array[rows] = templates
         self.counts[rows] = counts
 
-    def remove(self, rows: list[int]) -> None:
-        """Take templates out; the others keep their order."""
+    def without(self, rows: list[int]) -> TemplateRows:
+        """All but some templates, in their order; whoever reads these rows still has them."""
         gone = set(rows)
         kept = [row for row in range(len(self.ids)) if row not in gone]
-        self._array = self.templates[kept] if kept else None
-        self.counts = self.counts[kept]
-        self.ids = [self.ids[row] for row in kept]
-        self.places = {name: row for row, name in enumerate(self.ids)}
+        other = type(self)()
+        other._array = self.templates[kept] if kept else None
+        other.counts = self.counts[kept]
+        other.ids = [self.ids[row] for row in kept]
+        other.places = {name: row for row, name in enumerate(other.ids)}
+        return other
 
     def _owned(self) -> bool:
         return self._array is not None and self._array.flags.writeable

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sfpose._checks import as_array, check_index, check_jobs
+from sfpose._checks import as_array, check_index, check_jobs, is_number
 from sfpose._kernels import reference
 
 __all__ = [
@@ -57,7 +57,8 @@ def check_descriptors(
     ----------
     X : array of shape (n, d), or (d,) where ``one`` may stand alone
         float32 and float64 are taken as they are, without a copy if contiguous and in the
-        machine's byte order; float16 becomes float32; integers become float64.
+        machine's byte order; float16 becomes float32; integers, and objects that are all
+        numbers, become float64.
     name : str
         What to call ``X`` in an error.
     width : int, optional
@@ -80,6 +81,8 @@ def check_descriptors(
     dtype('float64')
     """
     array = as_array(X, f"{name} must have shape (n, d)")
+    if array.dtype == object and all(map(is_number, array.flat)):
+        array = array.astype(np.float64)
     if one and array.ndim < 2:
         array = np.atleast_2d(array)
     native = array.dtype.newbyteorder("=")

@@ -217,7 +217,7 @@ class TemplateGallery:
         ValueError
             If an id is given twice.
         """
-        self._rows.remove(self._rows.rows_of(check_ids(ids)))
+        self._rows = self._rows.without(self._rows.rows_of(check_ids(ids)))
 
     def _probes(self, probes: ArrayLike) -> NDArray[np.float32]:
         width = self.templates.shape[1]
@@ -245,10 +245,10 @@ class TemplateGallery:
         ValueError
             If ``k`` is not in 1 ... len(gallery), the gallery is empty, or probes are refused.
         """
-        rows = self._probes(probes)
-        count = check_whole(k, "k", 1, len(self))
-        index, distances = nearest(self.templates, rows, count, self.n_jobs)
-        return SearchResult(self._rows.names[index], distances)
+        rows, held = self._probes(probes), self._rows
+        count = check_whole(k, "k", 1, len(held.ids))
+        index, distances = nearest(held.templates, rows, count, self.n_jobs)
+        return SearchResult(held.names[index], distances)
 
     def search_within(self, probes: ArrayLike, radius: float) -> list[SearchResult]:
         """Find all templates at most ``radius`` away from each probe.
@@ -269,11 +269,10 @@ class TemplateGallery:
         ValueError
             If ``radius`` is no number of at least 0, the gallery is empty, or probes are refused.
         """
-        rows = self._probes(probes)
+        rows, held = self._probes(probes), self._rows
         if not is_number(radius) or not radius >= 0:
             raise ValueError(f"radius must be a number, at least 0; got {radius!r}")
-        names = self._rows.names
-        found = within(self.templates, rows, float(radius), self.n_jobs)
+        names, found = held.names, within(held.templates, rows, float(radius), self.n_jobs)
         return [SearchResult(names[index], distances) for index, distances in found]
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
@@ -395,6 +394,7 @@ class TemplateGallery:
             gallery._form.check_network(contents.network, *names)
             if verify:
                 gallery._form.check(contents.templates, "templates")
-        gallery._network = gallery._network or contents.network
+        # Templates of an unknown network are not known to be of the probes' one.
+        gallery._network = contents.network if contents.ids else gallery._network
         gallery._rows = TemplateRows(contents)
         return gallery

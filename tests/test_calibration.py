@@ -148,6 +148,17 @@ def test_profiles_that_are_used_up_do_not_dilute_the_rate():
     assert (strangers <= known.threshold).mean() == pytest.approx(0.01, abs=1e-4)
 
 
+def test_copies_of_a_photo_are_told():
+    """Two of them in one template are one image, and at no distance from each other."""
+    rows, subjects = _people(30, 5)
+    copied = np.concatenate([rows, rows[:7]])
+    with pytest.warns(UserWarning, match="different images; 7 are copies of others"):
+        TemplateVerifier(0.05).fit(copied, np.r_[subjects, subjects[:7]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        TemplateVerifier(0.05).fit(rows, subjects)
+
+
 def test_both_sides_of_a_person_with_just_enough_images():
     rows, subjects = _people(30, 5)
     verifier = TemplateVerifier(0.05, template_sizes=[(3, 2)]).fit(rows, subjects)

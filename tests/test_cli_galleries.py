@@ -240,8 +240,9 @@ def test_who_it_is_does_not_depend_on_how_many_are_listed(uneven, count, capsys)
 
 def test_enrol_takes_as_many_photos_as_there_is_a_threshold_for(people, tmp_path, capsys):
     for number in range(3, 12):
-        photo = people / "hopper" / f"{number}.png"
-        photo.write_bytes((people / "hopper" / "0.png").read_bytes())
+        pixels = np.array(Image.open(people / "hopper" / "0.png"))
+        pixels[number] = 128  # another photo, not the same again
+        Image.fromarray(pixels).save(people / "hopper" / f"{number}.png")
     gallery = tmp_path / "gallery"
     assert main(["enrol", str(gallery), str(people)]) == 2
     error = capsys.readouterr().err
@@ -252,6 +253,19 @@ def test_enrol_takes_as_many_photos_as_there_is_a_threshold_for(people, tmp_path
     bare = {key: value for key, value in artifact.manifest.items() if key != "calibration"}
     weights = str(write_artifact(tmp_path / "bare", artifact.model, bare))
     assert main(["enrol", str(gallery), str(people), "--weights", weights]) == 0
+
+
+def test_a_photo_that_is_there_twice_counts_once(people, tmp_path, capsys):
+    first, copy = people / "hopper" / "0.png", people / "hopper" / "copy.png"
+    copy.write_bytes(first.read_bytes())
+    gallery = str(tmp_path / "gallery")
+    assert main(["enrol", gallery, str(first), str(copy), "--id", "hopper", "--json"]) == 0
+    output = capsys.readouterr()
+    told = json.loads(output.out)
+    assert (told["photos"], told["photos_again"]) == ({"hopper": 1}, [str(copy)])
+    assert told["photos_without_face"] == []
+    assert f"{copy} is another of the person's photos again" in output.err
+    assert TemplateGallery.load(gallery).counts.tolist() == [1]
 
 
 def test_a_person_of_too_many_images_does_not_hide_the_others(people, tmp_path, capsys):

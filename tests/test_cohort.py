@@ -137,7 +137,7 @@ def test_scale_and_order_of_sides_do_not_matter(seed, exponent):
     ids=["all as far", "all the same"],
 )
 def test_strangers_who_tell_no_scale_give_finite_distances(strangers):
-    rows = np.concatenate([_faces(5)[0], np.eye(WIDTH)[:2]])
+    rows = np.concatenate([_faces(5)[0], 0.999 * np.eye(WIDTH)[:2] + 0.001 / WIDTH])
     subjects = np.r_[np.repeat(np.arange(5), 4), 5, 5]
     verifier = TemplateVerifier(target_fmr=0.3).fit(rows, subjects, cohort=strangers)
     distances = verifier.score_matrix(rows, rows)
@@ -164,6 +164,14 @@ def test_a_cohort_that_makes_no_sense_is_refused_and_the_fit_stays(fitted, cohor
     rows, _ = _faces(3, seed=3)
     assert verifier.threshold_ == fitted.threshold_
     np.testing.assert_array_equal(verifier.score_pairs(rows, rows), fitted.score_pairs(rows, rows))
+
+
+def test_people_are_not_held_against_themselves(cohort):
+    """As strangers of whom each is near to somebody, they would let in far more than stated."""
+    rows, subjects = _faces(10)
+    mixed = np.concatenate([cohort, rows[3:5].astype(np.float32)])
+    with pytest.raises(ValueError, match=f"got 2 of {len(mixed)} among them"):
+        TemplateVerifier(0.3).fit(rows, subjects, cohort=mixed)
 
 
 def test_it_goes_with_a_pickle_and_not_with_a_clone_or_another_fit(fitted, cohort):

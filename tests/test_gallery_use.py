@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+import sfpose.gallery
 from sfpose import FaceEmbedder, TemplateGallery, TemplateVerifier
 from sfpose.bundle import VerificationBundle
 
@@ -27,6 +28,39 @@ def test_counts_that_are_changed_outside_stay_as_they_were_inside():
     gallery.add(["ann"], [[1.0, 2.0]], counts=[3])
     gallery.counts[0] = 9
     assert gallery.counts.tolist() == [3]
+
+
+@pytest.mark.parametrize("search", ["search", "search_within"])
+def test_who_is_found_is_right_though_others_are_removed_meanwhile(search, monkeypatch):
+    templates = np.eye(5, dtype=np.float32)
+    gallery = TemplateGallery()
+    gallery.add(range(5), templates)
+    for name in ("nearest", "within"):
+        found = getattr(sfpose.gallery, name)
+
+        def later(*given, found=found):
+            gallery.remove([0, 2])
+            return found(*given)
+
+        monkeypatch.setattr(sfpose.gallery, name, later)
+    told = gallery.search(templates[3:4]) if search == "search" else None
+    (told,) = gallery.search_within(templates[3:4], 0.1) if told is None else [told]
+    assert told.ids.ravel().tolist() == [3]
+    assert list(gallery) == [1, 3, 4]
+
+
+def test_templates_of_an_unknown_network_stay_so(tmp_path):
+    gallery = TemplateGallery()
+    gallery.add(["ann"], np.full((1, 256), 1 / 256))
+    path = gallery.save(tmp_path / "door")
+    with TemplateGallery.changing(path, weights="default") as opened:
+        opened.add(["bo"], np.full((1, 256), 1 / 256))
+    assert json.loads((path / "manifest.json").read_text())["network"] is None
+    assert len(TemplateGallery.load(path, weights="small")) == 2
+    with TemplateGallery.changing(tmp_path / "new", weights="default"):
+        pass
+    stated = json.loads((tmp_path / "new" / "manifest.json").read_text())
+    assert stated["network"] == FaceEmbedder().artifact.digest
 
 
 @pytest.fixture

@@ -252,6 +252,7 @@ def test_kernel_and_reference_agree_on_any_input(batches):
         ([1.0, 2.0], r"A must have shape \(n, d\); got \(2,\)"),
         (np.zeros((0, 2)), r"at least one row and one value; got \(0, 2\)"),
         ([["a", "b"]], "A must be numbers"),
+        (np.array([[1.0, "2"]], object), "A must be numbers"),
         ([[1 + 2j, 0]], "A must be numbers"),
     ],
 )
@@ -367,3 +368,16 @@ def test_an_index_names_a_row_of_its_own_side(count, row, column, message):
     five, two = np.ones((5, 3)), np.ones((2, 3))
     with pytest.raises(ValueError, match=message):
         chi2_pairs_at(five, [row] * count, [column] * count, two)
+
+
+def test_numbers_in_an_array_of_objects_are_numbers():
+    """As pandas gives those of its own types, which know missing values."""
+    pd = pytest.importorskip("pandas", reason="needs pandas")
+    a, b = _relu_like(3), _relu_like(3, seed=1)
+    expected = chi2_pairs(a.astype(np.float64), b)
+    np.testing.assert_array_equal(chi2_pairs(a.astype(object), b), expected)
+    nullable = pd.DataFrame(a.astype(np.float64)).astype("Float64")
+    np.testing.assert_array_equal(chi2_pairs(nullable, b), expected)
+    nullable.iloc[0, 0] = pd.NA
+    with pytest.raises(ValueError, match="A must be numbers; got dtype object"):
+        chi2_pairs(nullable, b)

@@ -95,6 +95,8 @@ def run(options: argparse.Namespace) -> int:
                 f"FMR {entry.achieved_fmr:.2g}, FNMR {entry.fnmr:.3f}, "
                 f"{entry.genuine_pairs} genuine and {entry.impostor_pairs} impostor pairs"
             )
+    most = max(condition.template_images for condition in found)
+    print(f"  decides about people who are enrolled of up to {most} photo{'s' * (most > 1)}")
     for note in notes:
         print(f"  note: {note}")
     say_left_out(without)
