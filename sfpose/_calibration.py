@@ -44,6 +44,9 @@ _TOO_FEW = (
     "with enough for both sides without sharing any; the data have none"
 )
 
+_MOST_COPIES = 0.01
+"""Of the descriptors; a few move a threshold by less than chance does."""
+
 _STACKLEVEL = 4
 """From what warns about a condition up to who called ``TemplateVerifier.fit``."""
 
@@ -176,7 +179,7 @@ class Calibrator:
         images = self._images
         whose = zip(images.subjects.tolist(), images.rows, strict=True)
         copies = len(images.rows) - len({(who, hash(row.tobytes())) for who, row in whose})
-        if copies:
+        if copies > _MOST_COPIES * len(images.rows):
             warnings.warn(
                 "descriptors of a person must be of different images; "
                 f"{copies} are copies of others, as of a photo that is filed twice: thresholds "

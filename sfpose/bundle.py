@@ -197,7 +197,7 @@ class VerificationBundle:
         written: Any = parse_json(files[MANIFEST], MANIFEST)
         strangers = None if cohort is None else cohort.descriptors
         again = Artifact(artifact.model, written)
-        _estimators(again, strangers, "the bundle", None)[1].decision_rule()
+        _estimators(again, strangers, "the bundle", None)
         return files
 
     def _as_cropped(self, name: str) -> Any:
@@ -227,8 +227,8 @@ class VerificationBundle:
         FileNotFoundError
             If there is no such bundle, or a file of its gallery is not in the folder.
         ValueError
-            If it is none, a newer sfpose wrote it, a file was changed, or it is for
-            another distance than this library computes.
+            If it is none, a newer sfpose wrote it, a file was changed, it is for another
+            distance than this library computes, or it has no threshold to decide by.
         """
         artifact, contents, cohort = read_whole(path, _read)
         # Other weights may have this path later, and a folder may be called "default".
@@ -271,6 +271,7 @@ def _estimators(
                 strangers = Cohort(cohort, form)
             _check_rates(known.values(), verifier.target_fmr)
             verifier._learned(known, form, strangers)
+        verifier.decision_rule()
     except (KeyError, TypeError) as error:
         raise ValueError(f"the manifest must describe a bundle; it does not: {error}") from error
     return embedder, verifier

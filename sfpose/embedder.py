@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
@@ -68,7 +68,8 @@ class FaceEmbedder(KeepsWhatItMade, TransformerMixin, BaseEstimator):  # type: i
         an image a thread at a time, which is faster than more.
     n_jobs : int, default=None
         Threads inside the network. None means one unless in a
-        ``joblib.parallel_config``, -1 means all processors.
+        ``joblib.parallel_config``, -1 means all processors. ``fit`` crops by them, and trains by
+        as many as torch is told (``torch.set_num_threads``).
     epochs : int, default=10
         Passes over the training images.
     learning_rate : float or "auto", default="auto"
@@ -214,7 +215,7 @@ class FaceEmbedder(KeepsWhatItMade, TransformerMixin, BaseEstimator):  # type: i
         threads = effective_n_jobs(check_jobs(self.n_jobs))
         cropper = Cropper(kind, threads, min_face_score=0)
         parts = cropper(X, canvas_size(settings, start), CANVAS_SCALE)
-        crops = np.concatenate([part for part, _ in parts])
+        crops = _stacked((part for part, _ in parts), len(labels))
         artifact, history = train_identification(
             crops, labels, settings, start=start, aligned=kind != "loose"
         )
@@ -365,3 +366,15 @@ class _Watched:
         for image in self._images:
             self._taken()
             yield image
+
+
+def _stacked(parts: Iterable[Sequence[NDArray[np.uint8]]], count: int) -> NDArray[np.uint8]:
+    """Crops (n, side, side, 3) of so many images, of which no more than a part is there twice."""
+    crops = np.empty(0, np.uint8)
+    end = 0
+    for part in parts:
+        if not end:
+            crops = np.empty((count, *part[0].shape), np.uint8)
+        crops[end : end + len(part)] = part
+        end += len(part)
+    return crops

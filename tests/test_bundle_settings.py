@@ -36,6 +36,18 @@ def test_what_counts_as_a_face_stays_with_the_bundle(tmp_path, nothing, score):
             VerificationBundle.load(path)
 
 
+@pytest.mark.parametrize("calibration", [None, {"conditions": []}, {"conditions": "x"}, 5])
+def test_a_bundle_that_cannot_decide_is_refused_when_it_is_loaded(tmp_path, calibration):
+    path = VerificationBundle(FaceEmbedder(), TemplateVerifier()).save(tmp_path / "door")
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["calibration"] = calibration
+    if calibration is None:
+        del manifest["calibration"]
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"calibrat|must describe a bundle"):
+        VerificationBundle.load(path)
+
+
 @pytest.mark.parametrize("name", ["door", "door.zip"])
 @pytest.mark.parametrize(
     ("embedding", "verifying", "message"),

@@ -217,7 +217,11 @@ def test_a_second_command_does_not_give_the_first_ones_model(
         assert main([*command, *stages, *other, *given]) == 2
         assert "runs/first.pt must be of the same run; it is of another" in capsys.readouterr().err
     faces = replace(faces, photos=255 - faces.photos)
+    before = (tmp_path / "first" / "manifest.json").read_bytes()
     assert main([*command, *stages, "0.001", "--out", "first"]) == 2
+    assert "'first' must not exist, or --overwrite be given" in capsys.readouterr().err
+    assert (tmp_path / "first" / "manifest.json").read_bytes() == before
+    assert main([*command, *stages, "0.001", "--out", "first", "--overwrite"]) == 2
     assert "another photos (" in capsys.readouterr().err
     assert not (tmp_path / "second").exists()
     assert main([*command, *stages, "0.002", "--out", "second"]) == 0

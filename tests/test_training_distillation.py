@@ -362,14 +362,16 @@ def test_options_that_cannot_be_met_are_refused_before_anything_is_read(tmp_path
     for what in (["distil", "nowhere"], ["landmarks", "nowhere"], ["paper", "--stage1", "nowhere"]):
         command = ["train", *what, "--out"]
         for out in (taken, file):
-            refused([*command, str(out)], "what is overwritten must be of the same format")
+            refused([*command, str(out)], "must not exist, or --overwrite be given")
+            refused([*command, str(out), "--overwrite"], "what is overwritten must be of the same")
         refused([*command, str(file / "new")], "--out must lie in a folder that can be written to")
         new = [*command, str(tmp_path / "new" / "one")]
         refused([*new, "--threads", "0"], "--threads must be at least 1; got 0")
         for device in ("gpu", "cuda:99", "meta"):
             refused([*new, "--device", device], f"torch finds here; got '{device}'")
-        # An artifact is replaced, so that the data are looked for.
-        refused([*command, str(tmp_path / "mine")], "nowhere")
+        # It may hold the only thresholds of weights that are in use.
+        refused([*command, str(tmp_path / "mine")], "must not exist, or --overwrite be given")
+        refused([*command, str(tmp_path / "mine"), "--overwrite"], "nowhere")
     landmarks = ["train", "landmarks", "nowhere", "--out", str(tmp_path / "new"), "--only-score"]
     refused(landmarks, "--only-score must be given with --start; got no --start")
     refused(["reproduce", "table1", "--rounds", "0"], "rounds must be at least 1; got 0")
@@ -380,6 +382,33 @@ def test_an_out_that_nobody_may_write_is_refused(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("os.access", lambda *_: False)
     assert main(["train", "distil", "nowhere", "--out", str(tmp_path / "out")]) == 2
     assert "--out must lie in a folder that can be written to" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("embedding", None, "fairface_teacher.npz must hold embedding"),
+        ("score", lambda a: a[1:], r"score .* shape \(3\), as files has; got float32 \(2,\)"),
+        ("embedding_flip", lambda a: a[:, 1:], r"shape \(3, 4\), as files has; got .* \(3, 3\)"),
+        ("landmarks", lambda a: a[:, :4], r"shape \(3, 5, 2\), as files has"),
+        ("embedding", lambda a: a * [[1], [np.nan], [1]], "finite where a face is; row 1 is not"),
+        ("embedding", lambda a: a.astype(str), "must be numbers of shape"),
+    ],
+)
+def test_stored_outputs_that_do_not_fit_are_named(tmp_path, name, change, message):
+    arrays = {
+        "files": np.array(["train/1.jpg", "train/2.jpg", "val/3.jpg"]),
+        "landmarks": np.ones((3, 5, 2), np.float32),
+        "score": np.array([1, 1, 0], np.float32),
+        "embedding": np.array([[1] * 4, [2] * 4, [np.nan] * 4], np.float32),
+        "embedding_flip": np.ones((3, 4), np.float32),
+    }
+    given = arrays.pop(name)
+    if change is not None:
+        arrays[name] = change(given)
+    np.savez(tmp_path / "fairface_teacher.npz", **arrays)
+    with pytest.raises(ValueError, match=message):
+        load_taught_faces(tmp_path, tmp_path)
 
 
 def test_stored_faces_are_read(shared_data, tmp_path, monkeypatch):

@@ -384,3 +384,13 @@ def test_a_damaged_file_is_said_with_its_name(folder):
     source = StreamedImages(table, np.arange(9), table.labels, on_unreadable="leave out")
     assert source.batch(0, 0, 9, 32)[0].shape == (7, 3, 32, 32)
     assert source.unreadable == {"ann/0.png", "bo/1.png"}
+
+
+def test_parts_of_a_data_set_are_no_people(tmp_path):
+    for name in ("train/ann/1.png", "Val/bo/2.png"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True)
+        Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(path)
+    with pytest.raises(ValueError, match=r"Val, train in .* are parts of a data set: give one"):
+        PeopleFolder(tmp_path)
+    assert PeopleFolder(tmp_path / "train").people == ["ann"]

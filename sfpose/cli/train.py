@@ -241,7 +241,9 @@ def _run_landmarks(options: argparse.Namespace) -> int:
         settings=settings,
         stop_after_minutes=options.minutes,
     )
-    path = write_artifact(options.out, artifact.model, artifact.manifest, overwrite=True)
+    path = write_artifact(
+        options.out, artifact.model, artifact.manifest, overwrite=options.overwrite
+    )
     print(f"wrote {path}")
     return 0
 
@@ -360,7 +362,9 @@ def _run_distil(options: argparse.Namespace) -> int:
     )
     if photos is not None:
         artifact = calibrated(artifact, photos)
-    path = write_artifact(options.out, artifact.model, artifact.manifest, overwrite=True)
+    path = write_artifact(
+        options.out, artifact.model, artifact.manifest, overwrite=options.overwrite
+    )
     print(
         f"cosine to the teacher: {agreement['training']:.3f} on training photos, "
         f"{agreement['held_out']:.3f} on photos held out\nwrote {path}"

@@ -130,7 +130,9 @@ def _run_paper(options: argparse.Namespace) -> int:
         )
         if writes:
             artifact = result.artifact
-            path = write_artifact(options.out, artifact.model, artifact.manifest, overwrite=True)
+            path = write_artifact(
+                options.out, artifact.model, artifact.manifest, overwrite=options.overwrite
+            )
             for number, report in enumerate(result.stages, start=1):
                 print(_summary(number, report))
             print(f"wrote {path}")

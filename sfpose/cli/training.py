@@ -14,6 +14,11 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     """Where a run is kept, what it writes, and how long it may take."""
     parser.add_argument("--out", type=to_path, required=True, help="artifact folder to write")
     parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace the artifact, with its thresholds: as what a run that was stopped wrote",
+    )
+    parser.add_argument(
         "--checkpoint",
         type=to_path,
         metavar="FILE",
@@ -48,7 +53,7 @@ def checkpoint_of(options: argparse.Namespace) -> Path:
     """
     if options.threads is not None and options.threads < 1:
         raise ValueError(f"--threads must be at least 1; got {options.threads}")
-    check_new(options.out, overwrite=True, artifact=True)
+    check_new(options.out, options.overwrite, artifact=True)
     import torch
 
     from sfpose.training.settings import find_device

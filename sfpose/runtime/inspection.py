@@ -54,7 +54,6 @@ OPERATORS = frozenset(
         "HardSigmoid",
         "HardSwish",
         "Identity",
-        "InstanceNormalization",
         "LayerNormalization",
         "LeakyRelu",
         "LogSoftmax",
@@ -99,6 +98,25 @@ OPERATORS = frozenset(
 """Standard operators that a network may use: those of image networks, none that loops,
 branches, draws random numbers or makes a tensor of a size that only a number states."""
 
+_FLOATS = (1, 10, 11)
+_WHOLE = (6, 7)
+"""Element types of numbers with a fraction, and of those that count, by their number in the
+format."""
+
+# What these make, whatever they take; the others' results are of the type of their first input.
+_MADE_FLOAT = frozenset(["DequantizeLinear"])
+_MADE_WHOLE = frozenset(
+    [
+        "ConvInteger",
+        "DynamicQuantizeLinear",
+        "MatMulInteger",
+        "QLinearConv",
+        "QLinearMatMul",
+        "QuantizeLinear",
+        "Shape",
+    ]
+)
+
 _MOST_NODES = 10_000
 _LARGEST_STEP = 512
 _STEPS = ("dilations", "kernel_shape", "pads", "strides")
@@ -139,9 +157,10 @@ def check_network(model: bytes) -> None:
         ``OPSETS`` or an operator not in ``OPERATORS``; if it refers to external data,
         holds functions, subgraphs or sparse tensors; if a tensor lies about its size or
         has a value that is not finite; if two tensors or results have one name, a result has
-        none, or an operator takes what nothing before it makes; if it has not one input and
-        one output; if it has far more fields than networks have; or if a stride, padding,
-        kernel or enlargement is out of all proportion.
+        none, or an operator takes what nothing before it makes; if whole numbers are divided by
+        others than stand in the file; if it has not one input and one output; if it has far more
+        fields than networks have; or if a stride, padding, kernel or enlargement is out of all
+        proportion.
 
     Notes
     -----
@@ -187,12 +206,22 @@ def _check_graph(graph: Message) -> None:
     if len(nodes) > _MOST_NODES:
         raise ValueError(f"it must have at most {_MOST_NODES} nodes; got {len(nodes)}")
     stored: dict[str, NDArray[np.generic] | None] = {}
+    floats: set[str] = set()
+    divisors: set[str] = set()
     for tensor in graph.messages(5):
         name = tensor.text(8)
         if name in stored:
             raise ValueError(f"tensors must have different names; {name!r} comes twice")
         stored[name] = _few_values(tensor, name)
-    inputs = [entry.text(1) for entry in graph.messages(11)]
+        if tensor.number(2) in _FLOATS:
+            floats.add(name)
+        elif _may_divide(tensor):
+            divisors.add(name)
+    inputs = []
+    for entry in graph.messages(11):
+        inputs.append(entry.text(1))
+        if entry.message(2).message(1).number(1) in _FLOATS:
+            floats.add(inputs[-1])
     outputs = [entry.text(1) for entry in graph.messages(12)]
     free = [name for name in inputs if name not in stored]
     if len(free) != 1 or len(outputs) != 1:
@@ -210,11 +239,22 @@ def _check_graph(graph: Message) -> None:
         attributes = dict(_attributes(node, operator))
         _check_names(node, operator, made)
         made.update(node.texts(2))
+        if _makes_floats(node, operator, attributes, floats):
+            floats.update(node.texts(2))
+        elif operator == "Div" and node.texts(1)[-1] not in divisors:
+            # A processor stops a program that divides by 0, or the least whole number by -1.
+            raise ValueError(
+                "Div must divide whole numbers by others than 0 and -1 that stand in the file; "
+                f"got {node.texts(1)[-1]!r}"
+            )
         if "num_outputs" in attributes:
             _check_parts(attributes["num_outputs"].number(3), len(node.texts(2)), operator)
         if operator == "Constant" and "value" in attributes:
             (name,) = node.texts(2)
-            stored[name] = _few_values(attributes["value"].message(5), name)
+            tensor = attributes["value"].message(5)
+            stored[name] = _few_values(tensor, name)
+            if _may_divide(tensor):
+                divisors.add(name)
         if operator == "Resize":
             enlargement *= _enlargement(node.texts(1), stored)
     if outputs[0] not in made:
@@ -223,6 +263,29 @@ def _check_graph(graph: Message) -> None:
         raise ValueError(
             f"it must enlarge at most {_LARGEST_ENLARGEMENT:g} times in all; got {enlargement:g}"
         )
+
+
+def _may_divide(tensor: Message) -> bool:
+    """Whether a tensor is of whole numbers by which all others can be divided."""
+    if tensor.number(2) not in _WHOLE or 9 not in tensor:
+        return False
+    return not np.isin(np.frombuffer(tensor.data(9), _TYPES[tensor.number(2)][0]), (0, -1)).any()
+
+
+def _makes_floats(
+    node: Message, operator: str, attributes: dict[str, Message], floats: set[str]
+) -> bool:
+    """Whether the results of a node are numbers with a fraction."""
+    if operator == "Cast":
+        return "to" in attributes and attributes["to"].number(3) in _FLOATS
+    if operator == "Constant":
+        if "value" in attributes:
+            return attributes["value"].message(5).number(2) in _FLOATS
+        return "value_float" in attributes or "value_floats" in attributes
+    if operator in _MADE_FLOAT or operator in _MADE_WHOLE:
+        return operator in _MADE_FLOAT
+    inputs = node.texts(1)
+    return bool(inputs) and inputs[0] in floats
 
 
 def _check_names(node: Message, operator: str, made: set[str]) -> None:

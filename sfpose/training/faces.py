@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -228,6 +228,9 @@ def load_taught_faces(folder: Path, cache: Path) -> TaughtFaces:
     ------
     FileNotFoundError
         If the folder does not hold them.
+    ValueError
+        If the outputs lack an array, are not one for each photo, or one of a photo with a face is
+        not finite.
     """
     if not (folder / "fairface_teacher.npz").is_file():
         raise FileNotFoundError(
@@ -235,14 +238,49 @@ def load_taught_faces(folder: Path, cache: Path) -> TaughtFaces:
             f"{str(folder)!r} is none"
         )
     with np.load(folder / "fairface_teacher.npz") as stored:
+        missing = {"files", "landmarks", "score", "embedding", "embedding_flip"} - {*stored.files}
+        if missing:
+            raise ValueError(f"fairface_teacher.npz must hold {', '.join(sorted(missing))}")
         files = [str(name) for name in stored["files"]]
+        scores = _of_each(stored, "score", (len(files),))
+        embeddings = _of_each(stored, "embedding", (len(files), -1), scores)
+        mirrored = _of_each(stored, "embedding_flip", embeddings.shape, scores)
+        landmarks = _of_each(stored, "landmarks", (len(files), 5, 2), scores)
         archives = sorted(folder.glob("fairface_128_*.zip"))
         return TaughtFaces(
             photos=decode_archives(archives, files, cache / "fairface_128.npy"),
             photos_key=_key(_listed_entries(archives, files)),
-            landmarks=stored["landmarks"].astype(np.float32),
-            scores=stored["score"].astype(np.float32),
-            embeddings=stored["embedding"].astype(np.float32),
-            mirror_embeddings=stored["embedding_flip"].astype(np.float32),
+            landmarks=landmarks,
+            scores=scores,
+            embeddings=embeddings,
+            mirror_embeddings=mirrored,
             held_out=np.array([name.startswith("val/") for name in files]),
         )
+
+
+def _of_each(
+    stored: Mapping[str, NDArray[np.generic]],
+    name: str,
+    shape: tuple[int, ...],
+    scores: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]:
+    """An array of teacher outputs, -1 for a side of any length; finite where there is a face."""
+    values = stored[name]
+    fits = values.ndim == len(shape) and all(
+        wanted in (side, -1) for wanted, side in zip(shape, values.shape, strict=True)
+    )
+    if not fits or values.dtype.kind not in "fiu":
+        sides = ", ".join("d" if side < 0 else str(side) for side in shape)
+        raise ValueError(
+            f"{name} of fairface_teacher.npz must be numbers of shape ({sides}), as files has; "
+            f"got {values.dtype} {values.shape}"
+        )
+    numbers = values.astype(np.float32)
+    finite = np.asarray(np.isfinite(numbers.reshape(len(numbers), -1)).all(axis=1))
+    asked = np.ones(len(numbers), np.bool_) if scores is None else scores > 0
+    if not finite[asked].all():
+        row = int(np.flatnonzero(asked & ~finite)[0])
+        raise ValueError(
+            f"{name} of fairface_teacher.npz must be finite where a face is; row {row} is not"
+        )
+    return numbers

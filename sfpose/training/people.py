@@ -53,6 +53,9 @@ class ImageTable(Protocol):
         """Decode one image (H, W, 3)."""
 
 
+_SPLITS = frozenset(["train", "training", "val", "valid", "validation", "test"])
+
+
 class PeopleFolder:
     """A folder or zip file with one folder a person, images at any depth in it.
 
@@ -70,7 +73,7 @@ class PeopleFolder:
     FileNotFoundError
         If there is no such folder or file.
     ValueError
-        If an image lies in no person's folder.
+        If an image lies in no person's folder, or the folders are called train, val or test.
 
     Examples
     --------
@@ -101,6 +104,11 @@ class PeopleFolder:
         below = [name for name in self._files.names if "/" in name]
         folders = [name.split("/", 1)[0] for name in (*below, *self._files.folders)]
         self.people = sorted({*owners, *folders})
+        if {person.lower() for person in self.people} <= _SPLITS:
+            raise ValueError(
+                f"each folder must be a person; {', '.join(self.people)} in {str(root)!r} are "
+                "parts of a data set: give one of them"
+            )
         self.labels = _rows_of(self.people, owners)
 
     def __len__(self) -> int:

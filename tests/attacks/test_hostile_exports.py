@@ -232,7 +232,7 @@ def test_what_cannot_be_replaced_is_refused_before_the_work(tmp_path, monkeypatc
     assert main([*command, "--out", str(here)]) == 2
     said = capsys.readouterr().err
     assert ("it has no manifest.json: move it away" if aside else "working directory") in said
-    assert main(["train", "paper", "--stage1", "nowhere", "--out", str(here)]) == 2
+    assert main(["train", "paper", "--stage1", "nowhere", "--overwrite", "--out", str(here)]) == 2
     assert said.partition(": ")[2] == capsys.readouterr().err.partition(": ")[2]
 
 

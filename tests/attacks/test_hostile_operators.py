@@ -69,6 +69,58 @@ def test_names_that_are_missing_are_refused(model, message):
     assert str(raised.value).startswith(WHOLE)
 
 
+def _divided(kind, divisor):
+    """A network that divides the shape of its input, as numbers of a type, by another shape."""
+    nodes = [
+        helper.make_node("Shape", ["images"], ["shape"]),
+        helper.make_node("Cast", ["shape"], ["sides"], to=kind),
+        helper.make_node("Neg", ["sides"], ["negative"]),
+        helper.make_node("Div", ["negative", divisor], ["parts"]),
+        helper.make_node("Cast", ["parts"], ["values"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceSum", ["values"], ["sum"]),
+        helper.make_node("Add", ["images", "sum"], ["outputs"]),
+    ]
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
+    return _network(*nodes, tensors={divisor: np.array(_DIVISORS[divisor], dtype)})
+
+
+_DIVISORS = {"two": 2, "zero": 0, "less": -1, "several": [3, 3, -1, 3]}
+
+
+@pytest.mark.parametrize("kind", [TensorProto.INT64, TensorProto.INT32])
+@pytest.mark.parametrize("divisor", ["zero", "less", "several"])
+def test_whole_numbers_are_divided_by_few(kind, divisor):
+    """The least of them by -1 stops the process, and so did constants while they were read."""
+    message = f"by others than 0 and -1 that stand in the file; got '{divisor}'"
+    with pytest.raises(ValueError, match=message):
+        check_network(_divided(kind, divisor))
+
+
+def test_whole_numbers_are_divided_by_none_that_is_computed():
+    nodes = [
+        helper.make_node("Shape", ["images"], ["shape"]),
+        helper.make_node("Div", ["ones", "shape"], ["parts"]),
+        helper.make_node("Cast", ["parts"], ["outputs"], to=TensorProto.FLOAT),
+    ]
+    with pytest.raises(ValueError, match="that stand in the file; got 'shape'"):
+        check_network(_network(*nodes, tensors={"ones": np.ones(4, np.int64)}))
+
+
+@pytest.mark.parametrize(
+    "kind", [TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64, TensorProto.INT32]
+)
+def test_all_numbers_are_divided_by_two(kind):
+    answer = OnnxModel(_divided(kind, "two")).run(np.zeros((2, 4, 8, 8), np.float32))
+    assert np.all(answer == -11)
+
+
+def test_a_network_that_normalises_each_image_alone_is_refused():
+    """Of an image without pixels onnxruntime reads from nowhere."""
+    network = _one("InstanceNormalization", ["images", "ones", "ones"])
+    with pytest.raises(ValueError, match="those of image networks; got 'InstanceNormalization'"):
+        check_network(network)
+
+
 @pytest.mark.parametrize(
     "node",
     [

@@ -91,7 +91,7 @@ def test_shipped_weights_are_checked_at_load(name, tmp_path, monkeypatch):
 
     weights = tmp_path / "weights"
     shutil.copytree(PACKAGE / "weights", weights)
-    monkeypatch.setattr("sfpose.runtime.artifact.resources.files", lambda _: weights)
+    monkeypatch.setattr("sfpose.runtime.artifact.resources.files", lambda _: tmp_path)
     digest = read_artifact(name).digest
     assert len(digest) == 64
     data = bytearray((weights / name / "model.onnx").read_bytes())
