@@ -209,10 +209,8 @@ def _from_files(weights: str | os.PathLike[str], read: Callable[[_Files], Result
     if isinstance(weights, str) and weights in SHIPPED:
         shipped = Path(str(resources.files("sfpose"))) / "weights" / weights
         if not shipped.is_dir():
-            raise FileNotFoundError(
-                f"sfpose must be installed unpacked and with its weights; there is no {shipped}. "
-                "PyInstaller takes them along if told --collect-data sfpose"
-            )
+            needs = "unpacked, with its weights (PyInstaller: --collect-data sfpose)"
+            raise FileNotFoundError(f"sfpose must be installed {needs}; there is no {shipped}")
         return read(_Files(shipped))
     if not isinstance(weights, (str, os.PathLike)):
         raise ValueError(f"weights must be a shipped name or a path; got {weights!r}")
