@@ -297,8 +297,20 @@ def calibrated(artifact: Artifact, cfp: CFP) -> Artifact:
         f"{len(descriptors)} frontal and profile images; templates of several hold both in turn "
         "where no poses are stated, those of different people both"
     )
-    calibration: dict[str, Json] = {"data": data, "conditions": to_conditions(found)}
+    calibration: dict[str, Json] = {"data": data, "conditions": _rounded(to_conditions(found))}
     return Artifact(artifact.model, {**artifact.manifest, "calibration": calibration})
+
+
+_DIGITS = {"threshold": 10, "fmr_interval": 3, "fnmr_interval": 3, "fmr_interval_if_independent": 3}
+
+
+def _rounded(stated: Json, digits: int = 7) -> Json:
+    """Numbers with a fraction as short as they may be: digits that say nothing do not compress."""
+    if isinstance(stated, dict):
+        return {name: _rounded(each, _DIGITS.get(name, digits)) for name, each in stated.items()}
+    if isinstance(stated, list):
+        return [_rounded(each, digits) for each in stated]
+    return float(f"{stated:.{digits}g}") if isinstance(stated, float) else stated
 
 
 def _means(
