@@ -47,6 +47,15 @@ def templates(rows, subjects, poses, images, several):
     return built.templates, subjects[chosen[::images]]
 
 
+def compared(calibrations):
+    """Images and poses of both sides, and the calibration of each."""
+    for (more, fewer, pair), calibration in calibrations.items():
+        yield more, fewer, pair or ("any", "any"), calibration
+        if pair is None and more > fewer == 1:
+            for pose in POSES:
+                yield more, fewer, ("any", pose), calibration
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cfp")
@@ -66,19 +75,7 @@ def main() -> None:
     kinds["any"] = in_turn(subjects, poses)
     print("                                                    FMR %, threshold of")
     print("images  poses             impostors   FMR %   FNMR %  any pose  one image")
-    for (more, fewer, pair), calibration in verifier.calibrations_.items():
-        pair = pair or ("any", "any")
-        if pair == ("any", "any") and more > fewer == 1:
-            whole = templates(*(each[kinds["any"]] for each in (rows, subjects, poses)), more, True)
-            for pose in POSES:
-                own = kinds[pose]
-                distances = verifier.score_matrix(whole[0], rows[own])
-                strangers = distances[whole[1][:, None] != subjects[own][None]]
-                told = f"{100 * (strangers <= calibration.threshold).mean():8.3f}"
-                print(
-                    f"{more:2d} - {fewer:2d}  any     - {pose:7} {strangers.size:9,} {told} "
-                    f"{'-':>8} {told}"
-                )
+    for more, fewer, pair, calibration in compared(verifier.calibrations_):
         sides = [
             templates(
                 *(each[kinds[pose]] for each in (rows, subjects, poses)),

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from sfpose._calibrated import Calibrated
 from sfpose._checks import RULE_OF_3, check_labels, check_rate, check_whole, expected_errors
 from sfpose._cohort import Cohort
-from sfpose._scoring import chi2_pairs_at
+from sfpose._scoring import chi2_pairs_at, first_of_each
 from sfpose._template_pairs import KnownImages, Side, template_pairs
 from sfpose.decision import Condition
 from sfpose.metrics.likelihood import LikelihoodRatioCalibrator
@@ -176,14 +176,12 @@ class Calibrator:
         return found
 
     def _warn_of_copies(self) -> None:
-        images = self._images
-        whose = zip(images.subjects.tolist(), images.rows, strict=True)
-        copies = len(images.rows) - len({(who, hash(row.tobytes())) for who, row in whose})
-        if copies > _MOST_COPIES * len(images.rows):
+        copies = ~first_of_each(self._images.rows, self._images.subjects)
+        if copies.mean() > _MOST_COPIES:
             warnings.warn(
                 "descriptors of a person must be of different images; "
-                f"{copies} are copies of others, as of a photo that is filed twice: thresholds "
-                "accept more strangers than stated, and people seem to be refused less",
+                f"{copies.sum()} are copies of others, as of a photo that is filed twice: "
+                "thresholds accept more strangers than stated, and people seem to be refused less",
                 UserWarning,
                 stacklevel=_STACKLEVEL,
             )

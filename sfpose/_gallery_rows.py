@@ -109,12 +109,8 @@ class TemplateRows:
         """All but some templates, in their order; whoever reads these rows still has them."""
         gone = set(rows)
         kept = [row for row in range(len(self.ids)) if row not in gone]
-        other = type(self)()
-        other._array = self.templates[kept] if kept else None
-        other.counts = self.counts[kept]
-        other.ids = [self.ids[row] for row in kept]
-        other.places = {name: row for row, name in enumerate(other.ids)}
-        return other
+        ids = [self.ids[row] for row in kept]
+        return TemplateRows(GalleryContents(ids, self.counts[kept], self.templates[kept], None))
 
     def _owned(self) -> bool:
         return self._array is not None and self._array.flags.writeable

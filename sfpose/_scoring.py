@@ -111,6 +111,14 @@ def check_descriptors(
     return np.ascontiguousarray(array)
 
 
+def first_of_each(rows: Floats, owners: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which rows (n,) no earlier one of the same owner equals, as those of a photo filed twice."""
+    seen: dict[tuple[object, int], int] = {}
+    # By hashes: the values of a million rows would be in memory once more.
+    keys = ((owner, hash(row.tobytes())) for owner, row in zip(owners.tolist(), rows, strict=True))
+    return np.array([seen.setdefault(key, row) == row for row, key in enumerate(keys)], np.bool_)
+
+
 def check_searchable(
     X: ArrayLike, *, name: str = "descriptors", width: int | None = None
 ) -> NDArray[np.float32]:

@@ -55,6 +55,7 @@ def run(options: argparse.Namespace) -> int:
     """Write the gallery anew and say who was added."""
     import numpy as np
 
+    from sfpose._scoring import first_of_each
     from sfpose.decision import manifest_of
     from sfpose.gallery import TemplateGallery
     from sfpose.runtime.folders import settled
@@ -76,9 +77,9 @@ def run(options: argparse.Namespace) -> int:
     usable = ~np.isnan(faces.descriptors).any(axis=1)
     rows, index = faces.descriptors[usable], faces.index[usable]
     whose = np.array(people)[index]
-    first = _first_of_each(rows, whose)
-    again = [str(photos[row]) for row in index[~first]]
-    rows, index, whose = rows[first], index[first], whose[first]
+    # A photo that is there twice would count as two images.
+    first = first_of_each(rows, whose)
+    again, rows, index, whose = index[~first], rows[first], index[first], whose[first]
     missing = sorted({*names} - {*whose.tolist()})
     if missing:
         which = " that can be read" if unreadable else ""
@@ -111,15 +112,6 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _first_of_each(rows: NDArray[np.float32], whose: NDArray[np.str_]) -> NDArray[np.bool_]:
-    """Which photos no earlier one of the same person equals: two would count as two images."""
-    import numpy as np
-
-    seen: dict[tuple[str, bytes], int] = {}
-    keys = zip(whose.tolist(), map(bytes, rows), strict=True)
-    return np.array([seen.setdefault(key, row) == row for row, key in enumerate(keys)], np.bool_)
-
-
 def _whose(options: argparse.Namespace) -> tuple[list[Path], list[str]]:
     """The photos, and whom each shows."""
     if options.id is not None:
@@ -147,23 +139,23 @@ def _doubts(
     whose: NDArray[np.str_],
     gallery: TemplateGallery,
     weights: Weights,
-    again: list[str],
+    again: NDArray[np.int64],
 ) -> dict[str, list[Any]]:
     """What somebody should look at, which is said too: by what it is called in JSON."""
-    taken = set(index.tolist())
-    others = [str(photo) for row, photo in enumerate(photos) if row not in taken]
-    without_face = [photo for photo in others if photo not in again]
+    taken = {*index.tolist(), *again.tolist()}
+    without_face = [str(photo) for row, photo in enumerate(photos) if row not in taken]
+    copies = [str(photos[row]) for row in again]
     odd = odd_photos(rows, whose, [str(photos[row]) for row in index], weights)
     alike = look_alikes(gallery, list(dict.fromkeys(whose.tolist())), weights)
     for photo in without_face:
         note(f"no face was found or taken in {photo}")
-    for photo in again:
+    for photo in copies:
         note(f"{photo} is another of the person's photos again, and is left out")
     for doubt in (*odd, *alike):
         note(str(doubt))
     return {
         "photos_without_face": without_face,
-        "photos_again": again,
+        "photos_again": copies,
         "may_show_somebody_else": [doubt._asdict() for doubt in odd],
         "may_be_enrolled_already": [doubt._asdict() for doubt in alike],
     }

@@ -192,9 +192,7 @@ def people_interval(
         rate = equal_error_rate(distances, is_genuine)
     else:
         rate = fnmr_at_fmr(distances, is_genuine, fmr)
-    return _around(
-        rate, np.array(rates), resampler.comparisons, confidence, resampler.fewer_people, True
-    )
+    return _around(rate, np.array(rates), resampler.comparisons, confidence, resampler.fewer_people)
 
 
 def _around(
@@ -203,7 +201,8 @@ def _around(
     comparisons: int,
     confidence: float,
     people: int,
-    of_one_person: bool,
+    *,
+    of_strangers: bool = False,
 ) -> Interval:
     """Interval of a rate that has other values where other people are drawn."""
     most = 1 - (1 - confidence) ** (1 / people)
@@ -213,9 +212,7 @@ def _around(
         return Interval(0.0, reach) if rate == 0 else Interval(1 - reach, 1.0)
     trials = _independent_trials(rate, rates, comparisons, confidence, people)
     low, high = _binomial(rate * trials, trials, confidence)
-    if of_one_person:
-        low, high = min(low, 1 - most), max(high, most)
-    return Interval(low, high)
+    return Interval(low, high) if of_strangers else Interval(min(low, 1 - most), max(high, most))
 
 
 def people_rate_interval(
@@ -283,15 +280,15 @@ def people_rate_interval(
     people, pairs = numbered(*check_people(first_people, second_people, errors.shape))
     rate = float(errors.mean())
     if rate in (0, 1):
-        return _around(rate, np.array([rate]), len(errors), confidence, people, True)
+        return _around(rate, np.array([rate]), len(errors), confidence, people)
     rates = drawn_rates(errors, pairs, people, draws, np.random.default_rng(random_state))
     if len(rates) < 2:
         raise ValueError(
             "two drawings of people must have a comparison; "
             f"got {len(rates)} of {draws}, too few people or draws"
         )
-    of_one_person = bool((pairs[0] == pairs[1]).all())
-    return _around(rate, rates, len(errors), confidence, people, of_one_person)
+    of_strangers = bool((pairs[0] != pairs[1]).any())
+    return _around(rate, rates, len(errors), confidence, people, of_strangers=of_strangers)
 
 
 def _independent_trials(

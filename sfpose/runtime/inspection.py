@@ -103,8 +103,7 @@ _WHOLE = (6, 7)
 """Element types of numbers with a fraction, and of those that count, by their number in the
 format."""
 
-# What these make, whatever they take; the others' results are of the type of their first input.
-_MADE_FLOAT = frozenset(["DequantizeLinear"])
+# Of whole numbers is what these make; most others' results are of the type of their first input.
 _MADE_WHOLE = frozenset(
     [
         "ConvInteger",
@@ -241,11 +240,11 @@ def _check_graph(graph: Message) -> None:
         made.update(node.texts(2))
         if _makes_floats(node, operator, attributes, floats):
             floats.update(node.texts(2))
-        elif operator == "Div" and node.texts(1)[-1] not in divisors:
+        elif operator == "Div" and not divisors.issuperset(node.texts(1)[1:2]):
             # A processor stops a program that divides by 0, or the least whole number by -1.
             raise ValueError(
                 "Div must divide whole numbers by others than 0 and -1 that stand in the file; "
-                f"got {node.texts(1)[-1]!r}"
+                f"got {node.texts(1)[1]!r}"
             )
         if "num_outputs" in attributes:
             _check_parts(attributes["num_outputs"].number(3), len(node.texts(2)), operator)
@@ -282,10 +281,9 @@ def _makes_floats(
         if "value" in attributes:
             return attributes["value"].message(5).number(2) in _FLOATS
         return "value_float" in attributes or "value_floats" in attributes
-    if operator in _MADE_FLOAT or operator in _MADE_WHOLE:
-        return operator in _MADE_FLOAT
-    inputs = node.texts(1)
-    return bool(inputs) and inputs[0] in floats
+    if operator == "DequantizeLinear":
+        return True
+    return operator not in _MADE_WHOLE and not floats.isdisjoint(node.texts(1)[:1])
 
 
 def _check_names(node: Message, operator: str, made: set[str]) -> None:

@@ -114,6 +114,16 @@ def test_all_numbers_are_divided_by_two(kind):
     assert np.all(answer == -11)
 
 
+@pytest.mark.parametrize("inputs", [[], ["images"], ["shape"], ["shape", "shape", "two"]])
+def test_a_division_of_too_few_or_too_many_is_refused(inputs):
+    nodes = [
+        helper.make_node("Shape", ["images"], ["shape"]),
+        helper.make_node("Div", inputs, ["outputs"]),
+    ]
+    with pytest.raises(ValueError, match="onnxruntime"):
+        OnnxModel(_network(*nodes, tensors={"two": np.int64(2)})).run(np.ones((1, 3, 8, 8), "f4"))
+
+
 def test_a_network_that_normalises_each_image_alone_is_refused():
     """Of an image without pixels onnxruntime reads from nowhere."""
     network = _one("InstanceNormalization", ["images", "ones", "ones"])
